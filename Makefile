@@ -1,0 +1,30 @@
+# `make` does all that CI does.
+PYTHON := .venv/bin/python
+
+.PHONY: all test lint types docs golden bench
+all: test lint types docs
+
+.venv/bin/ruff:
+	python3 bootstrap.py test lint
+
+test: .venv/bin/ruff
+	$(PYTHON) -m pytest
+
+lint: .venv/bin/ruff
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/bin/ruff
+	.venv/bin/mypy
+
+docs: .venv/bin/ruff
+	$(PYTHON) docs/generate.py --check
+
+golden: .venv/bin/ruff
+	$(PYTHON) -m pytest tests/golden --update-golden
+	$(PYTHON) docs/generate.py
+
+bench: .venv/bin/ruff
+	$(PYTHON) benchmarks/cold_start.py
+	$(PYTHON) benchmarks/warm_plan.py
+	$(PYTHON) benchmarks/evidence.py

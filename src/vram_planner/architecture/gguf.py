@@ -1,0 +1,264 @@
+"""GGUF: ggml's number formats, and files that mix them tensor by tensor as llama.cpp's quantiser does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.gguf_mix import (
+    DYNAMIC_TYPES,
+    Category,
+    Tensor,
+    category_of,
+    choose_type,
+    default_type,
+    dynamic_type,
+)
+from vram_planner.architecture.storage import Blocks, Plain, Storage
+from vram_planner.architecture.weight import Role
+from vram_planner.basis import Basis
+from vram_planner.errors import PrecisionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.precision import Place
+    from vram_planner.architecture.weight import Weight
+
+# Elements and bytes of a block. Source: llama.cpp, ggml/src/ggml-common.h (block_* and their static asserts).
+_BLOCKS = (
+    ("q4_0", 32, 18), ("q4_1", 32, 20), ("q5_0", 32, 22), ("q5_1", 32, 24), ("q8_0", 32, 34),
+    ("q2_k", 256, 84), ("q3_k", 256, 110), ("q4_k", 256, 144), ("q5_k", 256, 176), ("q6_k", 256, 210),
+    ("q8_k", 256, 292), ("iq1_s", 256, 50), ("iq1_m", 256, 56), ("iq2_xxs", 256, 66), ("iq2_xs", 256, 74),
+    ("iq2_s", 256, 82), ("iq3_xxs", 256, 98), ("iq3_s", 256, 110), ("iq4_nl", 32, 18), ("iq4_xs", 256, 136),
+    ("tq1_0", 256, 54), ("tq2_0", 256, 66), ("mxfp4", 32, 17),
+)  # fmt: skip
+GGML_TYPES: Mapping[str, Plain | Blocks] = MappingProxyType(
+    {"f32": Plain("f32", 4), "f16": Plain("f16", 2), "bf16": Plain("bf16", 2)}
+    | {name: Blocks(name, elements, n_bytes) for name, elements, n_bytes in _BLOCKS}
+)
+# What a tensor becomes whose rows are no multiple of the block. Source: tensor_type_fallback, src/llama-quant.cpp.
+_FALLBACK = {
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "tq1_0": "q4_0", "tq2_0": "q4_0",
+    "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
+    "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
+}  # fmt: skip
+# File types by the name that llama-quantize prints, and the type that most of their tensors have.
+GGUF_FILE_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        name.upper(): default_type(name)
+        for name in (
+            "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1",
+            "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
+            "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "iq3_s", "iq3_m",
+            "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4_moe", "ud-iq1_s",
+        )
+    }
+)  # fmt: skip
+_ALIASES = {
+    "1.58bit": "ud-iq1_s", "1.58-bit": "ud-iq1_s", "float16": "f16", "fp16": "f16", "bfloat16": "bf16",
+    "float32": "f32", "fp32": "f32", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m",
+}  # fmt: skip
+_GEMMA_3_TOKENS = 262_144
+_LLAMA_3_TOKENS = 128_256
+_UNSCALED = 8192
+_RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type (no importance matrix)"
+_DYNAMIC_SOURCE = (
+    "Unsloth's dynamic 1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB, "
+    "https://unsloth.ai/blog/deepseekr1-dynamic says 131GB); which tensor has which type is our reading "
+    "of the loader's counts of tensors by type"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufMix:
+    """
+    A GGUF file type: `name` in llama-quantize's small letters, types chosen tensor by tensor.
+
+    One-dimensional tensors, norms and routers stay in float32; Q8_0 and the float types are the same
+    everywhere else; the K and IQ mixes give more bits to some tensors of some layers.
+    A published file made with an importance matrix may differ a little (IQ4, Q4_0: first eighth of ffn_down).
+    """
+
+    name: str
+    by_layer: bool = True
+
+    @property
+    def element_bytes(self) -> int:
+        """Unquantised numbers are 16-bit."""
+        return 4 if self.name == "f32" else 2
+
+    @property
+    def title(self) -> str:
+        """As files are named: Q4_K_M."""
+        return "UD-IQ1_S" if self.name == "ud-iq1_s" else self.name.upper()
+
+    @property
+    def basis(self) -> Basis:
+        """The dynamic mix is our reading of a published file; the others follow the quantiser's own rules."""
+        return Basis.ASSUMED if self.name in DYNAMIC_TYPES else Basis.FORMULA
+
+    @property
+    def source(self) -> str:
+        """Where the rules come from."""
+        return _DYNAMIC_SOURCE if self.name in DYNAMIC_TYPES else _RULES
+
+    def weight_bytes(self, weight: Weight, place: Place) -> int:
+        """Bytes of one whole tensor as the file stores it."""
+        return sum(storage.nbytes(piece) for storage, piece in self.stored(weight, place))
+
+    def stored(self, weight: Weight, place: Place) -> tuple[tuple[Storage, Weight], ...]:
+        """
+        The tensors that the file has for this weight, each with its format.
+
+        MLA's up-projection is stored as two: attn_k_b with rows of one head's keys, attn_v_b with rows of the latent.
+        """
+        if weight.role in (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER) or len(weight.shape) == 1:
+            return ((GGML_TYPES["f32"], weight),)
+        if weight.role is Role.TOWER:
+            return ((GGML_TYPES["f16"], weight),)
+        # The published dynamic file is older than the split of MLA's up-projection.
+        pieces = _split(_as_written(weight, place), place, fused=self.name in DYNAMIC_TYPES)
+        return tuple((GGML_TYPES[self._type(piece, place)], piece) for piece in pieces)
+
+    def _type(self, weight: Weight, place: Place) -> str:
+        facts = gguf_facts(place.architecture)
+        if self.name in DYNAMIC_TYPES:
+            if not facts["latent_experts"]:
+                raise PrecisionError(
+                    f"{self.title} is a mix made for DeepSeek-V3 and R1 only", hint="choose IQ1_S or another GGUF type"
+                )
+            chosen = dynamic_type(weight.name, place.layer, facts["first_experts"])
+        else:
+            chosen = choose_type(self.name, _tensor(weight, place, facts))
+        return fit_row(chosen, weight.columns)
+
+
+def fit_row(name: str, columns: int) -> str:
+    """The type itself, or what the quantiser falls back to where a row is no multiple of its block."""
+    stored = GGML_TYPES[name]
+    if isinstance(stored, Plain) or columns % stored.elements == 0:
+        return name
+    other = _FALLBACK.get(name, "f16")
+    elements = getattr(GGML_TYPES[other], "elements", 1)
+    return other if columns % elements == 0 else "f16"
+
+
+def gguf_precision(name: str) -> GgufMix:
+    """
+    The file type of that name, in any case: 'q4_k_m', 'Q4_K_M', 'IQ1_S', '1.58bit'.
+
+    Raises PrecisionError for a name that llama-quantize does not know.
+    """
+    lowered = name.strip().lower()
+    lowered = _ALIASES.get(lowered, lowered)
+    if lowered.upper() not in GGUF_FILE_TYPES:
+        raise PrecisionError(
+            f"{name!r} is no GGUF file type", hint=f"one of {', '.join(GGUF_FILE_TYPES)}"
+        )
+    return GgufMix(lowered)
+
+
+def rope_factor_bytes(architecture: Architecture) -> int:
+    """
+    Bytes of `rope_freqs`, the float32 factors that the converter writes for Llama 3.1 and later.
+
+    An Architecture does not keep its rotary settings: we know these models by their vocabulary and length.
+    Source: llama.cpp b11434, conversion/llama.py, generate_extra_tensors.
+    """
+    cache = architecture.layers[0].mixer.cache
+    longest = architecture.max_context or 0
+    if architecture.model_type != "llama" or architecture.vocabulary != _LLAMA_3_TOKENS or longest <= _UNSCALED:
+        return 0
+    return cache.key_dim // 2 * 4 if cache is not None else 0
+
+
+def _as_written(weight: Weight, place: Place) -> Weight:
+    """Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has."""
+    if weight.role in (Role.EMBEDDING, Role.HEAD) and place.architecture.model_type.startswith("gemma3"):
+        return replace(weight, shape=(min(weight.rows, _GEMMA_3_TOKENS), weight.columns))
+    return weight
+
+
+def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
+    if weight.name != "kv_b_proj" or place.layer is None or fused:
+        return (weight,)
+    mixer = place.architecture.layers[place.layer].mixer
+    if not isinstance(mixer, Latent):
+        return (weight,)
+    heads = mixer.n_heads
+    return (
+        replace(weight, name="k_b_proj", shape=(heads, mixer.kv_rank, mixer.nope_dim)),
+        replace(weight, name="v_b_proj", shape=(heads, mixer.value_dim, mixer.kv_rank)),
+    )
+
+
+def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
+    fused = facts["fused"] and weight.name in ("q_proj", "k_proj", "v_proj")
+    layer = place.layer or 0
+    return Tensor(
+        category=Category.ATTENTION_QKV if fused else category_of(weight.name),
+        columns=weight.columns,
+        stacked=weight.stack > 1,
+        layer=layer,
+        n_layers=facts["n_layers"],
+        value_index=facts["value_index"].get(layer, 0),
+        n_values=len(facts["value_index"]),
+        down_index=facts["down_index"][layer] if facts["down_index"] else 0,
+        query_groups=facts["query_groups"],
+        n_experts=facts["n_experts"],
+        is_70b=facts["is_70b"],
+        tied=facts["tied"],
+    )
+
+
+def gguf_facts(architecture: Architecture) -> dict[str, Any]:
+    """What the quantiser's rules look at, worked out once for each architecture and kept beside it."""
+    kept: dict[str, Any] | None = vars(architecture).get("_gguf_facts")
+    if kept is None:
+        kept = _find_facts(architecture)
+        vars(architecture)["_gguf_facts"] = kept
+    return kept
+
+
+def _find_facts(architecture: Architecture) -> dict[str, Any]:
+    values: dict[int, int] = {}
+    downs: list[int] = []
+    n_downs = 0
+    expert_layers = []
+    for index, layer in enumerate(architecture.layers):
+        categories = [category_of(weight.name) for weight in layer.weights if len(weight.shape) > 1]
+        if Category.ATTENTION_V in categories or Category.ATTENTION_QKV in categories:
+            values[index] = len(values)
+        downs.append(n_downs)
+        n_downs += categories.count(Category.FFN_DOWN)
+        if any(weight.role is Role.EXPERT for weight in layer.weights):
+            expert_layers.append(index)
+    first = architecture.layers[0].mixer
+    cache = first.cache
+    kv_heads = cache.n_heads if cache is not None else 0
+    n_layers = len(architecture.layers)
+    n_experts = max((layer.feed_forward.active_share[1] for layer, _ in architecture.groups), default=1)
+    return {
+        "n_layers": n_layers,
+        "value_index": values,
+        "down_index": downs,
+        "query_groups": first.n_heads // kv_heads if kv_heads else 0,
+        "n_experts": n_experts if n_experts > 1 else 0,
+        "is_70b": _is_70b(architecture.model_type, n_layers, first.n_heads, kv_heads),
+        "tied": architecture.tied_head,
+        "fused": any(weight.name == "qkv_proj" for weight in architecture.layers[0].weights)
+        or bool(getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))),
+        "first_experts": expert_layers[0] if expert_layers else 0,
+        "latent_experts": bool(expert_layers) and isinstance(first, Latent),
+    }
+
+
+def _is_70b(model_type: str, n_layers: int, heads: int, kv_heads: int) -> bool:
+    """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2}.cpp, load_arch_hparams."""
+    if n_layers != 80:  # noqa: PLR2004  Llama 2/3 70B, Qwen2 72B
+        return False
+    return model_type.startswith("qwen2") or (model_type in ("llama", "mistral") and heads != kv_heads)

@@ -1,0 +1,145 @@
+"""A whole model: embedding, layers, head, and what hangs beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.precision import walk
+from vram_planner.architecture.weight import Role, Weight, count_parameters
+
+if TYPE_CHECKING:
+    from vram_planner.architecture.attention import Mixer
+    from vram_planner.architecture.cache import KvCache
+    from vram_planner.architecture.feed_forward import FeedForward
+    from vram_planner.architecture.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One decoder layer: a mixer, a feed-forward block, and norms around them."""
+
+    mixer: Mixer
+    feed_forward: FeedForward
+    norms: tuple[Weight, ...]
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """All tensors of the layer."""
+        return (*self.norms, *self.mixer.weights, *self.feed_forward.weights)
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters it has."""
+        return count_parameters(self.weights)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """How many of them one token uses: of the experts, its top_k."""
+        used, of = self.feed_forward.active_share
+        return sum(
+            weight.elements * used // of if weight.name.startswith("experts.") else weight.elements
+            for weight in self.weights
+            if weight.role is not Role.BUFFER
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """
+    What a model is made of, apart from any engine.
+
+    `layers` are those that every request runs through; `draft_layers` hold the weights of multi-token
+    prediction or other draft heads, which engines load only for speculative decoding. `towers` are the
+    weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
+    `max_context` is the longest context that the model was made for, in tokens.
+    """
+
+    model_type: str
+    hidden: int
+    vocabulary: int
+    layers: tuple[Layer, ...]
+    precision: Precision
+    tied_head: bool = False
+    head_bias: bool = False
+    final_norm: tuple[Weight, ...] = ()
+    embedding_extras: tuple[Weight, ...] = ()
+    draft_layers: tuple[Weight, ...] = ()
+    towers: tuple[Weight, ...] = ()
+    max_context: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def embedding(self) -> tuple[Weight, ...]:
+        """The input embedding (rows are tokens) and what is learned beside it."""
+        table = Weight(
+            name="embed_tokens", shape=(self.vocabulary, self.hidden), role=Role.EMBEDDING, units=self.vocabulary
+        )
+        return (table, *self.embedding_extras)
+
+    @cached_property
+    def head(self) -> tuple[Weight, ...]:
+        """The output head; only its bias where the embedding serves as head."""
+        bias: tuple[Weight, ...] = ()
+        if self.head_bias:
+            bias = (Weight(name="lm_head.bias", shape=(self.vocabulary,), role=Role.BIAS, units=self.vocabulary),)
+        if self.tied_head:
+            return bias
+        table = Weight(
+            name="lm_head", shape=(self.vocabulary, self.hidden), role=Role.HEAD, units=self.vocabulary
+        )
+        return (table, *bias)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Layer, int], ...]:
+        """Layers that are alike, with how many of each there are, in order of first appearance."""
+        counts: dict[int, int] = {}
+        first: dict[int, Layer] = {}
+        for layer in self.layers:
+            key = next((k for k, other in first.items() if other is layer or other == layer), id(layer))
+            first.setdefault(key, layer)
+            counts[key] = counts.get(key, 0) + 1
+        return tuple((first[key], counts[key]) for key in first)
+
+    @cached_property
+    def caches(self) -> tuple[tuple[KvCache, int], ...]:
+        """What the layers keep, alike ones counted together."""
+        counts: dict[KvCache, int] = {}
+        for layer, count in self.groups:
+            cache = layer.mixer.cache
+            if cache is not None:
+                counts[cache] = counts.get(cache, 0) + count
+        return tuple(counts.items())
+
+    @cached_property
+    def parameters(self) -> int:
+        """Every parameter once: tied tensors once, draft layers left out."""
+        outside = (*self.embedding, *self.final_norm, *self.head, *self.towers)
+        return count_parameters(outside) + sum(layer.parameters * count for layer, count in self.groups)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that one text token uses: its experts only, no tower; the embedding counts in full."""
+        outside = (*self.embedding, *self.final_norm, *self.head)
+        return count_parameters(outside) + sum(layer.active_parameters * count for layer, count in self.groups)
+
+    @cached_property
+    def n_heads(self) -> int:
+        """Query heads of the layers (the most, where they differ)."""
+        return max(layer.mixer.n_heads for layer, _ in self.groups)
+
+    def weights_bytes(self, precision: Precision | None = None) -> int:
+        """Bytes of the whole model as stored, or as `precision` would store it."""
+        chosen = precision or self.precision
+        return sum(chosen.weight_bytes(weight, place) * count for weight, place, count in walk(self, chosen))
+
+    def flops_per_token(self, context: int) -> int:
+        """
+        Floating-point operations to process one token at a context: 2 per active matrix element, and attention.
+
+        The input embedding is a look-up and is left out; a tied head is a product and counts.
+        """
+        tables = self.vocabulary * self.hidden
+        products = self.active_parameters - (0 if self.tied_head else tables)
+        return 2 * products + sum(layer.mixer.score_flops(context) * n for layer, n in self.groups)

@@ -1,0 +1,81 @@
+"""Text becomes bytes and tokens where it enters; bytes become text where they leave."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from vram_planner.errors import SizeError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+_BYTES_PER = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": KIB,
+    "MiB": MIB,
+    "GiB": GIB,
+    "TiB": 1 << 40,
+}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?B|B)")
+_TOKENS = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?)([kKmMgG]?)")
+# As vLLM reads --max-model-len: a small letter is decimal, a capital is binary.
+_TOKENS_PER = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": KIB, "M": MIB, "G": GIB}
+_LONGEST_NUMBER = 32
+
+
+def parse_size(text: str) -> int:
+    """
+    Read '24GiB' or '24GB' as bytes.
+
+    '24G' is refused, for half the field reads it as 2**30 and half as 10**9.
+    """
+    match = _SIZE.fullmatch(text.strip()[: _LONGEST_NUMBER + 1])
+    if match is None:
+        raise SizeError(
+            f"cannot read the size {text[:_LONGEST_NUMBER]!r}",
+            hint="write 24GiB (2**30 bytes each) or 24GB (10**9 bytes each)",
+        )
+    return int(Decimal(match[1]) * _BYTES_PER[match[2]])
+
+
+def parse_tokens(text: str | int) -> int:
+    """Read 32768, '32,768', '32K' (32,768) or '32k' (32,000) as a whole number of tokens."""
+    if isinstance(text, int):
+        return text
+    match = _TOKENS.fullmatch(text.strip()[: _LONGEST_NUMBER + 1])
+    value = Decimal(match[1].replace(",", "").replace("_", "")) * _TOKENS_PER[match[2]] if match else None
+    if value is None or value != int(value):
+        raise SizeError(
+            f"cannot read {text[:_LONGEST_NUMBER]!r} as a number of tokens",
+            hint="write 32768, 32,768, 32K (32,768) or 32k (32,000)",
+        )
+    return int(value)
+
+
+def format_gib(n_bytes: int, digits: int = 2) -> str:
+    """Bytes as a bare number of GiB; the caller names the unit."""
+    return f"{n_bytes / GIB:.{digits}f}"
+
+
+def format_count(count: int) -> str:
+    """A parameter count as people say it: 7.62 B, 671 B, 270 M."""
+    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """The smallest whole number that is not below the quotient."""
+    return -(-numerator // denominator)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple that is not below the value."""
+    return ceil_div(value, multiple) * multiple
