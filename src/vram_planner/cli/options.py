@@ -1,0 +1,97 @@
+"""The options of the command, in groups that sub-commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vram_planner.errors import PlannerError
+from vram_planner.units import parse_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., Any]
+
+
+class Tokens(click.ParamType):
+    """32768, 32,768, 32K (32,768) or 32k (32,000)."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
+        """Read a number of tokens; SizeError for what cannot be read."""
+        return parse_tokens(value)
+
+
+class Whole(click.ParamType):
+    """A whole number; thousands may be set off by commas."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
+        """Read a whole number, negative ones too: the request checks the range."""
+        try:
+            return int(str(value).replace(",", "")[:40])
+        except ValueError:
+            name = param.opts[0] if param is not None else "the option"
+            raise PlannerError(
+                f"{name} {str(value)[:40]!r} is no whole number", hint=f"as in {name} 8"
+            ) from None
+
+
+TOKENS, WHOLE = Tokens(), Whole()
+
+
+def grouped(*options: Command) -> Command:
+    """Several options as one decorator, in the order that they are shown."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+workload_options = grouped(
+    click.option("--model", metavar="MODEL", help="Alias (7b), org/name, a directory or a config.json."),
+    click.option("--ctx", type=TOKENS, help="Prompt + generated tokens of one request: 32768, 32K or 32k."),
+    click.option("--concurrency", type=WHOLE, help="Requests in flight at once."),
+    click.option("--prompt-tokens", type=TOKENS, help="Of --ctx; the rest is generated. [default: half of --ctx]"),
+)
+engine_options = grouped(
+    click.option("--engine", help="vllm, sglang, llama.cpp or transformers. [default: vllm]"),
+    click.option("--engine-version", metavar="X.Y.Z", help="[default: the newest we know]"),
+)
+hardware_options = grouped(
+    click.option("--gpu", metavar="NAME|auto", help="'RTX 4090', '2x H100', 'custom:24GiB', 'H100 1g.10gb'. "
+                 "[default: this machine's, else candidates]"),
+    click.option("--gpu-count", type=WHOLE, help="How many of them."),
+    click.option("--tp", type=WHOLE, help="Tensor parallel size. [default: the GPUs of --gpu]"),
+    click.option("--pp", type=WHOLE, help="Pipeline parallel size. [default: 1]"),
+    click.option("--dp", type=WHOLE, help="Data parallel replicas. [default: 1]"),
+    click.option("--ep", is_flag=True, default=None, help="Deal out whole experts (expert parallel)."),
+)
+precision_options = grouped(
+    click.option("--dtype", help="auto, bfloat16, float16 or float32. [default: auto, as stored]"),
+    click.option("--quant", metavar="FORMAT", help="What if: fp8, int8, awq, gptq, nvfp4, q4_k_m, ... [default: as stored]"),
+    click.option("--kv-dtype", help="auto, fp8, int8, q8_0, q4_0, ... [default: auto]"),
+)
+tuning_options = grouped(
+    click.option("--gpu-memory-utilization", type=float, metavar="F", help="vLLM's share of the card; SGLang's "
+                 "mem_fraction_static. [default: the engine's]"),
+    click.option("--max-num-seqs", type=WHOLE, help="[default: the engine's, by card]"),
+    click.option("--max-num-batched-tokens", type=TOKENS, help="[default: the engine's, by card]"),
+    click.option("--block-size", type=WHOLE, help="Tokens a KV block. [default: the engine's]"),
+    click.option("--ubatch", type=WHOLE, help="llama.cpp: physical batch. [default: 512]"),
+    click.option("--flash-attn/--no-flash-attn", default=None, help="llama.cpp. [default: on]"),
+    click.option("--slots", type=WHOLE, help="llama.cpp: parallel slots. [default: --concurrency]"),
+    click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
+)
+format_option = click.option(
+    "--format", "output", type=click.Choice(["table", "json", "csv", "markdown"]), default="table",
+    show_default=True, help="How to print it; JSON is a promise, the table is not.",
+)
+offline_option = click.option("--offline", is_flag=True, default=None, help="Never open a socket.")

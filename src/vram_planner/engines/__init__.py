@@ -1,0 +1,1 @@
+"""How each engine spends GPU memory: one module an engine, one register."""

@@ -1,0 +1,149 @@
+"""The shape that every engine has: one question in, one answer out. Numbers only: no files, no NVML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.parallel import Layout
+    from vram_planner.architecture.precision import Precision
+    from vram_planner.basis import Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """`concurrency` requests in flight, each of `context` tokens, the first `prompt_tokens` of them given."""
+
+    context: int
+    concurrency: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What an engine needs to know of one card; None where it is not known."""
+
+    name: str
+    total_bytes: int
+    compute_capability: tuple[int, int] | None = None
+    multiprocessors: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user set; None leaves it to the engine's default."""
+
+    version: str | None = None
+    kv_dtype: str = "auto"
+    gpu_memory_utilization: float | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    ubatch: int | None = None
+    flash_attn: bool | None = None
+    slots: int | None = None
+    attn: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Everything that an engine is asked at once. `device` None: no card is named yet."""
+
+    architecture: Architecture
+    precision: Precision
+    workload: Workload
+    layout: Layout
+    options: Options
+    device: Device | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvNeed:
+    """
+    The cache of the asked workload on the fullest rank, under this engine's rules.
+
+    `bytes_per_token` is the slope at the asked context: what one more token of one request
+    costs there, averaged over a block. `replicated_ranks` is on how many tensor parallel ranks each byte is held again.
+    """
+
+    bytes_per_token: int
+    bytes_per_request: int
+    n_bytes: int
+    replicated_ranks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """
+    What an engine spends on the fullest rank for the asked workload.
+
+    `settings` are the options after the engine's defaults were filled in, `launch` the command that
+    starts the engine so.
+    """
+
+    parts: tuple[Part, ...]
+    kv: KvNeed
+    settings: Mapping[str, object]
+    launch: str
+    not_modelled: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def bytes_of(self, *names: str) -> int:
+        """Sum of the parts of these names."""
+        return sum(part.n_bytes for part in self.parts if part.name in names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """
+    What a card allows, whatever concurrency was asked.
+
+    `usable_bytes` is what the engine lets itself use of the card, by `rule`; `kv_pool_bytes` what is left
+    of that for the cache. `num_blocks` is None for engines without blocks. `max_concurrency` is the number
+    of requests of the asked context that the pool holds at once; `max_context` the longest context
+    at the asked concurrency, 0 if none.
+    """
+
+    usable_bytes: int
+    rule: str
+    kv_pool_bytes: int
+    num_blocks: int | None
+    kv_cache_tokens: int
+    max_concurrency: float
+    max_context: int
+
+
+class Engine(Protocol):
+    """One inference engine."""
+
+    name: str
+    title: str
+    vocabulary_multiple: int  # rows of embedding and head are padded to this
+
+    def alike(self, device: Device) -> Hashable:
+        """A key: cards with the same key make `memory` answer the same."""
+
+    def usable_bytes(self, ask: Ask) -> int:
+        """What the engine lets itself use of `ask.device`: the bound on the budgeted parts."""
+
+    def memory(self, ask: Ask) -> Memory:
+        """Spend memory as this engine does; raises PlannerError for what it refuses."""
+
+    def capacity(self, ask: Ask, memory: Memory) -> Capacity:
+        """What `ask.device` allows; `memory` is this engine's own answer to the same ask."""
+
+
+def largest(fits: Callable[[int], bool], ceiling: int) -> int:
+    """The largest whole number up to `ceiling` that fits, 0 if none; once a number fails, all larger ones do."""
+    low, high = 0, ceiling + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,35 @@
+"""The register: every engine once, by the name that `--engine` takes."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from vram_planner.errors import UnknownEngineError
+
+if TYPE_CHECKING:
+    from vram_planner.engines.base import Engine
+
+# A new engine is one module and one line here. Modules are loaded when they are asked for.
+ENGINES: dict[str, str] = {
+    "vllm": "vram_planner.engines.vllm:Vllm",
+    "sglang": "vram_planner.engines.sglang:Sglang",
+    "llama.cpp": "vram_planner.engines.llama_cpp:LlamaCpp",
+    "transformers": "vram_planner.engines.transformers:Transformers",
+}
+_ALIASES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp", "hf": "transformers"}
+
+
+@lru_cache(maxsize=8)
+def engine(name: str) -> Engine:
+    """The engine of that name; UnknownEngineError with the nearest ones."""
+    key = _ALIASES.get(name.lower(), name.lower())
+    if key not in ENGINES:
+        near = get_close_matches(key, ENGINES, n=1) or list(ENGINES)
+        raise UnknownEngineError(
+            f"no engine is called {name[:40]!r}", hint=f"did you mean {near[0]}? known: {', '.join(ENGINES)}"
+        )
+    module, _, kind = ENGINES[key].partition(":")
+    return cast("Engine", getattr(import_module(module), kind)())

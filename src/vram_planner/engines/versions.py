@@ -1,0 +1,61 @@
+"""Version profiles: what changes between releases of an engine, as data with its source."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vram_planner.errors import RequestError
+from vram_planner.units import GIB
+
+_PROFILES = Path(__file__).parent / "profiles"
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.\S{0,40})?")
+Profile = dict[str, Any]
+Band = tuple[int, int, int]
+
+
+@lru_cache(maxsize=8)
+def load_profiles(engine: str) -> tuple[Profile, ...]:
+    """All profiles of an engine, oldest first."""
+    rows = json.loads((_PROFILES / f"{engine}.json").read_text(encoding="utf-8"))["profiles"]
+    return tuple(sorted(rows, key=lambda row: parse_version(row["version"])))
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """'0.19.1' -> (0, 19); what follows the second number does not choose a profile."""
+    match = _VERSION.fullmatch(text.strip())
+    if match is None:
+        raise RequestError(f"cannot read the engine version {text[:40]!r}", hint="write it as 0.19 or 0.19.1")
+    return int(match[1]), int(match[2])
+
+
+@lru_cache(maxsize=64)
+def profile_for(engine: str, version: str | None) -> tuple[Profile, str | None]:
+    """
+    The newest profile that is not newer than `version` (None: the newest), and a warning if it is far off.
+
+    Raises RequestError for a version older than every profile.
+    """
+    profiles = load_profiles(engine)
+    if version is None:
+        return profiles[-1], None
+    wanted = parse_version(version)
+    older = [row for row in profiles if parse_version(row["version"]) <= wanted]
+    if not older:
+        raise RequestError(
+            f"{engine} {version} is older than any version we know",
+            hint=f"the oldest profile is {engine} {profiles[0]['version']}",
+        )
+    chosen = older[-1]
+    if parse_version(chosen["title"]) == wanted:
+        return chosen, None
+    return chosen, f"{engine} {version} is planned with the profile of {chosen['title']}"
+
+
+def band(values: list[float]) -> Band:
+    """[low, best, high] in GiB -> the same in bytes."""
+    low, best, high = values
+    return int(low * GIB), int(best * GIB), int(high * GIB)

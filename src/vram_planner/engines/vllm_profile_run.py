@@ -1,0 +1,131 @@
+"""
+What vLLM's profile run keeps alive at its peak: a forward pass of T tokens, then a sampler for S requests.
+
+Symbols in bytes and tokens: T max_num_batched_tokens, S min(max_num_seqs, T), V vocabulary, H hidden size,
+I intermediate size, k experts a token, Ie expert width on a rank, b bytes of a number.
+Source: vLLM 0.32 v1/worker/gpu_model_runner.py (_dummy_sampler_run), v1/worker/gpu/model_runner.py,
+v1/sample/ops/topk_topp_sampler.py, fused_moe/experts/triton_moe.py (workspace_shapes), and
+layers/attention/mla_attention.py; its own code run on meta tensors agrees within the error the tests state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.units import KIB, MIB, ceil_div
+
+if TYPE_CHECKING:
+    from vram_planner.architecture.model import Architecture
+
+_LONGEST_MLA_DUMMY = 65_536
+_MLA_BLOCKS = 4
+# Bytes a (request, vocabulary entry) when the sampler sorted, up to 0.16: fitted on logs of 0.8 to 0.11.
+_SORTING_SAMPLER = 9.7 * 4
+_HOPPER = 9
+_COMMON_MULTIPROCESSORS = 132
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The size of the profile run, and the rank that it runs on."""
+
+    tokens: int
+    requests: int
+    vocabulary: int
+    element_bytes: int
+    tp: int
+    context: int
+    block: int
+    sampler: str
+    capability: tuple[int, int] | None
+    multiprocessors: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The peak above the weights in bytes, which stage sets it, and its formula with numbers."""
+
+    n_bytes: int
+    stage: str
+    detail: str
+
+
+def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
+    """32 MiB on compute capability 9 and up, 8.125 MiB below (PyTorch CUDABlas.cpp, chosen workspace size)."""
+    return 32 * MIB if capability is None or capability[0] >= _HOPPER else 8 * MIB + 128 * KIB
+
+
+def moe_workspace_bytes(architecture: Architecture, run: Run) -> int:
+    """Triton's fused MoE keeps T·k·b·(max(Ie, H) + max(2·Ie, H)) alive from the first step on."""
+    hidden, most = architecture.hidden, 0
+    for layer, _ in architecture.groups:
+        block = layer.feed_forward
+        if isinstance(block, MixtureOfExperts):
+            width = ceil_div(block.expert_intermediate, run.tp)
+            most = max(
+                most, run.tokens * block.top_k * run.element_bytes * (max(width, hidden) + max(2 * width, hidden))
+            )
+    return most
+
+
+def forward_bytes(architecture: Architecture, run: Run) -> int:
+    """
+    The larger of the stages of one layer: dense T·b·(3·I/tp + 4·H); experts W + T·b·(5·H + 2·qkv/tp + 3·Is/tp).
+
+    Four norms a layer (Gemma) keep one more copy: 5·H. MLA allocates a dummy of its widest chunk.
+    """
+    hidden, unit, workspace, most = (
+        architecture.hidden, run.tokens * run.element_bytes, moe_workspace_bytes(architecture, run), 0
+    )
+    for layer, _ in architecture.groups:
+        block = layer.feed_forward
+        copies = 5 if len(layer.norms) >= 4 else 4  # noqa: PLR2004  norms before and after both blocks
+        if isinstance(block, DenseMLP):
+            stage = unit * (3 * ceil_div(block.intermediate, run.tp) + copies * hidden) + workspace
+        else:
+            cache = layer.mixer.cache
+            heads = layer.mixer.n_heads * (cache.key_dim if cache and not cache.latent else 0)
+            qkv = ceil_div(heads, run.tp) + (cache.elements_per_token(run.tp) if cache else 0)
+            shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
+            stage = workspace + unit * (5 * hidden + 2 * qkv + 3 * ceil_div(shared, run.tp))
+        if isinstance(layer.mixer, Latent):
+            stage += _mla_dummy_bytes(layer.mixer, run)
+        most = max(most, stage)
+    return most
+
+
+def _mla_dummy_bytes(mixer: Latent, run: Run) -> int:
+    rows = min(max(8 * run.context, _MLA_BLOCKS * run.requests * run.block), _LONGEST_MLA_DUMMY)
+    return rows * ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.value_dim) * run.element_bytes
+
+
+def sampler_bytes(architecture: Architecture, run: Run) -> int:
+    """
+    sorted (to 0.16)  9.7 · 4 · S·V                                           fitted on logs
+    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W
+    v2 (0.25 on)      S·V·b·(1, or 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
+    """
+    table, hidden = run.requests * run.vocabulary, architecture.hidden
+    workspace, b = moe_workspace_bytes(architecture, run), run.element_bytes
+    states = run.tokens * hidden * b
+    if run.sampler == "sorted":
+        return int(table * _SORTING_SAMPLER)
+    if run.sampler == "v1":
+        rows = min(run.multiprocessors or _COMMON_MULTIPROCESSORS, run.requests)
+        return table * (b + 12) + rows * run.vocabulary * 4 + states + 2 * run.requests * hidden * b + workspace
+    copies = table * b if run.tp == 1 else table * b * 2 + ceil_div(table * b, run.tp)
+    return copies + states + run.requests * hidden * b + workspace
+
+
+def activation_peak(architecture: Architecture, run: Run) -> Peak:
+    """cuBLAS workspace + the larger of forward pass and sampler."""
+    base = cublas_workspace_bytes(run.capability)
+    forward, sampler = forward_bytes(architecture, run), sampler_bytes(architecture, run)
+    stage = "forward" if forward >= sampler else "sampler"
+    of = f"{run.tokens:,} tokens" if stage == "forward" else f"{run.requests:,} × {run.vocabulary:,} logits"
+    return Peak(
+        base + max(forward, sampler), stage, f"{stage} of {of}: {max(forward, sampler):,} B + cuBLAS {base:,} B"
+    )

@@ -1,0 +1,249 @@
+"""request -> MemoryPlan: resolve the model, lay out the ranks, ask the engine, judge the card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision
+from vram_planner.architecture.parallel import Layout, valid_tp
+from vram_planner.architecture.precision import DTYPE_ALIASES, DTYPES, FORMATS, Precision, Uniform, plain, quantised
+from vram_planner.engines.base import Ask, Options, Workload
+from vram_planner.engines.register import engine
+from vram_planner.errors import NoGpuError, ParallelError, PrecisionError, RequestError
+from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
+from vram_planner.model_profiles.resolve import ModelProfile, resolve
+from vram_planner.planning.candidates import device_of, find_candidates
+from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
+
+if TYPE_CHECKING:
+    from vram_planner.engines.base import Engine
+    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.planning.request import PlanRequest
+
+# These split a model by tensors; the others put whole layers on each card.
+_TENSOR_PARALLEL = frozenset({"vllm", "sglang", "tensorrt-llm"})
+# These cast a float32 checkpoint to 16 bits unless told otherwise.
+_CASTS_FLOAT32 = _TENSOR_PARALLEL
+
+
+def estimate(request: PlanRequest) -> MemoryPlan:
+    """Answer a request. Raises a PlannerError for what cannot be planned."""
+    profile = resolve(request.model)
+    chosen = engine(request.engine)
+    choice = _choose_gpu(request)
+    precision, notes = _precision(request, profile, chosen)
+    layout = _layout(request, profile, chosen, choice)
+    device = device_of(choice.gpu) if choice else None
+    ask = Ask(
+        architecture=profile.architecture,
+        precision=precision,
+        workload=Workload(
+            context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt
+        ),
+        layout=layout,
+        options=_options(request),
+        device=device,
+    )
+    memory = chosen.memory(ask)
+    capacity = chosen.capacity(ask, memory) if device else None
+    gpu = _gpu_facts(choice, layout, chosen.usable_bytes(ask)) if choice and device else None
+    fixed_count = request.gpu_count or _fixed_gpus(request)
+    return MemoryPlan(
+        model=_model_facts(profile, precision),
+        engine=chosen.name,
+        engine_title=_title(chosen, memory.settings),
+        request=_filled_in(request, chosen, layout, precision, choice, dict(memory.settings)),
+        parts=memory.parts,
+        kv=memory.kv,
+        gpu=gpu,
+        capacity=capacity,
+        launch=memory.launch.replace("{model}", profile.name),
+        not_modelled=memory.not_modelled,
+        warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
+        find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
+    )
+
+
+def _title(chosen: Engine, settings: Any) -> str:
+    version = settings.get("engine_version")
+    return f"{chosen.title} {version}" if version and str(version) not in chosen.title else chosen.title
+
+
+def _model_facts(profile: ModelProfile, precision: Precision) -> ModelFacts:
+    return ModelFacts(
+        name=profile.name,
+        resolved_from=profile.resolved_from,
+        alias_of=profile.alias_of,
+        source=profile.source,
+        provenance=profile.provenance,
+        basis=profile.basis.value,
+        architecture=profile.architecture,
+        precision=precision,
+    )
+
+
+def _options(request: PlanRequest) -> Options:
+    return Options(
+        version=request.engine_version,
+        kv_dtype=request.kv_dtype,
+        gpu_memory_utilization=request.gpu_memory_utilization,
+        max_num_seqs=request.max_num_seqs,
+        max_num_batched_tokens=request.max_num_batched_tokens,
+        block_size=request.block_size,
+        ubatch=request.ubatch,
+        flash_attn=request.flash_attn,
+        slots=request.slots,
+        attn=request.attn,
+    )
+
+
+@lru_cache(maxsize=256)
+def _named_precision(quant: str, base: str) -> Precision:
+    name = quant.lower()
+    if name in FORMATS:
+        return quantised(name, DTYPES[base], *FORMATS[name])
+    if name in DTYPES or name in DTYPE_ALIASES:
+        return plain(name)
+    try:
+        return gguf_precision(quant)
+    except PrecisionError as error:
+        known = ", ".join([*DTYPES, *FORMATS, *GGUF_FILE_TYPES])
+        raise PrecisionError(f"no quantisation is called {quant[:40]!r}", hint=f"one of {known}") from error
+
+
+def _precision(
+    request: PlanRequest, profile: ModelProfile, chosen: Engine
+) -> tuple[Precision, tuple[str, ...]]:
+    stored = profile.architecture.precision
+    dtype = DTYPE_ALIASES.get(request.dtype, request.dtype)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise PrecisionError(f"no dtype is called {request.dtype[:40]!r}", hint=f"auto, {', '.join(DTYPES)}")
+    base = stored.base.name if isinstance(stored, Uniform) else "bfloat16"
+    if dtype != "auto":
+        base = dtype
+    notes: tuple[str, ...] = ()
+    if dtype == "auto" and base == "float32" and chosen.name in _CASTS_FLOAT32:
+        base, notes = "bfloat16", (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",)
+    if request.quant is not None:
+        return _named_precision(request.quant, base), notes
+    if isinstance(stored, Uniform) and stored.base.name != base:
+        return replace(stored, base=DTYPES[base], name=base if stored.name in DTYPES else stored.name), notes
+    return stored, notes
+
+
+def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
+    if request.gpu is None and not driver_present():
+        return None
+    if request.gpu is None or request.gpu.strip().lower() == "auto":
+        return _detected(request)
+    choice = find_gpu(request.gpu)
+    if request.gpu_count is None:
+        return choice
+    if choice.count not in (1, request.gpu_count):
+        raise RequestError(
+            f"--gpu says {choice.count} cards and --gpu-count {request.gpu_count}", hint="say it once"
+        )
+    return GpuChoice(choice.gpu, request.gpu_count, choice.asked)
+
+
+def _detected(request: PlanRequest) -> GpuChoice | None:
+    from vram_planner.hardware_profiles import choices_on, detect  # noqa: PLC0415  only where there is a driver
+
+    try:
+        choices = choices_on(detect())
+    except NoGpuError:
+        if request.gpu is None:
+            return None
+        raise
+    if not choices:
+        if request.gpu is None:
+            return None
+        raise NoGpuError("no usable GPU was found on this machine", hint="name the card instead: --gpu h100")
+    best = max(choices, key=lambda choice: choice.gpu.total_bytes * choice.count)
+    return GpuChoice(best.gpu, request.gpu_count or best.count, "auto")
+
+
+def _detected_warnings(choice: GpuChoice | None) -> tuple[str, ...]:
+    if choice is None or choice.asked != "auto":
+        return ()
+    return (f"--gpu auto: planned for {choice.count} × {choice.gpu.name}, as if nothing else used the card",)
+
+
+def _fixed_gpus(request: PlanRequest) -> int | None:
+    """How many GPUs the parallel sizes need, if any of them was given."""
+    if request.tp is None and request.pp is None and request.dp is None:
+        return None
+    return (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
+
+
+def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice: GpuChoice | None) -> Layout:
+    count = choice.count if choice else request.gpu_count or _fixed_gpus(request) or 1
+    tp, pp, dp = request.tp, request.pp or 1, request.dp or 1
+    if choice and request.gpu_count is None and choice.count == 1 and choice.asked != "auto":
+        count = _fixed_gpus(request) or 1
+    if tp is None:
+        if count % (pp * dp):
+            raise ParallelError(
+                f"{count} GPUs cannot be shared by pp {pp} × dp {dp}", hint="give --tp, or another --gpu-count"
+            )
+        tp = count // (pp * dp)
+        if chosen.name in _TENSOR_PARALLEL and tp not in (sizes := valid_tp(profile.architecture)):
+            fitting = ", ".join(str(size) for size in sizes)
+            raise ParallelError(
+                f"{count} GPUs: a tensor parallel size of {tp} does not divide the heads or the vocabulary",
+                hint=f"valid sizes: {fitting}; or --tp 1 --pp {tp}",
+            )
+    layout = Layout(tp=tp, pp=pp, dp=dp, expert_parallel=request.ep)
+    if choice and layout.gpus > count:
+        raise ParallelError(
+            f"tp {tp} × pp {pp} × dp {dp} needs {layout.gpus} GPUs, there are {count}",
+            hint=f"--gpu-count {layout.gpus}, or smaller sizes",
+        )
+    return layout
+
+
+def _gpu_facts(choice: GpuChoice, layout: Layout, usable_bytes: int) -> GpuFacts:
+    return GpuFacts(
+        name=choice.gpu.name,
+        count=max(choice.count, layout.gpus),
+        total_bytes=choice.gpu.total_bytes,
+        usable_bytes=usable_bytes,
+        total_basis=choice.gpu.total_basis.value,
+        total_detail=choice.gpu.total_detail,
+    )
+
+
+def _filled_in(
+    request: PlanRequest,
+    chosen: Engine,
+    layout: Layout,
+    precision: Precision,
+    choice: GpuChoice | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Every option after defaults were filled in."""
+    filled = asdict(request)
+    filled.update(
+        engine=chosen.name,
+        prompt_tokens=request.prompt,
+        tp=layout.tp,
+        pp=layout.pp,
+        dp=layout.dp,
+        gpu=choice.gpu.name if choice else None,
+        gpu_count=max(choice.count, layout.gpus) if choice else layout.gpus,
+        precision=precision.name,
+    )
+    filled.update({name: value for name, value in settings.items() if filled.get(name) is None or name in filled})
+    return filled
+
+
+def _warnings(request: PlanRequest, profile: ModelProfile) -> tuple[str, ...]:
+    most = profile.architecture.max_context
+    found = list(profile.architecture.notes)
+    if most is not None and request.ctx > most:
+        found.append(
+            f"a context of {request.ctx:,} tokens is above the {most:,} that {profile.name} was made for"
+        )
+    return tuple(found)

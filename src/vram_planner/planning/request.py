@@ -1,0 +1,135 @@
+"""One frozen request holds every option; what is not asked is None and left to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from vram_planner.errors import RequestError
+from vram_planner.units import parse_tokens
+
+DEFAULT_ENGINE = "vllm"
+_MOST_TOKENS = 1 << 27
+_MOST_REQUESTS = 10**6
+_MOST_GPUS = 1 << 16
+
+
+class _Range(NamedTuple):
+    least: int
+    most: int
+
+
+_RANGES = {
+    "ctx": _Range(1, _MOST_TOKENS),
+    "concurrency": _Range(1, _MOST_REQUESTS),
+    "prompt_tokens": _Range(1, _MOST_TOKENS),
+    "gpu_count": _Range(1, _MOST_GPUS),
+    "tp": _Range(1, _MOST_GPUS),
+    "pp": _Range(1, _MOST_GPUS),
+    "dp": _Range(1, _MOST_GPUS),
+    "max_num_seqs": _Range(1, _MOST_REQUESTS),
+    "max_num_batched_tokens": _Range(1, _MOST_TOKENS),
+    "block_size": _Range(1, 1 << 16),
+    "ubatch": _Range(1, 1 << 20),
+    "slots": _Range(1, _MOST_REQUESTS),
+}
+_TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
+_ATTENTION = ("sdpa", "eager", "flash_attention_2")
+
+
+# Not a pydantic model: building one costs half of the time that the plain command has (benchmarks/cold_start.py).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """
+    What a user asks. Keywords are the command's options with underscores.
+
+    `ctx` is prompt + generated tokens of one request, `concurrency` the requests in flight. Token counts
+    may be given as text ('32K'). Raises RequestError or SizeError for what cannot be meant.
+    """
+
+    model: str
+    ctx: int
+    concurrency: int
+    prompt_tokens: int | None = None
+    engine: str = DEFAULT_ENGINE
+    engine_version: str | None = None
+    gpu: str | None = None
+    gpu_count: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    ep: bool = False
+    dtype: str = "auto"
+    quant: str | None = None
+    kv_dtype: str = "auto"
+    gpu_memory_utilization: float | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    ubatch: int | None = None
+    flash_attn: bool | None = None
+    slots: int | None = None
+    attn: str | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        """Read token counts, then check every range."""
+        for name in _TOKEN_FIELDS:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, parse_tokens(value))
+        for name, allowed in _RANGES.items():
+            _check_range(name, getattr(self, name), allowed)
+        for name in ("model", "engine", "kv_dtype", "dtype"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise RequestError(f"{_flag(name)} needs a name", hint="see vram-plan --help")
+        share = self.gpu_memory_utilization
+        if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
+            raise RequestError(
+                f"--gpu-memory-utilization {share} is no share of a card", hint="between 0 and 1, as in 0.9"
+            )
+        if self.attn is not None and self.attn not in _ATTENTION:
+            raise RequestError(f"no attention is called {self.attn!r}", hint=f"one of {', '.join(_ATTENTION)}")
+        if self.prompt_tokens is not None and self.prompt_tokens > self.ctx:
+            raise RequestError(
+                f"a prompt of {self.prompt_tokens:,} tokens is longer than the context of {self.ctx:,}",
+                hint="--prompt-tokens counts as part of --ctx",
+            )
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the prompt: as asked, else half of the context."""
+        return self.prompt_tokens if self.prompt_tokens is not None else max(1, self.ctx // 2)
+
+    @classmethod
+    def of(cls, **options: Any) -> PlanRequest:
+        """Build a request; an unknown option is refused with the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                raise RequestError(
+                    f"no option is called {name!r}", hint=f"did you mean {near[0]}?" if near else "see help(plan)"
+                )
+        missing = [name for name in ("model", "ctx", "concurrency") if options.get(name) is None]
+        if missing:
+            raise RequestError(
+                f"{_flag(missing[0])} is missing", hint="a plan needs --model, --ctx and --concurrency"
+            )
+        return cls(**{name: value for name, value in options.items() if value is not None})
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_range(name: str, value: Any, allowed: _Range) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{_flag(name)} {str(value)[:40]!r} is no whole number", hint=f"as in {_flag(name)} 8")
+    if not allowed.least <= value <= allowed.most:
+        raise RequestError(
+            f"{_flag(name)} {value:,} is out of range", hint=f"between {allowed.least:,} and {allowed.most:,}"
+        )

@@ -1,0 +1,179 @@
+"""A plan as the table that people read. Not a promise: the JSON is."""
+
+from __future__ import annotations
+
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from vram_planner.units import format_count, format_gib
+
+if TYPE_CHECKING:
+    from vram_planner.basis import Part
+    from vram_planner.planning.plan import Candidate, MemoryPlan
+    from vram_planner.planning.ways_out import WayOut
+
+_WIDTH = 100
+_SHOWN_CANDIDATES = 6
+_LABELS = {
+    "kv_cache": "KV cache",
+    "cuda_graphs": "CUDA graphs",
+    "compute_buffer": "compute buffer",
+    "recurrent_state": "recurrent state",
+    "draft_model": "draft model",
+}
+
+
+def plan_table(plan: MemoryPlan, ways: tuple[WayOut, ...] = ()) -> str:
+    """The whole answer: what was understood, the parts, the card or the candidates, how to start it."""
+    blocks = [headline(plan), _parts(plan)]
+    blocks += [_verdict(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
+    blocks += [_notes(plan), f"next: {plan.launch}"]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def headline(plan: MemoryPlan) -> str:
+    """What was understood, in one line."""
+    model, request = plan.model, plan.request
+    alias = f" ({model.resolved_from})" if model.alias_of else ""
+    requests = "request" if request["concurrency"] == 1 else "requests"
+    return (
+        f"{model.name.rsplit('/', 1)[-1]}{alias} · {format_count(model.architecture.parameters)} parameters"
+        f" in {model.precision.name} · {plan.engine_title} · "
+        f"{request['concurrency']:,} {requests} of {request['ctx']:,} tokens"
+    )
+
+
+def _parts(plan: MemoryPlan) -> str:
+    rows = [[label(part), format_gib(part.n_bytes), _band(part.low, part.high), part.basis.value] for part in plan.parts]
+    rows.append(["needed", format_gib(plan.total_bytes), _band(plan.low_bytes, plan.high_bytes), ""])
+    title = "per GPU" if plan.request["gpu_count"] == 1 else "fullest GPU"
+    text = tabulate(
+        rows,
+        headers=[title, "GiB", "low-high", "how it is known"],
+        tablefmt="plain",
+        colalign=("left", "right", "left", "left"),
+        disable_numparse=True,
+    )
+    lines = text.splitlines()
+    details = ["", *(part.detail.split(": ")[0] for part in plan.parts), ""]
+    room = _WIDTH - max(len(line) for line in lines) - 2
+    width = max(len(line) for line in lines)
+    return "\n".join(
+        f"{line:<{width}}  {shorten(detail, room, placeholder=' …')}".rstrip()
+        for line, detail in zip(lines, details, strict=True)
+    )
+
+
+def label(part: Part) -> str:
+    """A part's name as people say it."""
+    return _LABELS.get(part.name, part.name)
+
+
+def _band(low: int, high: int) -> str:
+    if low == high:
+        return ""
+    return f"{format_gib(low)}-{format_gib(high)}"
+
+
+def _verdict(plan: MemoryPlan) -> str:
+    gpu, capacity, room = plan.gpu, plan.capacity, plan.headroom_bytes
+    if gpu is None or capacity is None or room is None:
+        return ""
+    each = "" if gpu.count == 1 else " on each GPU"
+    told = {
+        "fits": f"fits: {format_gib(room)} GiB to spare{each}",
+        "may fit": (
+            f"may fit: {format_gib(room)} GiB to spare{each} by the best estimate, not by the highest"
+            if room >= 0
+            else f"may fit, but the best estimate is {format_gib(-room)} GiB short{each}"
+        ),
+        "does not fit": f"does not fit: {format_gib(-room)} GiB short{each}",
+    }[plan.verdict or "fits"]
+    blocks = f"{capacity.num_blocks:,} blocks, " if capacity.num_blocks is not None else ""
+    ctx, asked = plan.request["ctx"], plan.request["concurrency"]
+    longest = f"{capacity.max_context:,} tokens" if capacity.max_context else "none"
+    return "\n".join(
+        (
+            told,
+            f"  card       {gpu.count} × {gpu.name}, {format_gib(gpu.total_bytes)} GiB each ({gpu.total_basis})",
+            f"  budget     {format_gib(gpu.usable_bytes)} GiB = {capacity.rule}",
+            f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
+            f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
+            f"  longest    {longest} for {asked:,} at once",
+        )
+    )
+
+
+def _ways(ways: tuple[WayOut, ...]) -> str:
+    if not ways:
+        return ""
+    rows = [
+        [
+            "try" if index == 0 else "",
+            way.flags,
+            way.plan.verdict,
+            f"{way.plan.capacity.max_concurrency:.1f} at once" if way.plan.capacity else "",
+        ]
+        for index, way in enumerate(ways)
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _candidates(plan: MemoryPlan) -> str:
+    found = plan.candidates[:_SHOWN_CANDIDATES]
+    if not found:
+        return "no card of the catalogue holds it, eight of a kind included: raise --tp and --pp, or quantise"
+    rows = [_candidate_row(candidate) for candidate in found]
+    return tabulate(
+        rows,
+        headers=["the smallest cards that hold it", "", f"at once @{plan.request['ctx']:,}", "$/hour", ""],
+        tablefmt="plain",
+        colalign=("left", "left", "right", "right", "left"),
+        disable_numparse=True,
+    )
+
+
+def _candidate_row(candidate: Candidate) -> list[str]:
+    layout = f"tp {candidate.tp}" if candidate.tp > 1 else ""
+    cost = "" if candidate.cost_per_hour is None else f"{candidate.cost_per_hour:.2f}"
+    unsure = "" if candidate.verdict == "fits" else candidate.verdict
+    return [f"  {candidate.count} × {candidate.gpu}", layout, f"{candidate.max_concurrency:.1f}", cost, unsure]
+
+
+def _notes(plan: MemoryPlan) -> str:
+    return "\n".join(
+        [f"  not modelled: {', '.join(plan.not_modelled)}"] if plan.not_modelled else []
+    )
+
+
+def explain(plan: MemoryPlan) -> str:
+    """Every part as its formula with the numbers filled in, and its source."""
+    model = plan.model
+    lines = [
+        headline(plan),
+        "",
+        f"model  {model.name} from {model.source} ({model.provenance})",
+        f"       {model.architecture.parameters:,} parameters, {model.architecture.active_parameters:,} active,"
+        f" {model.architecture.weights_bytes(model.precision):,} B in {model.precision.name}",
+    ]
+    for part in plan.parts:
+        band = "" if part.low == part.high else f" (from {part.low:,} to {part.high:,} B)"
+        budget = "" if part.budgeted_bytes == part.n_bytes else f", {part.budgeted_bytes:,} B of it in the budget"
+        lines += [
+            "",
+            f"{label(part)} = {part.n_bytes:,} B{band}{budget}",
+            f"  {part.basis.value}: {part.detail}",
+            f"  source: {part.source}",
+        ]
+    lines += ["", f"KV cache: {plan.kv.bytes_per_token:,} B a token, {plan.kv.bytes_per_request:,} B a request, "
+              f"each byte on {plan.kv.replicated_ranks} rank(s)"]
+    if plan.gpu and plan.capacity:
+        lines += [
+            f"card: {plan.gpu.total_bytes:,} B ({plan.gpu.total_basis}: {plan.gpu.total_detail})",
+            f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}",
+            f"KV pool: {plan.capacity.kv_pool_bytes:,} B",
+        ]
+    lines += ["", "options: " + ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)]
+    return "\n".join(lines)
