@@ -46,11 +46,14 @@ def replay(row: dict[str, Any]) -> vp.MemoryPlan:
     dtype = row.get("dtype", "auto")
     options = {
         "engine_version": re.match(r"\d+\.\d+", row["engine_version"])[0],
-        "tp": row.get("tp"), "pp": row.get("pp"),
-        "dtype": dtype, "quant": quant,
+        "tp": row.get("tp"),
+        "pp": row.get("pp"),
+        "dtype": dtype,
+        "quant": quant,
         "kv_dtype": row.get("kv_cache_dtype") or "auto",
         "gpu_memory_utilization": row["gpu_memory_utilization"],
-        "max_num_seqs": row.get("max_num_seqs"), "max_num_batched_tokens": row.get("max_num_batched_tokens"),
+        "max_num_seqs": row.get("max_num_seqs"),
+        "max_num_batched_tokens": row.get("max_num_batched_tokens"),
         "block_size": row.get("block_size"),
         "gpu": f"custom:{row['gpu_total_gib']}GiB",
     }
@@ -77,8 +80,12 @@ def usable(row: dict[str, Any]) -> str | None:
     """Why a row cannot be replayed; None where it can."""
     log = row["measured"]
     needs = {
-        "engine_version": row, "tp": row, "gpu_total_gib": row, "gpu_memory_utilization": row,
-        "max_model_len": row, "model_loading_gib": log,
+        "engine_version": row,
+        "tp": row,
+        "gpu_total_gib": row,
+        "gpu_memory_utilization": row,
+        "max_model_len": row,
+        "model_loading_gib": log,
     }
     missing = [name for name, where in needs.items() if where.get(name) is None]
     if missing:
@@ -108,9 +115,14 @@ def main() -> None:
         wrong = {name: ours / theirs - 1 for name, (ours, theirs) in pairs.items()}
         for name, value in wrong.items():
             errors.setdefault(name, []).append(value)
-        capacity_errors.append(max((wrong[k] for k in ("blocks", "tokens", "concurrency") if k in wrong), key=abs))
+        capacity_errors.append(
+            max((wrong[k] for k in ("blocks", "tokens", "concurrency") if k in wrong), key=abs)
+        )
         if "--rows" in sys.argv:
-            told = "  ".join(f"{name} {ours:,.2f}/{theirs:,.2f} {wrong[name]:+.1%}" for name, (ours, theirs) in pairs.items())
+            told = "  ".join(
+                f"{name} {ours:,.2f}/{theirs:,.2f} {wrong[name]:+.1%}"
+                for name, (ours, theirs) in pairs.items()
+            )
             print(f"{row['engine_version']:<22} {row['model']:<50} tp{row.get('tp')} {told}")
     if "--rows" in sys.argv:
         print("\n".join(["", "not replayed:", *skipped, ""]))
@@ -119,7 +131,9 @@ def main() -> None:
     for name, values in [("tokens/blocks/concurrency", capacity_errors), *errors.items()]:
         sizes = sorted(map(abs, values))
         p90 = sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
-        print(f"{name:<28}{len(values):>4}{statistics.median(sizes):>9.2%}{p90:>9.2%}{sizes[-1]:>9.2%}{statistics.mean(values):>+9.2%}")
+        print(
+            f"{name:<28}{len(values):>4}{statistics.median(sizes):>9.2%}{p90:>9.2%}{sizes[-1]:>9.2%}{statistics.mean(values):>+9.2%}"
+        )
 
 
 if __name__ == "__main__":

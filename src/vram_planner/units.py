@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from vram_planner.errors import SizeError
 
@@ -41,6 +40,8 @@ def parse_size(text: str) -> int:
             f"cannot read the size {text[:_LONGEST_NUMBER]!r}",
             hint="write 24GiB (2**30 bytes each) or 24GB (10**9 bytes each)",
         )
+    from decimal import Decimal  # noqa: PLC0415  4 ms, and most plans read no size
+
     return int(Decimal(match[1]) * _BYTES_PER[match[2]])
 
 
@@ -49,13 +50,15 @@ def parse_tokens(text: str | int) -> int:
     if isinstance(text, int):
         return text
     match = _TOKENS.fullmatch(text.strip()[: _LONGEST_NUMBER + 1])
-    value = Decimal(match[1].replace(",", "").replace("_", "")) * _TOKENS_PER[match[2]] if match else None
-    if value is None or value != int(value):
-        raise SizeError(
-            f"cannot read {text[:_LONGEST_NUMBER]!r} as a number of tokens",
-            hint="write 32768, 32,768, 32K (32,768) or 32k (32,000)",
-        )
-    return int(value)
+    if match is not None:
+        whole, _, fraction = match[1].replace(",", "").replace("_", "").partition(".")
+        tokens, rest = divmod(int(whole + fraction) * _TOKENS_PER[match[2]], 10 ** len(fraction))
+        if not rest:
+            return int(tokens)
+    raise SizeError(
+        f"cannot read {text[:_LONGEST_NUMBER]!r} as a number of tokens",
+        hint="write 32768, 32,768, 32K (32,768) or 32k (32,000)",
+    )
 
 
 def format_gib(n_bytes: int, digits: int = 2) -> str:

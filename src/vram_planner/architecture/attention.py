@@ -72,9 +72,7 @@ class FullAttention:
 
     def _qkv(self, q_out: int, kv_out: int) -> tuple[Weight, ...]:
         if self.fused_qkv and self.n_heads == self.n_kv_heads:
-            return linear(
-                "qkv_proj", q_out + 2 * kv_out, self.hidden, units=self.n_heads, bias=self.qkv_bias
-            )
+            return linear("qkv_proj", q_out + 2 * kv_out, self.hidden, units=self.n_heads, bias=self.qkv_bias)
         return (
             *linear("q_proj", q_out, self.hidden, units=self.n_heads, bias=self.qkv_bias),
             *linear("k_proj", kv_out, self.hidden, units=self.n_kv_heads, bias=self.qkv_bias),

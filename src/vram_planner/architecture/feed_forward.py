@@ -82,12 +82,18 @@ class MixtureOfExperts:
         n, width, hidden = self.n_experts, self.expert_intermediate, self.hidden
         names = ("gate", "up") if self.gated else ("up",)
         experts = [
-            *(Weight(name=f"experts.{name}", shape=(n, width, hidden), role=Role.EXPERT, units=width) for name in names),
+            *(
+                Weight(name=f"experts.{name}", shape=(n, width, hidden), role=Role.EXPERT, units=width)
+                for name in names
+            ),
             Weight(name="experts.down", shape=(n, hidden, width), role=Role.EXPERT, units=width),
         ]
         if self.bias:
             experts += [
-                *(Weight(name=f"experts.{name}.bias", shape=(n, width), role=Role.BIAS, units=width) for name in names),
+                *(
+                    Weight(name=f"experts.{name}.bias", shape=(n, width), role=Role.BIAS, units=width)
+                    for name in names
+                ),
                 Weight(name="experts.down.bias", shape=(n, hidden), role=Role.BIAS),
             ]
         return (*self._router(), *experts, *self._shared())

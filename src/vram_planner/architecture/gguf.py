@@ -179,8 +179,14 @@ def rope_factor_bytes(architecture: Architecture) -> int:
 def _as_written(weight: Weight, place: Place) -> Weight:
     """Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has."""
     if weight.role in (Role.EMBEDDING, Role.HEAD) and place.architecture.model_type.startswith("gemma3"):
-        return replace(weight, shape=(min(weight.rows, _GEMMA_3_TOKENS), weight.columns))
+        return replace(weight, shape=(stored_rows(place.architecture), weight.columns))
     return weight
+
+
+def stored_rows(architecture: Architecture) -> int:
+    """Rows of the embedding in the file. Source: llama.cpp b11434, conversion/gemma.py."""
+    rows = architecture.vocabulary
+    return min(rows, _GEMMA_3_TOKENS) if architecture.model_type.startswith("gemma3") else rows
 
 
 def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:

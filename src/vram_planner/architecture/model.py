@@ -53,7 +53,8 @@ class Architecture:
     `layers` are those that every request runs through; `draft_layers` hold the weights of multi-token
     prediction or other draft heads, which engines load only for speculative decoding. `towers` are the
     weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
-    `max_context` is the longest context that the model was made for, in tokens.
+    `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
+    logits are squeezed through a tanh (Gemma 2), which costs a copy of them.
     """
 
     model_type: str
@@ -63,6 +64,7 @@ class Architecture:
     precision: Precision
     tied_head: bool = False
     head_bias: bool = False
+    capped_logits: bool = False
     final_norm: tuple[Weight, ...] = ()
     embedding_extras: tuple[Weight, ...] = ()
     draft_layers: tuple[Weight, ...] = ()
@@ -74,7 +76,10 @@ class Architecture:
     def embedding(self) -> tuple[Weight, ...]:
         """The input embedding (rows are tokens) and what is learned beside it."""
         table = Weight(
-            name="embed_tokens", shape=(self.vocabulary, self.hidden), role=Role.EMBEDDING, units=self.vocabulary
+            name="embed_tokens",
+            shape=(self.vocabulary, self.hidden),
+            role=Role.EMBEDDING,
+            units=self.vocabulary,
         )
         return (table, *self.embedding_extras)
 
@@ -83,7 +88,9 @@ class Architecture:
         """The output head; only its bias where the embedding serves as head."""
         bias: tuple[Weight, ...] = ()
         if self.head_bias:
-            bias = (Weight(name="lm_head.bias", shape=(self.vocabulary,), role=Role.BIAS, units=self.vocabulary),)
+            bias = (
+                Weight(name="lm_head.bias", shape=(self.vocabulary,), role=Role.BIAS, units=self.vocabulary),
+            )
         if self.tied_head:
             return bias
         table = Weight(
@@ -122,7 +129,9 @@ class Architecture:
     def active_parameters(self) -> int:
         """Parameters that one text token uses: its experts only, no tower; the embedding counts in full."""
         outside = (*self.embedding, *self.final_norm, *self.head)
-        return count_parameters(outside) + sum(layer.active_parameters * count for layer, count in self.groups)
+        return count_parameters(outside) + sum(
+            layer.active_parameters * count for layer, count in self.groups
+        )
 
     @cached_property
     def n_heads(self) -> int:

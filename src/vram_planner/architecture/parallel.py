@@ -48,7 +48,9 @@ def valid_tp(architecture: Architecture, *, vocabulary_multiple: int = 64) -> tu
 
     KV heads must divide, or be divided by, the size.
     """
-    return tuple(tp for tp in range(1, _MOST_RANKS + 1) if why_not_tp(architecture, tp, vocabulary_multiple) is None)
+    return tuple(
+        tp for tp in range(1, _MOST_RANKS + 1) if why_not_tp(architecture, tp, vocabulary_multiple) is None
+    )
 
 
 def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 64) -> str | None:
@@ -94,7 +96,9 @@ def _sum_layer(layer: Layer, precision: Precision, layout: Layout, place: Place)
     return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights)
 
 
-def table_bytes(architecture: Architecture, precision: Precision, layout: Layout, multiple: int) -> tuple[int, int]:
+def table_bytes(
+    architecture: Architecture, precision: Precision, layout: Layout, multiple: int
+) -> tuple[int, int]:
     """Bytes of the embedding and of the head on one rank, rows padded to `multiple`."""
     place = Place(architecture, None)
     rows = padded_vocabulary(architecture.vocabulary, multiple)

@@ -19,7 +19,13 @@ DTYPES: dict[str, Plain] = {
     "float16": storage.FLOAT16,
     "float32": storage.FLOAT32,
 }
-DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+DTYPE_ALIASES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+}
 
 
 class Place(NamedTuple):
@@ -75,6 +81,11 @@ class Uniform:
         chosen = {Role.LINEAR: self.linear, Role.EXPERT: self.expert}.get(weight.role)
         return (chosen or self.base).nbytes(weight)
 
+    def with_base(self, base: Plain) -> Uniform:
+        """The same with another dtype for what is left unquantised."""
+        name = base.name if self.name in DTYPES else self.name
+        return Uniform(name=name, base=base, linear=self.linear, expert=self.expert)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Except:
@@ -108,6 +119,15 @@ class Except:
         if weight.name in self.names or (place.layer, weight.name) in self.in_layers:
             return self.inner.base.nbytes(weight)
         return self.inner.weight_bytes(weight, place)
+
+    @property
+    def base(self) -> Plain:
+        """The dtype of what is left unquantised."""
+        return self.inner.base
+
+    def with_base(self, base: Plain) -> Except:
+        """The same with another dtype for what is left unquantised."""
+        return Except(inner=self.inner.with_base(base), names=self.names, in_layers=self.in_layers)
 
 
 def plain(dtype: str) -> Uniform:
@@ -151,7 +171,12 @@ def walk(architecture: Architecture, precision: Precision) -> Iterator[tuple[Wei
     Layers that are alike come once with their number, unless the format looks at each layer by itself.
     """
     outside = Place(architecture, None)
-    for weight in (*architecture.embedding, *architecture.final_norm, *architecture.head, *architecture.towers):
+    for weight in (
+        *architecture.embedding,
+        *architecture.final_norm,
+        *architecture.head,
+        *architecture.towers,
+    ):
         yield weight, outside, 1
     if precision.by_layer:
         for index, layer in enumerate(architecture.layers):

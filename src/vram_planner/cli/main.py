@@ -28,7 +28,9 @@ class _PlanByDefault(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of `plan` too: they are those of the plain command."""
         plan_command = self.commands["plan"]
-        rows = [record for p in plan_command.get_params(ctx) if (record := p.get_help_record(ctx)) is not None]
+        rows = [
+            record for p in plan_command.get_params(ctx) if (record := p.get_help_record(ctx)) is not None
+        ]
         with formatter.section("Options of the plain command"):
             formatter.write_dl(rows)
         self.format_commands(ctx, formatter)
@@ -39,7 +41,7 @@ class _PlanByDefault(click.Group):
 )
 @click.version_option(__version__, prog_name="vram-plan")
 def cli() -> None:
-    """
+    r"""
     Say how much GPU memory a language model needs to be served, how many requests then run at once, on what.
 
     \b

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 
-class Tokens(click.ParamType):
+class Tokens(click.ParamType[int]):
     """32768, 32,768, 32K (32,768) or 32k (32,000)."""
 
     name = "tokens"
@@ -25,7 +25,7 @@ class Tokens(click.ParamType):
         return parse_tokens(value)
 
 
-class Whole(click.ParamType):
+class Whole(click.ParamType[int]):
     """A whole number; thousands may be set off by commas."""
 
     name = "integer"
@@ -59,15 +59,21 @@ workload_options = grouped(
     click.option("--model", metavar="MODEL", help="Alias (7b), org/name, a directory or a config.json."),
     click.option("--ctx", type=TOKENS, help="Prompt + generated tokens of one request: 32768, 32K or 32k."),
     click.option("--concurrency", type=WHOLE, help="Requests in flight at once."),
-    click.option("--prompt-tokens", type=TOKENS, help="Of --ctx; the rest is generated. [default: half of --ctx]"),
+    click.option(
+        "--prompt-tokens", type=TOKENS, help="Of --ctx; the rest is generated. [default: half of --ctx]"
+    ),
 )
 engine_options = grouped(
     click.option("--engine", help="vllm, sglang, llama.cpp or transformers. [default: vllm]"),
     click.option("--engine-version", metavar="X.Y.Z", help="[default: the newest we know]"),
 )
 hardware_options = grouped(
-    click.option("--gpu", metavar="NAME|auto", help="'RTX 4090', '2x H100', 'custom:24GiB', 'H100 1g.10gb'. "
-                 "[default: this machine's, else candidates]"),
+    click.option(
+        "--gpu",
+        metavar="NAME|auto",
+        help="'RTX 4090', '2x H100', 'custom:24GiB', 'H100 1g.10gb'. "
+        "[default: this machine's, else candidates]",
+    ),
     click.option("--gpu-count", type=WHOLE, help="How many of them."),
     click.option("--tp", type=WHOLE, help="Tensor parallel size. [default: the GPUs of --gpu]"),
     click.option("--pp", type=WHOLE, help="Pipeline parallel size. [default: 1]"),
@@ -76,12 +82,20 @@ hardware_options = grouped(
 )
 precision_options = grouped(
     click.option("--dtype", help="auto, bfloat16, float16 or float32. [default: auto, as stored]"),
-    click.option("--quant", metavar="FORMAT", help="What if: fp8, int8, awq, gptq, nvfp4, q4_k_m, ... [default: as stored]"),
+    click.option(
+        "--quant",
+        metavar="FORMAT",
+        help="What if: fp8, int8, awq, gptq, nvfp4, q4_k_m, ... [default: as stored]",
+    ),
     click.option("--kv-dtype", help="auto, fp8, int8, q8_0, q4_0, ... [default: auto]"),
 )
 tuning_options = grouped(
-    click.option("--gpu-memory-utilization", type=float, metavar="F", help="vLLM's share of the card; SGLang's "
-                 "mem_fraction_static. [default: the engine's]"),
+    click.option(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="F",
+        help="vLLM's share of the card; SGLang's mem_fraction_static. [default: the engine's]",
+    ),
     click.option("--max-num-seqs", type=WHOLE, help="[default: the engine's, by card]"),
     click.option("--max-num-batched-tokens", type=TOKENS, help="[default: the engine's, by card]"),
     click.option("--block-size", type=WHOLE, help="Tokens a KV block. [default: the engine's]"),
@@ -91,7 +105,11 @@ tuning_options = grouped(
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
 )
 format_option = click.option(
-    "--format", "output", type=click.Choice(["table", "json", "csv", "markdown"]), default="table",
-    show_default=True, help="How to print it; JSON is a promise, the table is not.",
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv", "markdown"]),
+    default="table",
+    show_default=True,
+    help="How to print it; JSON is a promise, the table is not.",
 )
 offline_option = click.option("--offline", is_flag=True, default=None, help="Never open a socket.")

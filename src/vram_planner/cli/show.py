@@ -99,7 +99,7 @@ def show_models(pattern: str | None, output: str) -> None:
             if not names:
                 raise
         else:
-            names = [only.name] if not names or only.alias_of else names
+            names = [pattern] if not names or only.alias_of else names
     if len(names) == 1:
         _show_model(names[0], output)
         return
@@ -107,8 +107,13 @@ def show_models(pattern: str | None, output: str) -> None:
     show_rows(
         rows,
         output,
-        headers={"name": "model", "size": "parameters", "precision": "stored as", "max_context": "context",
-                 "provenance": "configuration"},
+        headers={
+            "name": "model",
+            "size": "parameters",
+            "precision": "stored as",
+            "max_context": "context",
+            "provenance": "configuration",
+        },
     )
 
 
@@ -132,15 +137,15 @@ def _model_row(name: str) -> dict[str, Any]:
     }
 
 
-def _show_model(name: str, output: str) -> None:
-    row = _model_row(name)
+def _show_model(asked: str, output: str) -> None:
+    row = _model_row(asked)
     if output != "table":
         show_rows([row], output, headers={key: key for key in row})
         return
     from vram_planner.model_profiles.resolve import resolve
     from vram_planner.report.models import explain_model
 
-    emit(explain_model(resolve(name)))
+    emit(explain_model(resolve(asked)))
 
 
 def show_gpus(pattern: str | None, output: str) -> None:
@@ -160,13 +165,22 @@ def show_gpus(pattern: str | None, output: str) -> None:
         else:
             found = [only]
     if len(found) == 1 and output == "table":
-        emit("\n".join(f"{name:<24} {_flat(value):<44} {how}".rstrip() for name, value, how in found[0].explain()))
+        emit(
+            "\n".join(
+                f"{name:<24} {_flat(value):<44} {how}".rstrip() for name, value, how in found[0].explain()
+            )
+        )
         return
     show_rows(
         [_gpu_row(gpu) for gpu in found],
         output,
-        headers={"name": "accelerator", "nameplate_gib": "sold as GiB", "total_gib": "seen GiB",
-                 "bandwidth_gb_per_s": "GB/s", "tdp_w": "W"},
+        headers={
+            "name": "accelerator",
+            "nameplate_gib": "sold as GiB",
+            "total_gib": "seen GiB",
+            "bandwidth_gb_per_s": "GB/s",
+            "tdp_w": "W",
+        },
     )
 
 
@@ -191,6 +205,12 @@ def _show_machine(output: str) -> None:
     show_rows(
         rows,
         output,
-        headers={"index": "#", "name": "GPU", "total_bytes": "total B", "free_bytes": "free B",
-                 "used_bytes": "used B", "memory_note": "note"},
+        headers={
+            "index": "#",
+            "name": "GPU",
+            "total_bytes": "total B",
+            "free_bytes": "free B",
+            "used_bytes": "used B",
+            "memory_note": "note",
+        },
     )

@@ -124,8 +124,8 @@ class Engine(Protocol):
     title: str
     vocabulary_multiple: int  # rows of embedding and head are padded to this
 
-    def alike(self, device: Device) -> Hashable:
-        """A key: cards with the same key make `memory` answer the same."""
+    def alike(self, ask: Ask) -> Hashable:
+        """A key: of asks that differ by their card alone, those with the same key have the same `memory`."""
 
     def usable_bytes(self, ask: Ask) -> int:
         """What the engine lets itself use of `ask.device`: the bound on the budgeted parts."""

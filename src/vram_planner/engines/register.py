@@ -19,7 +19,12 @@ ENGINES: dict[str, str] = {
     "llama.cpp": "vram_planner.engines.llama_cpp:LlamaCpp",
     "transformers": "vram_planner.engines.transformers:Transformers",
 }
-_ALIASES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp", "hf": "transformers"}
+_ALIASES = {
+    "llamacpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "llama-server": "llama.cpp",
+    "hf": "transformers",
+}
 
 
 @lru_cache(maxsize=8)

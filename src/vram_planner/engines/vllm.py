@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.parallel import padded_vocabulary, rank_weight_bytes, valid_tp, why_not_tp
-from vram_planner.architecture.precision import Place, Uniform
+from vram_planner.architecture.precision import DTYPES, Place
+from vram_planner.architecture.storage import MXFP4
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis, Part
 from vram_planner.engines import vllm_cache
@@ -16,7 +18,7 @@ from vram_planner.engines.base import Ask, Capacity, Device, KvNeed, Memory, lar
 from vram_planner.engines.versions import Profile, band, profile_for
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.errors import ParallelError, RequestError
-from vram_planner.units import GIB, ceil_div, format_gib
+from vram_planner.units import GIB, ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -25,16 +27,24 @@ if TYPE_CHECKING:
 
 _BIG_CARD = 70 * GIB
 _HUGE_CARD = 160 * GIB
+_HOPPER = 9
 _SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
 _FORWARD_ERROR = 0.05
 _SORTING_ERROR = 0.15
 # vLLM stores these as one tensor, which matters to the allocator's rounding alone.
 _FUSED = {
-    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up",
-    "shared.gate_proj": "shared.gate_up", "shared.up_proj": "shared.gate_up",
-    "experts.gate": "experts.w13", "experts.up": "experts.w13",
-    "q_a_proj": "qkv_a", "kv_a_proj_with_mqa": "qkv_a",
+    "q_proj": "qkv",
+    "k_proj": "qkv",
+    "v_proj": "qkv",
+    "gate_proj": "gate_up",
+    "up_proj": "gate_up",
+    "shared.gate_proj": "shared.gate_up",
+    "shared.up_proj": "shared.gate_up",
+    "experts.gate": "experts.w13",
+    "experts.up": "experts.w13",
+    "q_a_proj": "qkv_a",
+    "kv_a_proj_with_mqa": "qkv_a",
 }
 _NOT_MODELLED = (
     "LoRA adapters",
@@ -77,10 +87,19 @@ class Vllm:
     title = "vLLM"
     vocabulary_multiple = 64
 
-    def alike(self, device: Device) -> Hashable:
-        """Defaults go by size and name, the profile run by compute capability and multiprocessors."""
-        tier = (device.total_bytes >= _BIG_CARD, device.total_bytes >= _HUGE_CARD, "a100" in device.name.lower())
-        return (*tier, device.compute_capability, device.multiprocessors)
+    def alike(self, ask: Ask) -> Hashable:
+        """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""
+        device = _device(ask)
+        generation = min(device.compute_capability[0], 10) if device.compute_capability else None
+        if generation is not None and generation < _HOPPER:
+            generation = 0
+        tier = (
+            device.total_bytes >= _BIG_CARD,
+            device.total_bytes >= _HUGE_CARD,
+            "a100" in device.name.lower(),
+        )
+        sampler = profile_for("vllm", ask.options.version)[0]["sampler"]
+        return (*tier, generation, device.multiprocessors if sampler == "v1" else None)
 
     def usable_bytes(self, ask: Ask) -> int:
         """gpu_memory_utilization × total."""
@@ -236,17 +255,43 @@ def _fullest_stage(ask: Ask, setting: _Setting) -> _Stage:
     return _Stage(weights, need, groups, blocks)
 
 
+def mxfp4_padding_bytes(ask: Ask) -> int:
+    """
+    What Marlin's kernel adds to MXFP4 experts: width padded to 128 a rank, hidden size to 256, biases too.
+
+    Triton's kernels (Hopper and newer with triton_kernels installed) pad nothing. Source: vLLM 0.32
+    layers/quantization/mxfp4.py; its own allocation of gpt-oss agrees to the byte.
+    """
+    precision, place, total = ask.precision, Place(ask.architecture, 0), 0
+    if ask.layout.expert_parallel:
+        return 0
+    for layer, count in ask.architecture.groups:
+        block = layer.feed_forward
+        experts = [weight for weight in layer.weights if weight.role is Role.EXPERT]
+        stored = sum(precision.weight_bytes(weight, place) for weight in experts)
+        if not isinstance(block, MixtureOfExperts) or stored != sum(map(MXFP4.nbytes, experts)):
+            continue
+        width, hidden = block.expert_intermediate // ask.layout.tp, block.hidden
+        wide, tall = round_up(width, 128), round_up(hidden, 256)
+        matrices = 3 * (wide * tall - width * hidden) * 17 // 32
+        biases = (2 * (wide - width) + tall - hidden) * precision.element_bytes if block.bias else 0
+        total += count * block.n_experts * (matrices + biases)
+    return total
+
+
 def _weights_part(ask: Ask, stage: _Stage) -> Part:
     layout = ask.layout
-    share = "" if layout.tp * layout.pp == 1 else f", the fullest of tp {layout.tp} × pp {layout.pp} ranks"
+    padding = mxfp4_padding_bytes(ask)
+    share = "" if layout.tp * layout.pp == 1 else f": on the fullest of tp {layout.tp} × pp {layout.pp} ranks"
     return Part(
         name="weights",
         n_bytes=stage.weights_bytes,
         basis=Basis.FORMULA,
         source="tensor shapes of the model's configuration",
         detail=f"{ask.architecture.parameters:,} parameters × {ask.precision.element_bytes} B{share}"
-        if isinstance(ask.precision, Uniform) and ask.precision.linear is ask.precision.expert is None
+        if ask.precision.name in DTYPES
         else f"{ask.architecture.parameters:,} parameters in {ask.precision.name}{share}",
+        high_bytes=stage.weights_bytes + padding if padding else None,
     )
 
 
@@ -269,7 +314,8 @@ def _buffers_part(ask: Ask, stage: _Stage) -> Part:
     """Rotary tables, and what the allocator rounds up when it holds the weights: logged as weights."""
     rotary = _rotary_bytes(ask)
     rounding = sum(
-        _rounding_bytes(layer, ask) * ceil_div(count, ask.layout.pp) for layer, count in ask.architecture.groups
+        _rounding_bytes(layer, ask) * ceil_div(count, ask.layout.pp)
+        for layer, count in ask.architecture.groups
     )
     return Part(
         name="buffers",

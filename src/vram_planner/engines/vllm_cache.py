@@ -89,7 +89,12 @@ class Groups:
 
 
 def group_layers(
-    caches: tuple[tuple[KvCache, int], ...], *, page: dict[KvCache, int], block: int, hybrid: bool, pp: int = 1
+    caches: tuple[tuple[KvCache, int], ...],
+    *,
+    page: dict[KvCache, int],
+    block: int,
+    hybrid: bool,
+    pp: int = 1,
 ) -> Groups:
     """
     Split the layers into groups of one kind and one size.
@@ -111,4 +116,6 @@ def group_layers(
     windows: list[int | None] = []
     for window, count in per_window.items():
         windows += [window] * ceil_div(count, size)
-    return Groups(windows=tuple(windows), bytes_per_block=largest_page * max(stage_layers(size, pp)), block=block)
+    return Groups(
+        windows=tuple(windows), bytes_per_block=largest_page * max(stage_layers(size, pp)), block=block
+    )

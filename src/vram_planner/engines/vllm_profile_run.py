@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.units import KIB, MIB, ceil_div
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.model import Architecture, Layer
 
 _LONGEST_MLA_DUMMY = 65_536
 _MLA_BLOCKS = 4
@@ -66,47 +66,77 @@ def moe_workspace_bytes(architecture: Architecture, run: Run) -> int:
         if isinstance(block, MixtureOfExperts):
             width = ceil_div(block.expert_intermediate, run.tp)
             most = max(
-                most, run.tokens * block.top_k * run.element_bytes * (max(width, hidden) + max(2 * width, hidden))
+                most,
+                run.tokens * block.top_k * run.element_bytes * (max(width, hidden) + max(2 * width, hidden)),
             )
     return most
 
 
 def forward_bytes(architecture: Architecture, run: Run) -> int:
     """
-    The larger of the stages of one layer: dense T·b·(3·I/tp + 4·H); experts W + T·b·(5·H + 2·qkv/tp + 3·Is/tp).
+    The most that one layer keeps alive during a forward pass of T tokens, above the weights.
 
-    Four norms a layer (Gemma) keep one more copy: 5·H. MLA allocates a dummy of its widest chunk.
+    feed-forward  W + T·b·(3·I/tp + 4·H), 5·H with norms on both sides of a block (Gemma)
+    experts       W + T·b·(5·H + 3·Is/tp), Is the shared expert's width
+    attention     W + T·b·(5·H + qkv + q), one H more for the all-reduce under tp, q + k more for norms on heads
+    MLA           W + dummy + T·b·(5·H + latents)
     """
-    hidden, unit, workspace, most = (
-        architecture.hidden, run.tokens * run.element_bytes, moe_workspace_bytes(architecture, run), 0
+    unit, workspace = run.tokens * run.element_bytes, moe_workspace_bytes(architecture, run)
+    stages = (
+        stage
+        for layer, _ in architecture.groups
+        for stage in (
+            _feed_forward_stage(layer, architecture.hidden, run),
+            _attention_stage(layer, architecture.hidden, run),
+        )
     )
-    for layer, _ in architecture.groups:
-        block = layer.feed_forward
+    dummy = max(_mla_dummy_bytes(layer, run) for layer, _ in architecture.groups)
+    return workspace + max(unit * numbers + (dummy if latent else 0) for numbers, latent in stages)
+
+
+def _feed_forward_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
+    block = layer.feed_forward
+    if isinstance(block, DenseMLP):
         copies = 5 if len(layer.norms) >= 4 else 4  # noqa: PLR2004  norms before and after both blocks
-        if isinstance(block, DenseMLP):
-            stage = unit * (3 * ceil_div(block.intermediate, run.tp) + copies * hidden) + workspace
-        else:
-            cache = layer.mixer.cache
-            heads = layer.mixer.n_heads * (cache.key_dim if cache and not cache.latent else 0)
-            qkv = ceil_div(heads, run.tp) + (cache.elements_per_token(run.tp) if cache else 0)
-            shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
-            stage = workspace + unit * (5 * hidden + 2 * qkv + 3 * ceil_div(shared, run.tp))
-        if isinstance(layer.mixer, Latent):
-            stage += _mla_dummy_bytes(layer.mixer, run)
-        most = max(most, stage)
-    return most
+        return 3 * ceil_div(block.intermediate, run.tp) + copies * hidden, False
+    shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
+    return 5 * hidden + 3 * ceil_div(shared, run.tp), False
 
 
-def _mla_dummy_bytes(mixer: Latent, run: Run) -> int:
+def _attention_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
+    mixer = layer.mixer
+    if isinstance(mixer, Latent):
+        query = mixer.q_rank if mixer.q_rank is not None else mixer.kv_rank + _query_width(mixer, run)
+        return 5 * hidden + query + mixer.kv_rank + 2 * mixer.rope_dim, True
+    inner = mixer.inner if isinstance(mixer, SlidingWindow) else mixer
+    if not isinstance(inner, FullAttention):
+        return 5 * hidden, False
+    keys = inner.cache.heads_on_rank(run.tp) * inner.head_dim
+    queries = ceil_div(inner.n_heads, run.tp) * inner.head_dim
+    norms = queries + keys if inner.qk_norm == (inner.head_dim, inner.head_dim) else 0
+    return (5 + (run.tp > 1)) * hidden + 2 * queries + 2 * keys + norms, False
+
+
+def _query_width(mixer: Latent, run: Run) -> int:
+    return ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.rope_dim)
+
+
+def _mla_dummy_bytes(layer: Layer, run: Run) -> int:
+    """R·heads/tp·(nope + v)·b with R = min(max(8·L, 4·S·block), 65,536): what chunked prefill may unpack."""
+    mixer = layer.mixer
+    if not isinstance(mixer, Latent):
+        return 0
     rows = min(max(8 * run.context, _MLA_BLOCKS * run.requests * run.block), _LONGEST_MLA_DUMMY)
     return rows * ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.value_dim) * run.element_bytes
 
 
 def sampler_bytes(architecture: Architecture, run: Run) -> int:
     """
+    What the sampler keeps alive at its own peak, by version.
+
     sorted (to 0.16)  9.7 · 4 · S·V                                           fitted on logs
-    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W
-    v2 (0.25 on)      S·V·b·(1, or 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
+    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W    float32 logits are copied too
+    v2 (0.25 on)      S·V·b·(1; 2 for capped logits; 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
     """
     table, hidden = run.requests * run.vocabulary, architecture.hidden
     workspace, b = moe_workspace_bytes(architecture, run), run.element_bytes
@@ -115,17 +145,22 @@ def sampler_bytes(architecture: Architecture, run: Run) -> int:
         return int(table * _SORTING_SAMPLER)
     if run.sampler == "v1":
         rows = min(run.multiprocessors or _COMMON_MULTIPROCESSORS, run.requests)
-        return table * (b + 12) + rows * run.vocabulary * 4 + states + 2 * run.requests * hidden * b + workspace
+        return (
+            table * (b + 12) + rows * run.vocabulary * 4 + states + 2 * run.requests * hidden * b + workspace
+        )
     copies = table * b if run.tp == 1 else table * b * 2 + ceil_div(table * b, run.tp)
+    copies += table * b if architecture.capped_logits and run.tp == 1 else 0
     return copies + states + run.requests * hidden * b + workspace
 
 
 def activation_peak(architecture: Architecture, run: Run) -> Peak:
-    """cuBLAS workspace + the larger of forward pass and sampler."""
+    """The cuBLAS workspace + the larger of forward pass and sampler."""
     base = cublas_workspace_bytes(run.capability)
     forward, sampler = forward_bytes(architecture, run), sampler_bytes(architecture, run)
     stage = "forward" if forward >= sampler else "sampler"
     of = f"{run.tokens:,} tokens" if stage == "forward" else f"{run.requests:,} × {run.vocabulary:,} logits"
     return Peak(
-        base + max(forward, sampler), stage, f"{stage} of {of}: {max(forward, sampler):,} B + cuBLAS {base:,} B"
+        base + max(forward, sampler),
+        stage,
+        f"{stage} of {of}: {max(forward, sampler):,} B + cuBLAS {base:,} B",
     )

@@ -184,6 +184,10 @@ class Gpu:
             "usd_per_hour_label": None if price is None else price.label,
             "release": self.release,
             "confidence": self.confidence,
+            "source": list(self.source),
+            "date": self.date,
+            "verified_fields": list(self.verified_fields),
+            "conflicts": list(self.conflicts),
         }
 
     def explain(self) -> list[tuple[str, Any, str]]:

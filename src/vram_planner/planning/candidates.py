@@ -56,7 +56,7 @@ class _Search:
     def at(self, gpu: Gpu, device: Device, count: int) -> _Holding | None:
         """This card, `count` of them, if they hold the workload."""
         ask = replace(self.ask, layout=self._layout(count), device=device)
-        memory = self._memory(ask, device, count)
+        memory = self._memory(ask, count)
         if memory is None:
             return None
         usable = self.engine.usable_bytes(ask)
@@ -87,8 +87,8 @@ class _Search:
         asked = self.ask.layout
         return asked if asked.gpus == count else Layout(tp=count, expert_parallel=asked.expert_parallel)
 
-    def _memory(self, ask: Ask, device: Device, count: int) -> Memory | None:
-        key = (count, self.engine.alike(device))
+    def _memory(self, ask: Ask, count: int) -> Memory | None:
+        key = (count, self.engine.alike(ask))
         if key not in self._known:
             try:
                 self._known[key] = self.engine.memory(ask)
@@ -108,8 +108,8 @@ def find_candidates(chosen: Engine, ask: Ask, fixed_count: int | None) -> tuple[
     """
     search = _Search(chosen, ask)
     dtype = "bfloat16" if ask.precision.element_bytes == 2 else "float32"  # noqa: PLR2004  bytes of a 16-bit number
-    counts = (fixed_count,) if fixed_count else _COUNTS
-    counts = tuple(count for count in counts if _divides(chosen, ask, count))
+    asked_counts = (fixed_count,) if fixed_count else _COUNTS
+    counts = [count for count in asked_counts if _divides(chosen, ask, count)]
     found: list[_Holding] = []
     for gpu in all_gpus():
         if gpu.vendor not in _VENDORS[chosen.name] or gpu.supports(dtype) is False or _is_no_server(gpu):
@@ -139,7 +139,11 @@ def _is_no_server(gpu: Gpu) -> bool:
 
 def _divides(chosen: Engine, ask: Ask, count: int) -> bool:
     asked = ask.layout
-    return asked.gpus == count or chosen.name not in ("vllm", "sglang") or why_not_tp(ask.architecture, count) is None
+    return (
+        asked.gpus == count
+        or chosen.name not in ("vllm", "sglang")
+        or why_not_tp(ask.architecture, count) is None
+    )
 
 
 def device_of(gpu: Gpu) -> Device:

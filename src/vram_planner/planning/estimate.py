@@ -6,9 +6,17 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision
 from vram_planner.architecture.parallel import Layout, valid_tp
-from vram_planner.architecture.precision import DTYPE_ALIASES, DTYPES, FORMATS, Precision, Uniform, plain, quantised
+from vram_planner.architecture.precision import (
+    DTYPE_ALIASES,
+    DTYPES,
+    FORMATS,
+    Except,
+    Precision,
+    Uniform,
+    plain,
+    quantised,
+)
 from vram_planner.engines.base import Ask, Options, Workload
 from vram_planner.engines.register import engine
 from vram_planner.errors import NoGpuError, ParallelError, PrecisionError, RequestError
@@ -18,8 +26,7 @@ from vram_planner.planning.candidates import device_of, find_candidates
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
 if TYPE_CHECKING:
-    from vram_planner.engines.base import Engine
-    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.engines.base import Capacity, Engine, Memory
     from vram_planner.planning.request import PlanRequest
 
 # These split a model by tensors; the others put whole layers on each card.
@@ -39,22 +46,20 @@ def estimate(request: PlanRequest) -> MemoryPlan:
     ask = Ask(
         architecture=profile.architecture,
         precision=precision,
-        workload=Workload(
-            context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt
-        ),
+        workload=Workload(context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt),
         layout=layout,
         options=_options(request),
         device=device,
     )
     memory = chosen.memory(ask)
-    capacity = chosen.capacity(ask, memory) if device else None
+    capacity = _bounded(chosen.capacity(ask, memory), profile, request) if device else None
     gpu = _gpu_facts(choice, layout, chosen.usable_bytes(ask)) if choice and device else None
     fixed_count = request.gpu_count or _fixed_gpus(request)
     return MemoryPlan(
         model=_model_facts(profile, precision),
         engine=chosen.name,
         engine_title=_title(chosen, memory.settings),
-        request=_filled_in(request, chosen, layout, precision, choice, dict(memory.settings)),
+        request={**_filled_in(request, ask, memory, choice), "engine": chosen.name},
         parts=memory.parts,
         kv=memory.kv,
         gpu=gpu,
@@ -64,6 +69,14 @@ def estimate(request: PlanRequest) -> MemoryPlan:
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
     )
+
+
+def _bounded(capacity: Capacity, profile: ModelProfile, request: PlanRequest) -> Capacity:
+    """The card may hold longer contexts than the model was made for: then that is the longest, or the asked one."""
+    own = profile.architecture.max_context
+    if own is None or capacity.max_context <= (most := max(own, request.ctx)):
+        return capacity
+    return replace(capacity, max_context=most)
 
 
 def _title(chosen: Engine, settings: Any) -> str:
@@ -106,6 +119,8 @@ def _named_precision(quant: str, base: str) -> Precision:
         return quantised(name, DTYPES[base], *FORMATS[name])
     if name in DTYPES or name in DTYPE_ALIASES:
         return plain(name)
+    from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision  # noqa: PLC0415  rarely asked for
+
     try:
         return gguf_precision(quant)
     except PrecisionError as error:
@@ -120,16 +135,19 @@ def _precision(
     dtype = DTYPE_ALIASES.get(request.dtype, request.dtype)
     if dtype != "auto" and dtype not in DTYPES:
         raise PrecisionError(f"no dtype is called {request.dtype[:40]!r}", hint=f"auto, {', '.join(DTYPES)}")
-    base = stored.base.name if isinstance(stored, Uniform) else "bfloat16"
+    base = stored.base.name if isinstance(stored, Uniform | Except) else "bfloat16"
     if dtype != "auto":
         base = dtype
     notes: tuple[str, ...] = ()
     if dtype == "auto" and base == "float32" and chosen.name in _CASTS_FLOAT32:
-        base, notes = "bfloat16", (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",)
+        base, notes = (
+            "bfloat16",
+            (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",),
+        )
     if request.quant is not None:
         return _named_precision(request.quant, base), notes
-    if isinstance(stored, Uniform) and stored.base.name != base:
-        return replace(stored, base=DTYPES[base], name=base if stored.name in DTYPES else stored.name), notes
+    if isinstance(stored, Uniform | Except) and stored.base.name != base:
+        return stored.with_base(DTYPES[base]), notes
     return stored, notes
 
 
@@ -186,7 +204,8 @@ def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice:
     if tp is None:
         if count % (pp * dp):
             raise ParallelError(
-                f"{count} GPUs cannot be shared by pp {pp} × dp {dp}", hint="give --tp, or another --gpu-count"
+                f"{count} GPUs cannot be shared by pp {pp} × dp {dp}",
+                hint="give --tp, or another --gpu-count",
             )
         tp = count // (pp * dp)
         if chosen.name in _TENSOR_PARALLEL and tp not in (sizes := valid_tp(profile.architecture)):
@@ -215,28 +234,20 @@ def _gpu_facts(choice: GpuChoice, layout: Layout, usable_bytes: int) -> GpuFacts
     )
 
 
-def _filled_in(
-    request: PlanRequest,
-    chosen: Engine,
-    layout: Layout,
-    precision: Precision,
-    choice: GpuChoice | None,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Every option after defaults were filled in."""
-    filled = asdict(request)
-    filled.update(
-        engine=chosen.name,
-        prompt_tokens=request.prompt,
-        tp=layout.tp,
-        pp=layout.pp,
-        dp=layout.dp,
-        gpu=choice.gpu.name if choice else None,
-        gpu_count=max(choice.count, layout.gpus) if choice else layout.gpus,
-        precision=precision.name,
-    )
-    filled.update({name: value for name, value in settings.items() if filled.get(name) is None or name in filled})
-    return filled
+def _filled_in(request: PlanRequest, ask: Ask, memory: Memory, choice: GpuChoice | None) -> dict[str, Any]:
+    """Every option after defaults were filled in, and what else the engine settled."""
+    layout = ask.layout
+    return {
+        **asdict(request),
+        "prompt_tokens": request.prompt,
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "dp": layout.dp,
+        "gpu": choice.gpu.name if choice else None,
+        "gpu_count": max(choice.count, layout.gpus) if choice else layout.gpus,
+        "precision": ask.precision.name,
+        **memory.settings,
+    }
 
 
 def _warnings(request: PlanRequest, profile: ModelProfile) -> tuple[str, ...]:

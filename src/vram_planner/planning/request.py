@@ -34,6 +34,8 @@ _RANGES = {
     "ubatch": _Range(1, 1 << 20),
     "slots": _Range(1, _MOST_REQUESTS),
 }
+_NAMES = ("model", "engine", "kv_dtype", "dtype")
+_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn")
 _TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
@@ -81,16 +83,22 @@ class PlanRequest:
                 object.__setattr__(self, name, parse_tokens(value))
         for name, allowed in _RANGES.items():
             _check_range(name, getattr(self, name), allowed)
-        for name in ("model", "engine", "kv_dtype", "dtype"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+        for name in (*_NAMES, *_OPTIONAL_NAMES):
+            value = getattr(self, name)
+            given = isinstance(value, str) and value.strip()
+            if not given and not (value is None and name in _OPTIONAL_NAMES):
                 raise RequestError(f"{_flag(name)} needs a name", hint="see vram-plan --help")
         share = self.gpu_memory_utilization
-        if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
+        if share is not None and not (
+            isinstance(share, int | float) and share is not True and 0 < share <= 1
+        ):
             raise RequestError(
                 f"--gpu-memory-utilization {share} is no share of a card", hint="between 0 and 1, as in 0.9"
             )
         if self.attn is not None and self.attn not in _ATTENTION:
-            raise RequestError(f"no attention is called {self.attn!r}", hint=f"one of {', '.join(_ATTENTION)}")
+            raise RequestError(
+                f"no attention is called {self.attn!r}", hint=f"one of {', '.join(_ATTENTION)}"
+            )
         if self.prompt_tokens is not None and self.prompt_tokens > self.ctx:
             raise RequestError(
                 f"a prompt of {self.prompt_tokens:,} tokens is longer than the context of {self.ctx:,}",
@@ -110,7 +118,8 @@ class PlanRequest:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
                 raise RequestError(
-                    f"no option is called {name!r}", hint=f"did you mean {near[0]}?" if near else "see help(plan)"
+                    f"no option is called {name!r}",
+                    hint=f"did you mean {near[0]}?" if near else "see help(plan)",
                 )
         missing = [name for name in ("model", "ctx", "concurrency") if options.get(name) is None]
         if missing:
@@ -128,7 +137,9 @@ def _check_range(name: str, value: Any, allowed: _Range) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{_flag(name)} {str(value)[:40]!r} is no whole number", hint=f"as in {_flag(name)} 8")
+        raise RequestError(
+            f"{_flag(name)} {str(value)[:40]!r} is no whole number", hint=f"as in {_flag(name)} 8"
+        )
     if not allowed.least <= value <= allowed.most:
         raise RequestError(
             f"{_flag(name)} {value:,} is out of range", hint=f"between {allowed.least:,} and {allowed.most:,}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import PlannerError
 from vram_planner.planning.estimate import estimate
@@ -36,8 +36,8 @@ def ways_out(request: PlanRequest, plan: MemoryPlan) -> tuple[WayOut, ...]:
     return tuple(found)
 
 
-def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str, object]]]:
-    changes: list[tuple[str, dict[str, object]]] = []
+def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str, Any]]]:
+    changes: list[tuple[str, dict[str, Any]]] = []
     capacity, gpu = plan.capacity, plan.gpu
     if capacity is not None and capacity.max_concurrency >= 1:
         at_once = int(capacity.max_concurrency)
@@ -54,9 +54,9 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
             changes.append((f"--gpu-count {count}", {"gpu": gpu.name, "gpu_count": count}))
             count *= 2
     if request.kv_dtype == "auto":
-        name = {"llama.cpp": "q8_0", "vllm": "fp8", "sglang": "fp8_e5m2"}.get(plan.engine)
-        if name is not None:
-            changes.append((f"--kv-dtype {name}", {"kv_dtype": name}))
+        smaller = {"llama.cpp": "q8_0", "vllm": "fp8", "sglang": "fp8_e5m2"}.get(plan.engine)
+        if smaller is not None:
+            changes.append((f"--kv-dtype {smaller}", {"kv_dtype": smaller}))
     return changes
 
 

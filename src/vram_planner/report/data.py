@@ -34,7 +34,12 @@ def plan_csv(plan: MemoryPlan) -> str:
         }
         for part in plan.parts
     ]
-    total = {"part": "total", "bytes": plan.total_bytes, "low_bytes": plan.low_bytes, "high_bytes": plan.high_bytes}
+    total = {
+        "part": "total",
+        "bytes": plan.total_bytes,
+        "low_bytes": plan.low_bytes,
+        "high_bytes": plan.high_bytes,
+    }
     return rows_csv([*rows, {**total, "basis": "", "source": ""}])
 
 

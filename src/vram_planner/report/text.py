@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -46,7 +46,10 @@ def headline(plan: MemoryPlan) -> str:
 
 
 def _parts(plan: MemoryPlan) -> str:
-    rows = [[label(part), format_gib(part.n_bytes), _band(part.low, part.high), part.basis.value] for part in plan.parts]
+    rows = [
+        [label(part), format_gib(part.n_bytes), _band(part.low, part.high), part.basis.value]
+        for part in plan.parts
+    ]
     rows.append(["needed", format_gib(plan.total_bytes), _band(plan.low_bytes, plan.high_bytes), ""])
     title = "per GPU" if plan.request["gpu_count"] == 1 else "fullest GPU"
     text = tabulate(
@@ -139,41 +142,62 @@ def _candidate_row(candidate: Candidate) -> list[str]:
     layout = f"tp {candidate.tp}" if candidate.tp > 1 else ""
     cost = "" if candidate.cost_per_hour is None else f"{candidate.cost_per_hour:.2f}"
     unsure = "" if candidate.verdict == "fits" else candidate.verdict
-    return [f"  {candidate.count} × {candidate.gpu}", layout, f"{candidate.max_concurrency:.1f}", cost, unsure]
+    return [
+        f"  {candidate.count} × {candidate.gpu}",
+        layout,
+        f"{candidate.max_concurrency:.1f}",
+        cost,
+        unsure,
+    ]
 
 
 def _notes(plan: MemoryPlan) -> str:
-    return "\n".join(
-        [f"  not modelled: {', '.join(plan.not_modelled)}"] if plan.not_modelled else []
+    if not plan.not_modelled:
+        return ""
+    return fill(
+        f"not modelled: {', '.join(plan.not_modelled)}",
+        width=_WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
     )
 
 
 def explain(plan: MemoryPlan) -> str:
     """Every part as its formula with the numbers filled in, and its source."""
-    model = plan.model
-    lines = [
+    model, kv = plan.model, plan.kv
+    weights_bytes = model.architecture.weights_bytes(model.precision)
+    blocks = [
         headline(plan),
-        "",
-        f"model  {model.name} from {model.source} ({model.provenance})",
-        f"       {model.architecture.parameters:,} parameters, {model.architecture.active_parameters:,} active,"
-        f" {model.architecture.weights_bytes(model.precision):,} B in {model.precision.name}",
+        (
+            f"model  {model.name} from {model.source} ({model.provenance})\n"
+            f"       {model.architecture.parameters:,} parameters,"
+            f" {model.architecture.active_parameters:,} active,"
+            f" {weights_bytes:,} B in {model.precision.name}"
+        ),
+        *map(_explain_part, plan.parts),
+        (
+            f"KV cache: {kv.bytes_per_token:,} B a token, {kv.bytes_per_request:,} B a request,"
+            f" each byte on {kv.replicated_ranks} rank(s)"
+        ),
     ]
-    for part in plan.parts:
-        band = "" if part.low == part.high else f" (from {part.low:,} to {part.high:,} B)"
-        budget = "" if part.budgeted_bytes == part.n_bytes else f", {part.budgeted_bytes:,} B of it in the budget"
-        lines += [
-            "",
-            f"{label(part)} = {part.n_bytes:,} B{band}{budget}",
-            f"  {part.basis.value}: {part.detail}",
-            f"  source: {part.source}",
-        ]
-    lines += ["", f"KV cache: {plan.kv.bytes_per_token:,} B a token, {plan.kv.bytes_per_request:,} B a request, "
-              f"each byte on {plan.kv.replicated_ranks} rank(s)"]
     if plan.gpu and plan.capacity:
-        lines += [
-            f"card: {plan.gpu.total_bytes:,} B ({plan.gpu.total_basis}: {plan.gpu.total_detail})",
-            f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}",
-            f"KV pool: {plan.capacity.kv_pool_bytes:,} B",
-        ]
-    lines += ["", "options: " + ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)]
-    return "\n".join(lines)
+        blocks.append(
+            f"card: {plan.gpu.total_bytes:,} B ({plan.gpu.total_basis}: {plan.gpu.total_detail})\n"
+            f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}\n"
+            f"KV pool: {plan.capacity.kv_pool_bytes:,} B"
+        )
+    options = ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)
+    blocks.append(fill(f"options: {options}", width=_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n\n".join(blocks)
+
+
+def _explain_part(part: Part) -> str:
+    band = "" if part.low == part.high else f" (from {part.low:,} to {part.high:,} B)"
+    outside = part.n_bytes != part.budgeted_bytes
+    budget = f", {part.budgeted_bytes:,} B of it in the budget" if outside else ""
+    return (
+        f"{label(part)} = {part.n_bytes:,} B{band}{budget}\n"
+        f"  {part.basis.value}: {part.detail}\n"
+        f"  source: {part.source}"
+    )

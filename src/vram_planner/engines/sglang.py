@@ -1,0 +1,303 @@
+"""SGLang: weights and the token pool share a fraction of what was free before the load."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.architecture.parallel import (
+    padded_vocabulary,
+    valid_tp,
+    why_not_tp,
+)
+from vram_planner.basis import Basis, Part
+from vram_planner.engines.base import Capacity, Memory, largest
+from vram_planner.engines.sglang_defaults import Defaults, defaults_for, profile_of
+from vram_planner.engines.sglang_pool import Rank, fullest, need_of, per_replica
+from vram_planner.errors import ParallelError, RequestError
+from vram_planner.units import GIB, MIB, ceil_div, format_gib
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from vram_planner.engines.base import Ask, KvNeed
+
+_CODE = "https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt"
+POOL_SOURCE = f"{_CODE}/mem_cache/kv_cache_configurator.py"
+CELL_SOURCE = f"{_CODE}/model_executor/pool_configurator.py"
+RESERVE_SOURCE = f"{_CODE}/arg_groups/memory_hook.py"
+WEIGHT_SOURCE = f"{_CODE}/layers/vocab_parallel_embedding.py"
+RECORD_SOURCE = "https://github.com/sgl-project/sglang/issues/6753"
+FREE_SOURCE = "https://github.com/sgl-project/sglang/issues/3765"
+
+# Reported memory less "avail mem" before the load, in GiB (best, low, high). One rank: 4090 0.48, H200 0.60, A100-40 0.41.
+# More ranks add NCCL: A100 at 2 ranks 0.76, A10 at 4 0.43, H100 at 8 2.46.
+_CONTEXT_ONE, _CONTEXT_MORE = (0.5, 0.4, 0.7), (0.9, 0.4, 2.5)
+# "mem usage" of the load less the tensors' bytes on 10 records (best, low, high): allocator slack, rotary tables, libraries.
+_LOAD_SLACK = (0.1, 0.02, 0.28)
+# Llama-3-8B on an H200 logged 2.51 GiB for its graphs, Qwen2.5-0.5B 0.07.
+_GRAPHS_LEAST, _GRAPHS_MOST = 0.07, 2.6
+_LOW_ACTIVATIONS = 0.5
+
+NOT_MODELLED = (
+    "speculative decoding and its draft model",
+    "prefix sharing (radix cache): every request is counted whole",
+    "data parallel attention and DeepEP buffers",
+    "indexer cache of sparse attention (DeepSeek-V3.2, GLM-5)",
+    "attention backends that force pages of 64 or 128 tokens",
+    "multimodal models' smaller default fraction",
+    "LoRA adapters",
+)
+
+
+class Sglang:
+    """
+    SGLang's runtime (SRT). Static budget = mem_fraction_static × memory free before the load.
+
+    Token pool = static budget − weights; activations and CUDA graphs live in the rest of the card.
+    Source: KVCacheConfigurator._profile_available_bytes, mem_cache/kv_cache_configurator.py.
+    """
+
+    name = "sglang"
+    title = "SGLang"
+    vocabulary_multiple = 64
+
+    def alike(self, ask: Ask) -> Hashable:
+        """The default fraction, which is one of the settings, follows from the exact size."""
+        return ask.device.total_bytes if ask.device else None
+
+    def usable_bytes(self, ask: Ask) -> int:
+        """mem_fraction_static × (total − what is gone before the load)."""
+        return int(_free_bytes(ask) * _fraction(ask))
+
+    def memory(self, ask: Ask) -> Memory:
+        """See `Engine.memory`. Raises ParallelError, RequestError or UnsupportedArchitectureError."""
+        _check_layout(ask)
+        rank, defaults = fullest(ask), _defaults(ask)
+        work, need = ask.workload, need_of(rank.pool, ask)
+        parts = (
+            _weights_part(ask, rank),
+            _kv_part(ask, rank, need),
+            _activation_part(ask, defaults),
+            _graphs_part(defaults),
+            _runtime_part(ask),
+        )
+        return Memory(
+            parts=parts,
+            kv=need,
+            settings={
+                "engine_version": profile_of(ask.options.version)["title"],
+                "mem_fraction_static": _fraction(ask),
+                "chunked_prefill_size": defaults.chunk,
+                "cuda_graph_max_bs": defaults.graph_batch,
+                "max_running_requests": ask.options.max_num_seqs,
+                "page_size": rank.pool.page,
+                "kv_dtype": ask.options.kv_dtype,
+                "context_length": work.context,
+            },
+            launch=_launch(ask),
+            not_modelled=NOT_MODELLED,
+            warnings=_warnings(ask, parts),
+        )
+
+    def capacity(self, ask: Ask, memory: Memory) -> Capacity:
+        """See `Engine.capacity`: the pool is what the static budget leaves beside the weights."""
+        pool_of = fullest(ask).pool
+        usable = self.usable_bytes(ask)
+        pool = max(0, usable - sum(part.budgeted_bytes for part in memory.parts if part.name != "kv_cache"))
+        cells = pool // pool_of.cell_bytes // pool_of.page * pool_of.page
+        batch = per_replica(ask)
+        return Capacity(
+            usable_bytes=usable,
+            rule=f"{_fraction(ask):g} × {format_gib(_free_bytes(ask))} GiB free before the load (mem_fraction_static"
+            + ("" if ask.options.gpu_memory_utilization else f"; {_defaults(ask).rule}")
+            + ")",
+            kv_pool_bytes=pool,
+            num_blocks=cells // pool_of.page,
+            kv_cache_tokens=cells,
+            max_concurrency=cells / pool_of.slots(ask.workload.context),
+            max_context=largest(lambda context: pool_of.slots(context) * batch <= cells, cells),
+        )
+
+
+def _check_layout(ask: Ask) -> None:
+    tp = ask.layout.tp
+    reason = why_not_tp(ask.architecture, tp)
+    if reason is not None:
+        valid = ", ".join(map(str, valid_tp(ask.architecture)))
+        raise ParallelError(f"tensor parallel {tp} does not divide {reason}", hint=f"valid sizes: {valid}")
+    if ask.layout.pp > len(ask.architecture.layers):
+        raise ParallelError(
+            f"{ask.layout.pp} pipeline stages for {len(ask.architecture.layers)} layers",
+            hint=f"at most --pp {len(ask.architecture.layers)}",
+        )
+
+
+def _defaults(ask: Ask) -> Defaults:
+    return defaults_for(
+        ask.options.version,
+        None if ask.device is None else ask.device.total_bytes,
+        tp=ask.layout.tp,
+        pp=ask.layout.pp,
+        chunk=ask.options.max_num_batched_tokens,
+        running=ask.options.max_num_seqs,
+        mla=any(cache.latent for cache, _ in ask.architecture.caches),
+    )
+
+
+def _fraction(ask: Ask) -> float:
+    return ask.options.gpu_memory_utilization or _defaults(ask).fraction
+
+
+def _context(ask: Ask) -> tuple[int, int, int]:
+    """Bytes that are gone before the load (best, low, high): CUDA context, and NCCL between ranks."""
+    best, low, high = _CONTEXT_ONE if ask.layout.tp * ask.layout.pp == 1 else _CONTEXT_MORE
+    return int(best * GIB), int(low * GIB), int(high * GIB)
+
+
+def _free_bytes(ask: Ask) -> int:
+    if ask.device is None:
+        raise RequestError(
+            "no card was named, so there is no capacity", hint="name one, for example --gpu h100"
+        )
+    return max(0, ask.device.total_bytes - _context(ask)[0])
+
+
+def _weights_part(ask: Ask, rank: Rank) -> Part:
+    layout = ask.layout
+    return Part(
+        name="weights",
+        n_bytes=rank.weights_bytes,
+        basis=Basis.FORMULA,
+        source=WEIGHT_SOURCE,
+        detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}; the fullest of "
+        f"tp {layout.tp} × pp {layout.pp}, vocabulary padded to 64 rows",
+    )
+
+
+def _kv_part(ask: Ask, rank: Rank, need: KvNeed) -> Part:
+    windows = (
+        "" if rank.pool.window is None else f", sliding layers at 0.8 slots and {rank.pool.window:,} tokens"
+    )
+    return Part(
+        name="kv_cache",
+        n_bytes=need.n_bytes,
+        basis=Basis.FORMULA,
+        source=CELL_SOURCE,
+        detail=f"{per_replica(ask)} requests × {rank.pool.slots(ask.workload.context):,} slots × "
+        f"{rank.pool.cell_bytes:,} B over {rank.layers} layers{windows}",
+    )
+
+
+def _forward_bytes(ask: Ask, tokens: int) -> int:
+    """
+    One layer's widest moment for a chunk of T tokens: T·b·(3·I/tp + 4·H), or T·b·(k·(3·Ie/tp + 2·H) + 4·H) with experts.
+
+    MLA's unabsorbed prefill adds heads/tp · (2·d_qk + 2·d_v).
+    """
+    unit, hidden, tp = tokens * ask.precision.element_bytes, ask.architecture.hidden, ask.layout.tp
+    most = 0
+    for layer, _ in ask.architecture.groups:
+        block, width = layer.feed_forward, 0
+        if isinstance(block, DenseMLP):
+            width = 3 * ceil_div(block.intermediate, tp)
+        elif isinstance(block, MixtureOfExperts):
+            width = block.top_k * (3 * ceil_div(block.expert_intermediate, tp) + 2 * hidden)
+        if isinstance(layer.mixer, Latent):
+            mixer = layer.mixer
+            width = max(
+                width, 2 * ceil_div(mixer.n_heads, tp) * (mixer.nope_dim + mixer.rope_dim + mixer.value_dim)
+            )
+        most = max(most, unit * (width + 4 * hidden))
+    return most
+
+
+def _activation_part(ask: Ask, defaults: Defaults) -> Part:
+    """
+    A forward of one chunk, or the logits of the largest graph batch: S · V · (b + 4).
+
+    Assumed: no record gives it apart. The high end is what SGLang itself reserves, 512 MiB + 1.5 MiB a token.
+    """
+    forward = _forward_bytes(ask, defaults.chunk)
+    vocabulary = padded_vocabulary(ask.architecture.vocabulary, 64)
+    logits = defaults.graph_batch * vocabulary * (ask.precision.element_bytes + 4)
+    best = max(forward, logits)
+    return Part(
+        name="activations",
+        n_bytes=best,
+        basis=Basis.ASSUMED,
+        source=RESERVE_SOURCE,
+        detail=f"forward of {defaults.chunk:,} tokens, or logits of {defaults.graph_batch} requests; high end: SGLang's "
+        "own reserve of 512 MiB + 1.5 MiB a token",
+        low_bytes=int(best * _LOW_ACTIVATIONS),
+        high_bytes=max(best, 512 * MIB + int(1.5 * MIB * defaults.chunk)),
+        in_budget=False,
+    )
+
+
+def _graphs_part(defaults: Defaults) -> Part:
+    """SGLang reserves 2 MiB for each request of the largest graph; records: 0.07 and 2.51 GiB."""
+    best = 2 * MIB * defaults.graph_batch
+    return Part(
+        name="cuda_graphs",
+        n_bytes=best,
+        basis=Basis.ASSUMED,
+        source=RECORD_SOURCE,
+        detail=f"2 MiB × {defaults.graph_batch} requests (cuda_graph_max_bs)",
+        low_bytes=min(best, int(_GRAPHS_LEAST * GIB)),
+        high_bytes=max(best, int(_GRAPHS_MOST * GIB)),
+        in_budget=False,
+    )
+
+
+def _runtime_part(ask: Ask) -> Part:
+    """What is gone before the load lies outside the budget; what the load takes beside the tensors, inside."""
+    outside, slack = _context(ask), [int(value * GIB) for value in _LOAD_SLACK]
+    best, low, high = (gone + kept for gone, kept in zip(outside, slack, strict=True))
+    return Part(
+        name="runtime",
+        n_bytes=best,
+        basis=Basis.MEASURED,
+        source=FREE_SOURCE,
+        detail=f"{format_gib(outside[0])} GiB gone before the load (CUDA context, NCCL between ranks) and {_LOAD_SLACK[0]} GiB "
+        "that the load takes beside the tensors, as public logs have them",
+        low_bytes=low,
+        high_bytes=high,
+        outside_bytes=outside[0],
+    )
+
+
+def _launch(ask: Ask) -> str:
+    options, layout = ask.options, ask.layout
+    kv_dtype = {"auto": None, "fp8": "fp8_e4m3", "bfloat16": "bfloat16"}.get(
+        options.kv_dtype, options.kv_dtype
+    )
+    shown = {
+        "--context-length": ask.workload.context,
+        "--tp": layout.tp if layout.tp > 1 else None,
+        "--pp": layout.pp if layout.pp > 1 else None,
+        "--dp": layout.dp if layout.dp > 1 else None,
+        "--ep": layout.tp if layout.expert_parallel else None,
+        "--mem-fraction-static": options.gpu_memory_utilization,
+        "--chunked-prefill-size": options.max_num_batched_tokens,
+        "--max-running-requests": options.max_num_seqs,
+        "--page-size": options.block_size,
+        "--kv-cache-dtype": kv_dtype,
+    }
+    words = ["python -m sglang.launch_server --model-path {model}"]
+    return " ".join(words + [f"{flag} {value}" for flag, value in shown.items() if value is not None])
+
+
+def _warnings(ask: Ask, parts: tuple[Part, ...]) -> tuple[str, ...]:
+    if ask.device is None:
+        return ()
+    beside = sum(part.n_bytes for part in parts if part.name in {"activations", "cuda_graphs"})
+    left = _free_bytes(ask) - int(_free_bytes(ask) * _fraction(ask))
+    if beside <= left:
+        return ()
+    text = (
+        f"mem_fraction_static {_fraction(ask):g} leaves {format_gib(left)} GiB for activations and graphs, "
+        f"which may need {format_gib(beside)} GiB"
+    )
+    return (text,)

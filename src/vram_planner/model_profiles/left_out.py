@@ -1,0 +1,135 @@
+"""Modules that a quantised checkpoint leaves in 16 bits: their names and patterns, matched against our tensors."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import TYPE_CHECKING, Final
+
+from vram_planner.architecture.precision import Except
+from vram_planner.architecture.weight import Role
+from vram_planner.errors import PrecisionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.precision import Uniform
+
+_LONGEST_PATTERN: Final = 256
+_MOST_STARS: Final = 6
+_MOST_PATTERNS: Final = 20_000
+_MOST_WORK: Final = 1_000_000
+# Never quantised by any of the formats, so that naming them changes nothing.
+_ANYWAY: Final = (
+    "norm",
+    "lm_head",
+    "embed",
+    "router",
+    "vision",
+    "visual",
+    "audio",
+    "projector",
+    ".gate",
+    "correction_bias",
+)
+
+
+def without(precision: Uniform, patterns: tuple[str, ...], layers: tuple[Layer, ...]) -> Uniform | Except:
+    """
+    The precision, with the matrices that any of the patterns names left in 16 bits.
+
+    A pattern is a module's name or the end or beginning of one, with `*` as in a shell (ModelOpt), or a
+    regular expression after `re:` (compressed-tensors), of which we read names, dots and `.*`.
+    """
+    wanted = {_normal(pattern) for pattern in patterns if not pattern.endswith(_ANYWAY)}
+    if not wanted:
+        return precision
+    starred = tuple(sorted(pattern for pattern in wanted if "*" in pattern))
+    if len(wanted) > _MOST_PATTERNS or len(starred) * len(layers) > _MOST_WORK:
+        raise PrecisionError(
+            f"{len(wanted):,} patterns of unquantised modules",
+            hint="the list of the quantization_config is too long",
+        )
+    found = frozenset(
+        (index, name)
+        for index, layer in enumerate(layers)
+        for name, path in _paths(index, layer)
+        if any(step in wanted for step in _spellings(path))
+    ) | _matched(starred, layers)
+    return _as_precision(precision, found, layers)
+
+
+def _as_precision(
+    precision: Uniform, found: frozenset[tuple[int, str]], layers: tuple[Layer, ...]
+) -> Uniform | Except:
+    if not found:
+        return precision
+    names = {name for _, name in found}
+    everywhere = all(
+        (index, name) in found
+        for index, layer in enumerate(layers)
+        for name, _ in _paths(index, layer)
+        if name in names
+    )
+    if everywhere:
+        return Except(inner=precision, names=frozenset(names))
+    return Except(inner=precision, in_layers=found)
+
+
+def _normal(pattern: str) -> str:
+    """From `layers.` on, where it is in the name; a simple regular expression becomes a shell pattern."""
+    if len(pattern) > _LONGEST_PATTERN:
+        raise PrecisionError(
+            f"the pattern {pattern[:40]!r}… is too long", hint="shorten the list of ignored modules"
+        )
+    if pattern.startswith("re:"):
+        pattern = pattern[3:].removeprefix("^").removesuffix("$").replace(r"\.", ".").replace(".*", "*")
+        if not re.fullmatch(r"[\w.*-]*", pattern):
+            raise PrecisionError(
+                f"cannot read the pattern {pattern[:60]!r} of ignored modules",
+                hint="we read names with dots and '.*': write one pattern for each kind of module",
+            )
+    pattern = re.sub(r"\*+", "*", pattern)
+    if pattern.count("*") > _MOST_STARS:
+        raise PrecisionError(
+            f"the pattern {pattern[:60]!r} has too many stars", hint="write simpler patterns"
+        )
+    start = pattern.find("layers.")
+    return pattern[start:] if start >= 0 else pattern
+
+
+def _paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
+    """Our name of each matrix, and the path that transformers would give it."""
+    for block, weights in (("self_attn", layer.mixer.weights), ("mlp", layer.feed_forward.weights)):
+        for weight in weights:
+            if weight.role in (Role.LINEAR, Role.EXPERT):
+                inner = (
+                    weight.name.replace("experts.", "experts.0.", 1)
+                    if weight.role is Role.EXPERT
+                    else weight.name
+                )
+                yield weight.name, f"layers.{index}.{block}.{inner}"
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Every beginning and every end of a path: a name stands for all that lies inside it."""
+    steps = path.split(".")
+    for cut in range(1, len(steps) + 1):
+        yield ".".join(steps[:cut])
+        yield ".".join(steps[-cut:])
+    yield from steps
+
+
+def _matched(patterns: tuple[str, ...], layers: Iterable[Layer]) -> frozenset[tuple[int, str]]:
+    if not patterns:
+        return frozenset()
+    anywhere = re.compile(
+        "|".join(f"(?:{fnmatch.translate(p)})|(?:{fnmatch.translate(p + '.*')})" for p in patterns)
+    )
+    return frozenset(
+        (index, name)
+        for index, layer in enumerate(layers)
+        for name, path in _paths(index, layer)
+        if anywhere.match(path) or anywhere.match(f"model.{path}")
+    )

@@ -1,0 +1,35 @@
+"""What a row of a model catalogue must look like. Used where rows are written or checked, never to resolve a name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Provenance = Literal[
+    "verbatim",  # the model's own config.json, read
+    "from package",  # read in a package that carries the figures
+    "reconstructed from stated facts",
+    "recalled, no source read",
+    "copy of a sibling",  # the same architecture by all we know, yet not read
+]
+
+
+class CatalogueRow(BaseModel):
+    """
+    One model. `parameters_meta_device` is the count of transformers' own module, None where it has none.
+
+    `basis` says what stands behind a row that is not verbatim; `parameters_published` and `note` tell of a
+    published total that differs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+    source: str = Field(min_length=1)
+    provenance: Provenance
+    parameters_meta_device: int | None = Field(gt=0)
+    parameters_published: int | None = Field(default=None, gt=0)
+    basis: str | None = None
+    note: str | None = None
+    config: dict[str, Any]

@@ -1,0 +1,248 @@
+"""How a checkpoint stores its tensors: `dtype` and `quantization_config` of a config.json as a Precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from vram_planner.architecture import storage
+from vram_planner.architecture.precision import DTYPE_ALIASES, DTYPES, Uniform, quantised
+from vram_planner.architecture.storage import Groups, Plain, Storage, Tiles
+from vram_planner.errors import PrecisionError
+from vram_planner.model_profiles.config import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.precision import Precision
+    from vram_planner.model_profiles.config import Config
+
+_NO_DTYPE: Final = (
+    "the config names no dtype: bfloat16 is taken, as published checkpoints have been since 2023"
+)
+_FOUR, _EIGHT, _NVFP4_GROUP = 4, 8, 16
+# A group that no row is longer than: one scale a row.
+_ROW: Final = 1 << 40
+
+
+class Scheme(NamedTuple):
+    """Name of a format, how it stores the matrices of the layers, and the experts."""
+
+    name: str
+    linear: Storage | None
+    expert: Storage | None
+
+
+def stored_precision(config: Config, layers: tuple[Layer, ...]) -> tuple[Precision, tuple[str, ...]]:
+    """
+    The precision of the checkpoint, and remarks for the user.
+
+    A text model inside a larger config takes what the outer one says. Raises PrecisionError for a dtype
+    or a quantisation method that we do not know.
+    """
+    base, remarks = _base_dtype(config)
+    quantisation = _nearest_object(config, "quantization_config", "compression_config")
+    if quantisation is None:
+        return Uniform(name=base.name, base=base), remarks
+    method = quantisation.text("quant_method", default="modelopt" if quantisation.has("quant_algo") else None)
+    reader = _READERS.get(method)
+    if reader is None:
+        raise PrecisionError(
+            f"unknown quant_method {method[:40]!r} in quantization_config",
+            hint=f"we read {', '.join(sorted(_READERS))}; without that entry the config counts as unquantised",
+        )
+    name, linear, expert = reader(quantisation)
+    precision = quantised(name, base, linear, expert)
+    patterns = _left_out(quantisation)
+    if patterns:
+        # Read only where needed: most checkpoints leave out nothing but the head.
+        from vram_planner.model_profiles.left_out import without  # noqa: PLC0415
+
+        return without(precision, patterns, layers), (*remarks, *_remarks(quantisation))
+    return precision, (*remarks, *_remarks(quantisation))
+
+
+def _base_dtype(config: Config) -> tuple[Plain, tuple[str, ...]]:
+    for level in _outwards(config):
+        named = level.raw("dtype", "torch_dtype")
+        if named is not None:
+            break
+    else:
+        return storage.BFLOAT16, (_NO_DTYPE,)
+    dtype = named.removeprefix("torch.") if isinstance(named, str) else ""
+    base = DTYPES.get(DTYPE_ALIASES.get(dtype, dtype))
+    if base is None:
+        raise PrecisionError(
+            f"unknown dtype {show(named)} in the config",
+            hint=f"we know {', '.join(DTYPES)}: correct 'torch_dtype'",
+        )
+    if base is storage.FLOAT32:
+        return base, ("the checkpoint is stored in float32; most engines load it in 16 bits",)
+    return base, ()
+
+
+def _outwards(config: Config) -> Iterator[Config]:
+    level: Config | None = config
+    while level is not None:
+        yield level
+        level = level.outer
+
+
+def _nearest_object(config: Config, *keys: str) -> Config | None:
+    return next(
+        (level.sub(key) for level in _outwards(config) for key in keys if level.raw(key) is not None), None
+    )
+
+
+def _left_out(quantisation: Config) -> tuple[str, ...]:
+    keys = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
+    return quantisation.texts(*keys, default=())
+
+
+def _remarks(quantisation: Config) -> tuple[str, ...]:
+    remarks = []
+    if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo") is not None:
+        remarks.append("the checkpoint carries scales for a quantised KV cache: ask for it with --kv-dtype")
+    if quantisation.raw("lm_head") is True:
+        remarks.append("the checkpoint quantises the output head too; it is counted unquantised")
+    return tuple(remarks)
+
+
+def _both(name: str, stored: Storage) -> Scheme:
+    return Scheme(name, stored, stored)
+
+
+def _fp8(quantisation: Config) -> Scheme:
+    """As transformers' FineGrainedFP8Config: tiles with a scale each, or one scale a matrix."""
+    if quantisation.raw("weight_block_size") is None:
+        return _both("fp8", storage.FP8_TENSOR)
+    sizes = quantisation.integers("weight_block_size")
+    if len(sizes) != 2 or 0 in sizes:  # noqa: PLR2004  rows and columns
+        raise PrecisionError(
+            f"weight_block_size is {show(sizes)}", hint="give the rows and columns of a tile: [128, 128]"
+        )
+    # An exponent-only scale (ue8m0) is still stored in four bytes by DeepSeek-V3.1.
+    return _both("fp8-block", Tiles("fp8-block", *sizes))
+
+
+def _fbgemm(_: Config) -> Scheme:
+    """One float32 scale for each output row (Llama 3.1 405B FP8)."""
+    return _both("fp8-dynamic", storage.FP8_CHANNEL)
+
+
+def _mxfp4(_: Config) -> Scheme:
+    """gpt-oss: the experts only. Source: transformers Mxfp4Config, its default modules_to_not_convert."""
+    return Scheme("mxfp4", None, storage.MXFP4)
+
+
+def _group_size(quantisation: Config) -> int:
+    """Inputs that share a scale; -1 stands for the whole row."""
+    size = quantisation.integer("group_size", default=128, least=-1)
+    if size == 0:
+        raise PrecisionError("group_size is 0", hint="give the group's size, or -1 for one scale a row")
+    return size
+
+
+def _bits(quantisation: Config, *keys: str, default: int | None = None) -> int:
+    return quantisation.integer(*keys, default=default, least=2, most=8)
+
+
+def _groups(
+    name: str, quantisation: Config, bits: int, *, zero_point: bool = True, index_bytes: int = 0
+) -> Groups:
+    size = _group_size(quantisation)
+    return Groups(name, bits, size if size > 0 else _ROW, zero_point=zero_point, index_bytes=index_bytes)
+
+
+def _awq(quantisation: Config) -> Scheme:
+    """AutoAWQ: packed integers, 16-bit scales, packed zero points."""
+    bits = _bits(quantisation, "bits", "w_bit", default=_FOUR)
+    return _both("awq", _groups("awq", quantisation, bits))
+
+
+def _gptq(quantisation: Config) -> Scheme:
+    """AutoGPTQ and GPTQModel: the order of inputs (g_idx) is stored with or without desc_act."""
+    if quantisation.raw("dynamic"):
+        raise PrecisionError(
+            "this GPTQ checkpoint has other bits for some modules ('dynamic')",
+            hint="we read GPTQ with one width for all; take a --quant instead and remove quantization_config",
+        )
+    return _both("gptq", _groups("gptq", quantisation, _bits(quantisation, "bits"), index_bytes=4))
+
+
+def _bitsandbytes(quantisation: Config) -> Scheme:
+    """Four bits in blocks of 64, or eight with one scale a row (LLM.int8)."""
+    if quantisation.flag("load_in_4bit", "_load_in_4bit", default=False):
+        double = quantisation.flag("bnb_4bit_use_double_quant", default=False)
+        return _both("nf4", storage.NF4_DOUBLE if double else storage.NF4)
+    if quantisation.flag("load_in_8bit", "_load_in_8bit", default=False):
+        return _both("int8", storage.INT8_CHANNEL)
+    raise PrecisionError(
+        "bitsandbytes with neither 4 nor 8 bits",
+        hint="set 'load_in_4bit' or 'load_in_8bit' in quantization_config",
+    )
+
+
+def _modelopt(quantisation: Config) -> Scheme:
+    """NVIDIA ModelOpt, where one algorithm holds for all matrices."""
+    algorithm = quantisation.text("quant_algo")
+    known: dict[str, Storage] = {"FP8": storage.FP8_TENSOR, "NVFP4": storage.NVFP4}
+    if algorithm not in known:
+        raise PrecisionError(
+            f"unknown quant_algo {algorithm[:40]!r} of modelopt",
+            hint=f"we read {', '.join(known)}; mixed checkpoints need their weight files' headers",
+        )
+    return _both(known[algorithm].name, known[algorithm])
+
+
+def _compressed_tensors(quantisation: Config) -> Scheme:
+    """One scheme for all Linear layers; several groups must agree."""
+    groups = quantisation.sub("config_groups")
+    found = {_compressed_group(groups.sub(key).sub("weights")) for key in groups.names()}
+    if len(found) != 1:
+        raise PrecisionError(
+            f"compressed-tensors with {len(found)} different schemes for its weights",
+            hint="we read checkpoints with one scheme for all Linear layers",
+        )
+    return found.pop()
+
+
+def _compressed_group(weights: Config) -> Scheme:
+    bits, kind = _bits(weights, "num_bits"), weights.text("type", default="int")
+    strategy = weights.text("strategy", default="group" if weights.raw("group_size") else "tensor")
+    if (
+        kind == "float"
+        and bits == _FOUR
+        and weights.integer("group_size", default=_NVFP4_GROUP) == _NVFP4_GROUP
+    ):
+        return _both("nvfp4", storage.NVFP4)
+    if bits == _EIGHT and strategy in _EIGHT_BIT_TILES and kind in ("int", "float"):
+        name = {"int": "w8a8", "float": "fp8"}[kind]
+        return _both(name, Tiles(name, *_EIGHT_BIT_TILES[strategy]))
+    if bits == _EIGHT and strategy == "block" and kind == "float":
+        sizes = weights.integers("block_structure", default=(128, 128))
+        return _both("fp8-block", Tiles("fp8-block", *(max(1, size) for size in sizes[:2])))
+    if kind == "int" and strategy in ("group", "channel"):
+        name = f"w{bits}a16"
+        symmetric = weights.flag("symmetric", default=True)
+        group = _groups(name, weights, bits, zero_point=not symmetric)
+        return _both(
+            name, group if strategy == "group" else Groups(name, bits, _ROW, zero_point=not symmetric)
+        )
+    raise PrecisionError(
+        f"compressed-tensors with {bits}-bit {kind[:20]!r} weights by {strategy[:20]!r}",
+        hint="we read fp8, w8a8, w4a16 and nvfp4 checkpoints",
+    )
+
+
+_EIGHT_BIT_TILES: Final = {"channel": (1, 0), "tensor": (0, 0)}
+_READERS: Final[dict[str, Callable[[Config], Scheme]]] = {
+    "fp8": _fp8,
+    "fbgemm_fp8": _fbgemm,
+    "mxfp4": _mxfp4,
+    "awq": _awq,
+    "gptq": _gptq,
+    "bitsandbytes": _bitsandbytes,
+    "modelopt": _modelopt,
+    "compressed-tensors": _compressed_tensors,
+}

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vram_planner.model_profiles.from_config import architecture_from_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vram_planner.architecture.model import Architecture
+
+ORACLES = Path(__file__).parent / "oracles"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden outputs; review the diff"
+    )
+
+
+@lru_cache(maxsize=64)
+def _oracle_architecture(name: str) -> Architecture:
+    config = json.loads((ORACLES / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+    return architecture_from_config(config)
+
+
+@pytest.fixture(scope="session")
+def oracle_architecture() -> Callable[[str], Architecture]:
+    """The architecture of a configuration that an oracle was asked about, by its name."""
+    return _oracle_architecture
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ORACLES / name).read_text(encoding="utf-8").splitlines()]
