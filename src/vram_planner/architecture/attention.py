@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from vram_planner.architecture.cache import KvCache
+from vram_planner.architecture.cache import KvCache, StateCache
 from vram_planner.architecture.weight import Role, Weight, linear, norm, row_linear
 
 
@@ -21,6 +21,14 @@ class Mixer(Protocol):
         """What it keeps per token, or None."""
 
     @property
+    def state(self) -> StateCache | None:
+        """What it keeps per sequence, whatever its length, or None."""
+
+    @property
+    def indexer(self) -> KvCache | None:
+        """What a sparse-attention indexer keeps per token beside the cache, or None."""
+
+    @property
     def n_heads(self) -> int:
         """Query heads: what tensor parallelism must divide."""
 
@@ -28,8 +36,45 @@ class Mixer(Protocol):
         """Floating-point operations of one token that looks back over `context` tokens."""
 
 
+class PlainMixer:
+    """The answers of a mixer without state and without indexer."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> StateCache | None:
+        """None."""
+        return None
+
+    @property
+    def indexer(self) -> KvCache | None:
+        """None."""
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FullAttention:
+class NoMixer(PlainMixer):
+    """A layer that mixes no tokens: a feed-forward block alone (Nemotron-H)."""
+
+    n_heads: int = 1
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """None."""
+        return ()
+
+    @property
+    def cache(self) -> KvCache | None:
+        """None."""
+        return None
+
+    def score_flops(self, context: int) -> int:  # noqa: ARG002  the shape of Mixer
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullAttention(PlainMixer):
     """
     Multi-head, grouped-query or multi-query attention over all tokens.
 
@@ -90,7 +135,7 @@ class FullAttention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlidingWindow:
+class SlidingWindow(PlainMixer):
     """Attention that reads only the last `window` tokens (Mistral 7B v0.1, Gemma, gpt-oss)."""
 
     inner: FullAttention
@@ -120,7 +165,7 @@ class SlidingWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latent:
+class Latent(PlainMixer):
     """
     Multi-head latent attention (MLA): one compressed vector a token instead of keys and values.
 

@@ -12,7 +12,9 @@ class KvCache:
 
     `n_heads` KV heads of `key_dim` and `value_dim` elements. `latent` marks MLA's one
     compressed vector a token, which no rank can split and which has no separate value.
-    `window` is the number of last tokens that are ever read again; None keeps all.
+    `window` is the number of last tokens that are ever read again; None keeps all. `chunked` says that
+    it is not the last `window` tokens but those of the current chunk (Llama 4). `fixed_tokens` is set for a
+    cache that is filled once, whatever the context: the encoder's or the image's tokens of cross-attention.
     """
 
     n_heads: int
@@ -20,6 +22,8 @@ class KvCache:
     value_dim: int
     window: int | None = None
     latent: bool = False
+    chunked: bool = False
+    fixed_tokens: int | None = None
 
     def heads_on_rank(self, tp: int) -> int:
         """KV heads that one of `tp` ranks holds; fewer heads than ranks are replicated."""
@@ -32,3 +36,25 @@ class KvCache:
     def ranks_holding_each_head(self, tp: int) -> int:
         """How many ranks hold a copy of the same head."""
         return tp if self.latent else max(1, tp // self.n_heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateCache:
+    """
+    A state that is overwritten with every token and never grows: recurrent layers keep one a sequence.
+
+    `kind` names the layer's arithmetic ("mamba", "mamba2", "gated_delta", "linear", "short_conv", "rwkv" …),
+    by which engines choose their layout. `conv_channels` × `conv_tokens` are the last inputs of the short
+    convolution (kernel − 1 of them), `group_channels` of those channels belong to groups that tensor
+    parallelism copies where it has more ranks than groups. `state_elements` is the recurrent state of all
+    `heads`, which is what tensor parallelism deals out. `float32_state` says that the model asks for a
+    float32 state whatever its dtype.
+    """
+
+    kind: str
+    heads: int
+    state_elements: int
+    conv_channels: int = 0
+    conv_tokens: int = 0
+    group_channels: int = 0
+    float32_state: bool = False

@@ -21,6 +21,21 @@ class FeedForward(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoFeedForward:
+    """A layer without a feed-forward block of its own (Mamba)."""
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """None."""
+        return ()
+
+    @property
+    def active_share(self) -> tuple[int, int]:
+        """Nothing to share."""
+        return (1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DenseMLP:
     """
     up (and gate) projection, activation, down projection.

@@ -129,7 +129,8 @@ class GgufMix:
         if self.name in DYNAMIC_TYPES:
             if not facts["latent_experts"]:
                 raise PrecisionError(
-                    f"{self.title} is a mix made for DeepSeek-V3 and R1 only", hint="choose IQ1_S or another GGUF type"
+                    f"{self.title} is a mix made for DeepSeek-V3 and R1 only",
+                    hint="choose IQ1_S or another GGUF type",
                 )
             chosen = dynamic_type(weight.name, place.layer, facts["first_experts"])
         else:
@@ -156,9 +157,7 @@ def gguf_precision(name: str) -> GgufMix:
     lowered = name.strip().lower()
     lowered = _ALIASES.get(lowered, lowered)
     if lowered.upper() not in GGUF_FILE_TYPES:
-        raise PrecisionError(
-            f"{name!r} is no GGUF file type", hint=f"one of {', '.join(GGUF_FILE_TYPES)}"
-        )
+        raise PrecisionError(f"{name!r} is no GGUF file type", hint=f"one of {', '.join(GGUF_FILE_TYPES)}")
     return GgufMix(lowered)
 
 
@@ -171,7 +170,11 @@ def rope_factor_bytes(architecture: Architecture) -> int:
     """
     cache = architecture.layers[0].mixer.cache
     longest = architecture.max_context or 0
-    if architecture.model_type != "llama" or architecture.vocabulary != _LLAMA_3_TOKENS or longest <= _UNSCALED:
+    if (
+        architecture.model_type != "llama"
+        or architecture.vocabulary != _LLAMA_3_TOKENS
+        or longest <= _UNSCALED
+    ):
         return 0
     return cache.key_dim // 2 * 4 if cache is not None else 0
 

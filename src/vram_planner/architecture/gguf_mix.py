@@ -134,7 +134,9 @@ def _low(file_type: str, usual: str, tensor: Tensor) -> str:
     if tensor.category is Category.ATTENTION_OUTPUT:
         if tensor.n_experts == _MIXTRAL:
             return "q5_k"
-        return {"iq1_s": "iq2_xxs", "iq1_m": "iq2_xxs", "iq2_s": "iq3_s", "iq2_m": "iq3_s"}.get(file_type, usual)
+        return {"iq1_s": "iq2_xxs", "iq1_m": "iq2_xxs", "iq2_s": "iq3_s", "iq2_m": "iq3_s"}.get(
+            file_type, usual
+        )
     return usual
 
 
@@ -197,7 +199,9 @@ def _attention_output(file_type: str, tensor: Tensor) -> str | None:
             "q2_k", "iq3_xs", "iq3_xxs", "q3_k_s", "q3_k_m", "iq4_nl", "q4_k_s", "q4_k_m", "iq3_s", "iq3_m", "iq4_xs",
         )  # fmt: skip
         return "q5_k" if file_type in mixes else None
-    return {"q2_k": "q3_k", "iq3_xxs": "iq3_s", "q3_k_m": "q4_k", "q3_k_l": "q5_k", "iq3_m": "q4_k"}.get(file_type)
+    return {"q2_k": "q3_k", "iq3_xxs": "iq3_s", "q3_k_m": "q4_k", "q3_k_l": "q5_k", "iq3_m": "q4_k"}.get(
+        file_type
+    )
 
 
 def _gate_up(file_type: str, tensor: Tensor) -> str | None:

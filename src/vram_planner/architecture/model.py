@@ -11,7 +11,7 @@ from vram_planner.architecture.weight import Role, Weight, count_parameters
 
 if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
-    from vram_planner.architecture.cache import KvCache
+    from vram_planner.architecture.cache import KvCache, StateCache
     from vram_planner.architecture.feed_forward import FeedForward
     from vram_planner.architecture.precision import Precision
 
@@ -118,6 +118,35 @@ class Architecture:
             if cache is not None:
                 counts[cache] = counts.get(cache, 0) + count
         return tuple(counts.items())
+
+    @cached_property
+    def states(self) -> tuple[tuple[StateCache, int], ...]:
+        """What recurrent layers keep for a sequence, alike ones counted together."""
+        counts: dict[StateCache, int] = {}
+        for layer, count in self.groups:
+            if layer.mixer.state is not None:
+                counts[layer.mixer.state] = counts.get(layer.mixer.state, 0) + count
+        return tuple(counts.items())
+
+    @cached_property
+    def indexers(self) -> tuple[tuple[KvCache, int], ...]:
+        """What sparse-attention indexers keep, alike ones counted together."""
+        counts: dict[KvCache, int] = {}
+        for layer, count in self.groups:
+            if layer.mixer.indexer is not None:
+                counts[layer.mixer.indexer] = counts.get(layer.mixer.indexer, 0) + count
+        return tuple(counts.items())
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What an engine must know beyond full, windowed and latent caches to plan this model."""
+        found = {"state"} if self.states else set()
+        found |= {"indexer"} if self.indexers else set()
+        found |= {"chunked" for cache, _ in self.caches if cache.chunked}
+        found |= {"cross" for cache, _ in self.caches if cache.fixed_tokens is not None}
+        shapes = {(cache.n_heads, cache.key_dim, cache.value_dim) for cache, _ in self.caches}
+        found |= {"mixed_heads"} if len(shapes) > 1 else set()
+        return frozenset(found)
 
     @cached_property
     def parameters(self) -> int:

@@ -123,6 +123,7 @@ class Engine(Protocol):
     name: str
     title: str
     vocabulary_multiple: int  # rows of embedding and head are padded to this
+    kinds: frozenset[str]  # of `Architecture.kinds`, those that it models; the others are refused
 
     def alike(self, ask: Ask) -> Hashable:
         """A key: of asks that differ by their card alone, those with the same key have the same `memory`."""

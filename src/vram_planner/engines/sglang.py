@@ -61,6 +61,7 @@ class Sglang:
 
     name = "sglang"
     title = "SGLang"
+    kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:

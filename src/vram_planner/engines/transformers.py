@@ -60,6 +60,7 @@ class Transformers:
 
     name = "transformers"
     title = "transformers 5.x"
+    kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:

@@ -85,6 +85,7 @@ class Vllm:
 
     name = "vllm"
     title = "vLLM"
+    kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:

@@ -19,7 +19,13 @@ from vram_planner.architecture.precision import (
 )
 from vram_planner.engines.base import Ask, Options, Workload
 from vram_planner.engines.register import engine
-from vram_planner.errors import NoGpuError, ParallelError, PrecisionError, RequestError
+from vram_planner.errors import (
+    NoGpuError,
+    ParallelError,
+    PrecisionError,
+    RequestError,
+    UnsupportedArchitectureError,
+)
 from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
 from vram_planner.planning.candidates import device_of, find_candidates
@@ -39,6 +45,7 @@ def estimate(request: PlanRequest) -> MemoryPlan:
     """Answer a request. Raises a PlannerError for what cannot be planned."""
     profile = resolve(request.model)
     chosen = engine(request.engine)
+    _check_kinds(profile, chosen)
     choice = _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
     layout = _layout(request, profile, chosen, choice)
@@ -69,6 +76,16 @@ def estimate(request: PlanRequest) -> MemoryPlan:
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
     )
+
+
+def _check_kinds(profile: ModelProfile, chosen: Engine) -> None:
+    """A kind of cache that an engine's module does not know is refused: a plan without it would be wrong."""
+    unknown = sorted(profile.architecture.kinds - getattr(chosen, "kinds", frozenset()))
+    if unknown:
+        raise UnsupportedArchitectureError(
+            f"{profile.name} has {', '.join(unknown)} layers, which are not modelled for {chosen.title} yet",
+            hint="try another --engine; `vram-plan models NAME` shows parameters and layers all the same",
+        )
 
 
 def _bounded(capacity: Capacity, profile: ModelProfile, request: PlanRequest) -> Capacity:
