@@ -1,0 +1,149 @@
+"""GGUF mixes against llama.cpp's own choice of types and against published files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vram_planner.architecture.gguf import (
+    GGML_TYPES,
+    GGUF_FILE_TYPES,
+    GgufMix,
+    fit_row,
+    gguf_precision,
+    rope_factor_bytes,
+)
+from vram_planner.architecture.gguf_mix import use_more_bits
+from vram_planner.architecture.precision import walk
+from vram_planner.basis import Basis
+from vram_planner.errors import PrecisionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vram_planner.architecture.model import Architecture
+
+    Find = Callable[[str], Architecture]
+
+ORACLES = Path(__file__).parent.parent / "oracles"
+FILES = [
+    json.loads(line) for line in (ORACLES / "llamacpp_files.jsonl").read_text(encoding="utf-8").splitlines()
+]
+MODELS = sorted({row["model"] for row in FILES})
+
+
+def tensor_bytes(architecture: Architecture, mix: GgufMix) -> int:
+    """What a file of that type holds: towers are a file of their own."""
+    return rope_factor_bytes(architecture) + sum(
+        mix.weight_bytes(weight, place) * count
+        for weight, place, count in walk(architecture, mix)
+        if weight not in architecture.towers
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tensor_bytes_equal_what_llama_cpp_would_write(model: str, oracle_architecture: Find) -> None:
+    """
+    Source: llama.cpp 0.5.0, llama_quant_compute_types without an importance matrix, on the tensors that
+    its converter (b11434) makes of the configuration; 16 file types. Tolerance: none.
+    """
+    architecture = oracle_architecture(model)
+    rows = [row for row in FILES if row["model"] == model]
+
+    wrong = {
+        row["type"]: (tensor_bytes(architecture, gguf_precision(row["type"])), row["tensor_bytes"])
+        for row in rows
+    }
+
+    assert len(rows) == 16
+    assert {name: pair for name, pair in wrong.items() if pair[0] != pair[1]} == {}
+
+
+def test_the_dynamic_file_of_deepseek_r1_is_as_large_as_published(oracle_architecture: Find) -> None:
+    """
+    140,231,438,464 bytes in three parts (unsloth/DeepSeek-R1-GGUF, DeepSeek-R1-UD-IQ1_S), of which the
+    header with the vocabulary of 129,280 tokens is 5.3 MB.
+    """
+    n_bytes = tensor_bytes(oracle_architecture("DeepSeek-V3"), gguf_precision("1.58bit"))
+
+    assert 0 < 140_231_438_464 - n_bytes < 6_000_000
+
+
+def test_a_published_q4_k_m_differs_by_its_header(oracle_architecture: Find) -> None:
+    """Ollama's qwen2.5-coder:7b, the same shapes: 4,683,087,561 bytes with the vocabulary."""
+    n_bytes = tensor_bytes(oracle_architecture("Qwen2.5-7B"), gguf_precision("Q4_K_M"))
+
+    assert 0 < 4_683_087_561 - n_bytes < 8_000_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [("Q4_K_M", "q4_k_m"), (" iq1_s ", "iq1_s"), ("1.58bit", "ud-iq1_s"), ("bfloat16", "bf16")],
+)
+def test_names_are_read_in_any_case(asked: str, name: str) -> None:
+    assert gguf_precision(asked) == GgufMix(name)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(PrecisionError) as caught:
+        gguf_precision("q9_x")
+
+    assert "Q4_K_M" in caught.value.hint
+
+
+def test_the_dynamic_mix_is_no_rule_for_other_models(oracle_architecture: Find) -> None:
+    with pytest.raises(PrecisionError, match="DeepSeek"):
+        tensor_bytes(oracle_architecture("Qwen2.5-7B"), gguf_precision("ud-iq1_s"))
+
+
+def test_only_the_dynamic_mix_is_assumed() -> None:
+    bases = {name: gguf_precision(name).basis for name in GGUF_FILE_TYPES}
+
+    assert {name for name, basis in bases.items() if basis is Basis.ASSUMED} == {"UD-IQ1_S"}
+
+
+def test_rows_that_blocks_do_not_divide_fall_back() -> None:
+    """896 columns (Qwen2.5-0.5B) are no multiple of 256 but one of 32; 100 are neither."""
+    assert fit_row("q4_k", 896) == "q5_0"
+    assert fit_row("q6_k", 896) == "q8_0"
+    assert fit_row("iq4_xs", 896) == "iq4_nl"
+    assert fit_row("q4_k", 1024) == "q4_k"
+    assert fit_row("q4_k", 100) == "f16"
+
+
+def test_half_of_32_layers_get_more_bits() -> None:
+    """4 first, 4 last, and every third of the 24 between: 16 in all."""
+    assert sum(use_more_bits(index, 32) for index in range(32)) == 16
+
+
+@given(st.sampled_from(sorted(GGML_TYPES)), st.integers(1, 20_000))
+def test_the_type_that_a_row_gets_divides_it(name: str, columns: int) -> None:
+    chosen = GGML_TYPES[fit_row(name, columns)]
+
+    assert columns % getattr(chosen, "elements", 1) == 0
+
+
+@pytest.mark.parametrize("model", ["Llama-3.1-8B", "Qwen3-30B-A3B", "DeepSeek-V2-Lite"])
+def test_more_bits_never_make_a_smaller_file(model: str, oracle_architecture: Find) -> None:
+    ladder = (
+        "iq1_s",
+        "q2_k",
+        "q3_k_s",
+        "q3_k_m",
+        "q3_k_l",
+        "q4_k_s",
+        "q4_k_m",
+        "q5_k_s",
+        "q5_k_m",
+        "q6_k",
+        "q8_0",
+        "f16",
+    )
+    sizes = [tensor_bytes(oracle_architecture(model), gguf_precision(name)) for name in ladder]
+
+    assert sizes == sorted(sizes)
