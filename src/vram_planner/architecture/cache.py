@@ -45,8 +45,8 @@ class StateCache:
 
     `kind` names the layer's arithmetic ("mamba", "mamba2", "gated_delta", "linear", "short_conv", "rwkv" …),
     by which engines choose their layout. `conv_channels` × `conv_tokens` are the last inputs of the short
-    convolution (kernel − 1 of them), `group_channels` of those channels belong to groups that tensor
-    parallelism copies where it has more ranks than groups. `state_elements` is the recurrent state of all
+    convolution (kernel − 1 of them); `group_channels` of those channels belong to `groups` (Mamba2's B and C)
+    that tensor parallelism copies where it has more ranks than groups. `state_elements` is the recurrent state of all
     `heads`, which is what tensor parallelism deals out. `float32_state` says that the model asks for a
     float32 state whatever its dtype.
     """
@@ -57,4 +57,5 @@ class StateCache:
     conv_channels: int = 0
     conv_tokens: int = 0
     group_channels: int = 0
+    groups: int = 0
     float32_state: bool = False

@@ -133,9 +133,9 @@ def settings(setting: Setting, mix: GgufMix) -> dict[str, object]:
 
 
 def launch(setting: Setting, mix: GgufMix) -> str:
-    """The command; `{model}` stands for the model's name."""
+    """The command; `{model_file}` stands for the name of its file, without a folder."""
     words = [
-        f"llama-server -m {{model}}-{mix.title}.gguf",
+        f"llama-server -m {{model_file}}-{mix.title}.gguf",
         f"-c {setting.n_ctx} -np {setting.slots} -ngl 99 -fa {'on' if setting.flash else 'off'}",
     ]
     if setting.ubatch != _UBATCH:

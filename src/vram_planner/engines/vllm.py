@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _BIG_CARD = 70 * GIB
 _HUGE_CARD = 160 * GIB
 _HOPPER = 9
+_LONGEST = 1 << 27
 _SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
 _FORWARD_ERROR = 0.05
@@ -85,7 +86,7 @@ class Vllm:
 
     name = "vllm"
     title = "vLLM"
-    kinds: frozenset[str] = frozenset()
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:
@@ -127,7 +128,7 @@ class Vllm:
                 "gpu_memory_utilization": setting.utilization,
                 "max_num_batched_tokens": setting.tokens,
                 "max_num_seqs": setting.requests,
-                "block_size": setting.block,
+                "block_size": stage.groups.block,
                 "kv_dtype": ask.options.kv_dtype,
             },
             launch=_launch(ask, setting),
@@ -152,7 +153,7 @@ class Vllm:
         if setting.profile["tokens_by_concurrency"]:
             tokens = int(concurrency * ask.workload.context)
         else:
-            tokens = blocks // len(groups.windows) * setting.block
+            tokens = blocks // len(groups.kinds) * groups.block
         return Capacity(
             usable_bytes=usable,
             rule=f"{setting.utilization:g} × {format_gib(_device(ask).total_bytes)} GiB (gpu_memory_utilization)",
@@ -160,7 +161,9 @@ class Vllm:
             num_blocks=blocks,
             kv_cache_tokens=tokens,
             max_concurrency=concurrency,
-            max_context=largest(fits, blocks * setting.block),
+            max_context=largest(
+                fits, min(blocks * groups.block, _LONGEST) if ask.architecture.caches else _LONGEST
+            ),
         )
 
 
@@ -220,13 +223,8 @@ def _in_flight(ask: Ask, setting: _Setting) -> int:
 
 
 def _stage_groups(ask: Ask, setting: _Setting) -> vllm_cache.Groups:
-    caches = ask.architecture.caches
-    page = {
-        cache: vllm_cache.page_bytes(cache, block=setting.block, tp=ask.layout.tp, n_bytes=setting.kv_bytes)
-        for cache, _ in caches
-    }
     return vllm_cache.group_layers(
-        caches, page=page, block=setting.block, hybrid=setting.profile["hybrid_allocator"], pp=ask.layout.pp
+        ask, block=setting.block, kv_bytes=setting.kv_bytes, hybrid=setting.profile["hybrid_allocator"]
     )
 
 
@@ -244,13 +242,15 @@ def _fullest_stage(ask: Ask, setting: _Setting) -> _Stage:
     groups = _stage_groups(ask, setting)
     in_flight, context, tp = _in_flight(ask, setting), ask.workload.context, ask.layout.tp
     blocks = groups.blocks_per_request(context, in_flight)
-    slope = groups.blocks_per_request(context + setting.block, in_flight) - blocks
+    slope = groups.blocks_per_request(context + groups.block, in_flight) - blocks
     request = blocks * groups.bytes_per_block
     need = KvNeed(
-        bytes_per_token=slope * groups.bytes_per_block // setting.block,
+        bytes_per_token=slope * groups.bytes_per_block // groups.block,
         bytes_per_request=request,
         n_bytes=request * _per_replica(ask),
-        replicated_ranks=min(cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches),
+        replicated_ranks=min(
+            (cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches), default=1
+        ),
     )
     weights = max(rank_weight_bytes(ask.architecture, ask.precision, ask.layout))
     return _Stage(weights, need, groups, blocks)
@@ -298,7 +298,7 @@ def _weights_part(ask: Ask, stage: _Stage) -> Part:
 
 def _kv_part(ask: Ask, stage: _Stage) -> Part:
     groups = stage.groups
-    kinds = f" over {len(groups.windows)} groups" if len(groups.windows) > 1 else ""
+    kinds = f" over {len(groups.kinds)} groups" if len(groups.kinds) > 1 else ""
     return Part(
         name="kv_cache",
         n_bytes=stage.need.n_bytes,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.architecture.parallel import stage_layers
 from vram_planner.errors import PrecisionError
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.cache import KvCache
+    from vram_planner.architecture.cache import KvCache, StateCache
     from vram_planner.engines.base import Ask
 
 _FP8 = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 _KV_DTYPES: dict[str, int] = {"bfloat16": 2, "float16": 2, **dict.fromkeys(_FP8, 1)}
 DEFAULT_BLOCK = 16
+_FLOAT32_BYTES = 4
+_BLACKWELL = 10
+# Sparse MLA's kernels (DeepSeek-V3.2, GLM-5) read pages of 64 tokens.
+_SPARSE_BLOCK = 64
 # A spread between kinds below this makes vLLM pad the smaller kind instead of splitting the larger one.
 _PAD_INSTEAD = 1.5
 
@@ -36,12 +40,15 @@ def default_block_size(ask: Ask) -> int:
     Tokens a block: 16, unless the attention backend wants more.
 
     MLA with an fp8 cache runs FlashMLA with 64 (Hopper); every MLA cache runs CUTLASS MLA with 128
-    on Blackwell. Source: vLLM v1/attention/backends/mla (answers of vLLM 0.32's own config path).
+    on Blackwell; sparse MLA takes 64. Source: vLLM v1/attention/backends/mla (answers of vLLM 0.32's
+    own config path).
     """
     if not any(cache.latent for cache, _ in ask.architecture.caches):
         return DEFAULT_BLOCK
+    if ask.architecture.indexers:
+        return _SPARSE_BLOCK
     capability = ask.device.compute_capability if ask.device else None
-    if capability is not None and capability[0] >= 10:  # noqa: PLR2004  Blackwell
+    if capability is not None and capability[0] >= _BLACKWELL:
         return 128
     return 64 if ask.options.kv_dtype in _FP8 else DEFAULT_BLOCK
 
@@ -56,66 +63,152 @@ def page_bytes(cache: KvCache, *, block: int, tp: int, n_bytes: int) -> int:
     return block * cache.elements_per_token(tp) * n_bytes
 
 
+def state_bytes(state: StateCache, *, tp: int, n_bytes: int) -> int:
+    """
+    Bytes of one sequence's state of one layer on one rank, before padding.
+
+    (conv channels + copied groups)/tp · (kernel − 1) · b + state/tp · (4 for float32, else b). With fewer
+    groups than ranks, or not divisible by them, vLLM has one group a rank.
+    Source: vLLM mamba_utils.py, MambaStateShapeCalculator and extra_groups_for_head_shards.
+    """
+    channels = state.conv_channels
+    if state.groups and state.groups % tp:
+        channels += (tp - state.groups) * state.group_channels // state.groups
+    wide = _FLOAT32_BYTES if state.float32_state else n_bytes
+    return ceil_div(channels, tp) * state.conv_tokens * n_bytes + ceil_div(state.state_elements, tp) * wide
+
+
+class Kind(NamedTuple):
+    """How a group of layers fills blocks with the tokens of one request."""
+
+    window: int | None = None
+    chunked: bool = False
+    block: int = DEFAULT_BLOCK
+    state_blocks: int = 0  # more than none: a state, which takes these whatever the length
+
+    def blocks(self, context: int, in_flight_tokens: int) -> int:
+        """
+        Blocks that one request of `context` tokens can hold at most.
+
+        full attention  ceil(L / block)
+        sliding window  ceil(min(window − 1 + in-flight, L) / block) + 1, for the window may start
+                        inside a block
+        chunks          ceil(min(chunk + in-flight, L) / block)
+        state           1; 2 with prefix caching, 3 for Mamba2, which keeps a checkpoint of the prefill too
+
+        Source: vLLM max_memory_usage_bytes of the specs in v1/kv_cache_interface.py.
+        """
+        if self.state_blocks:
+            return self.state_blocks
+        if self.window is None:
+            return ceil_div(context, self.block)
+        if self.chunked:
+            return ceil_div(min(self.window + in_flight_tokens, context), self.block)
+        return ceil_div(min(self.window - 1 + in_flight_tokens, context), self.block) + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
     """
     How vLLM shares one pool of blocks between kinds of layers.
 
-    `windows` holds one entry a group: None for full attention, else the window. A block of the pool
-    covers one block of tokens in every layer of one group: `bytes_per_block`.
+    `kinds` holds one entry a group. A block of the pool covers one block of tokens (or one state) in every
+    layer of one group: `bytes_per_block`. `block` is the size that vLLM's configuration names.
     """
 
-    windows: tuple[int | None, ...]
+    kinds: tuple[Kind, ...]
     bytes_per_block: int
     block: int
 
     def blocks_per_request(self, context: int, in_flight_tokens: int) -> int:
-        """
-        Blocks that a request of `context` tokens can hold at most, over all groups.
-
-        full attention  ceil(L / block)
-        sliding window  ceil(min(window − 1 + in-flight, L) / block) + 1, for the window may start
-                        inside a block
-
-        Source: vLLM FullAttentionSpec / SlidingWindowSpec.max_memory_usage_bytes, v1/kv_cache_interface.py.
-        """
-        total = 0
-        for window in self.windows:
-            if window is None:
-                total += ceil_div(context, self.block)
-            else:
-                total += ceil_div(min(window - 1 + in_flight_tokens, context), self.block) + 1
-        return total
+        """Blocks that a request of `context` tokens can hold at most, over all groups."""
+        return sum(kind.blocks(context, in_flight_tokens) for kind in self.kinds)
 
 
-def group_layers(
-    caches: tuple[tuple[KvCache, int], ...],
-    *,
-    page: dict[KvCache, int],
-    block: int,
-    hybrid: bool,
-    pp: int = 1,
-) -> Groups:
+class _Layers(NamedTuple):
+    """Alike layers before grouping."""
+
+    kind: Kind
+    page_bytes: int
+    n_layers: int
+
+
+def group_layers(ask: Ask, *, block: int, kv_bytes: int, hybrid: bool, prefix_caching: bool = True) -> Groups:
     """
-    Split the layers into groups of one kind and one size.
+    Split the layers into groups of one kind and one page size.
 
-    The group size is the number of layers of the rarest kind (of the most frequent one, if that has less
-    than 1.5 times as many); kinds are padded up to it. Without the hybrid allocator (before 0.9), sliding
-    layers keep every token like the others. Under pipeline parallelism a stage holds its share of each group.
-    Source: vLLM _get_kv_cache_groups_uniform_page_size, v1/core/kv_cache_utils.py.
+    Layers that all need the same number of slots (full attention of any shape, with its indexers) form one
+    group. Else pages are made alike first: smaller ones take more tokens a block if that fits, or padding.
+    The group size is then the number of layers of the rarest kind (of the most frequent one, if that has
+    less than 1.5 times as many); kinds are padded up to it. Without the hybrid allocator (before 0.9),
+    sliding layers keep every token like the others. Beside states the block of attention grows until its
+    page is not smaller than a state. Under pipeline parallelism a stage holds its share of each group.
+    Source: vLLM get_kv_cache_groups, unify_kv_cache_spec_page_size and
+    _get_kv_cache_groups_uniform_page_size, v1/core/kv_cache_utils.py; update_block_size_for_backend,
+    platforms/interface.py.
     """
-    per_window: dict[int | None, int] = {}
-    for cache, count in caches:
-        # Kinds of one window but of unlike heads are not told apart: no model of these families has them.
-        per_window[cache.window] = per_window.get(cache.window, 0) + count
-    largest_page = max(page.values())
-    if len(per_window) > 1 and not hybrid:
-        per_window = {None: sum(per_window.values())}
-    fewest, most = min(per_window.values()), max(per_window.values())
+    states = [
+        (state, count, state_bytes(state, tp=ask.layout.tp, n_bytes=ask.precision.element_bytes))
+        for state, count in ask.architecture.states
+    ]
+    if states and ask.architecture.caches:
+        block = _block_beside_states(ask, block, kv_bytes, max(n_bytes for _, _, n_bytes in states))
+    layers = _attention_layers(ask, block, kv_bytes, hybrid=hybrid)
+    if states:
+        page = max((row.page_bytes for row in layers), default=max(n_bytes for _, _, n_bytes in states))
+        cached = bool(layers) and prefix_caching
+        layers += [
+            _Layers(Kind(block=block, state_blocks=_state_blocks(state, prefixes=cached)), page, count)
+            for state, count, _ in states
+        ]
+    return _grouped(layers, block, ask.layout.pp)
+
+
+def _state_blocks(state: StateCache, *, prefixes: bool) -> int:
+    """A model of states alone caches no prefixes, and then a state is one block."""
+    if not prefixes:
+        return 1
+    return 3 if state.kind == "mamba2" else 2
+
+
+def _block_beside_states(ask: Ask, block: int, kv_bytes: int, state: int) -> int:
+    """block · ceil(state / (block · bytes of a token)): the smallest whose page holds a state."""
+    latent = any(cache.latent for cache, _ in ask.architecture.caches)
+    step = max(block, 128) if latent else block
+    token = max(cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in ask.architecture.caches)
+    return max(block, step * ceil_div(state, step * token))
+
+
+def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> list[_Layers]:
+    found: dict[tuple[Kind, int], int] = {}
+    tp = ask.layout.tp
+    several = len({(cache.window, cache.chunked) for cache, _ in ask.architecture.caches}) > 1
+    for cache, count in ask.architecture.caches:
+        if cache.fixed_tokens is not None:
+            continue
+        window = cache.window if hybrid or not several else None
+        kind = Kind(window=window, chunked=cache.chunked and window is not None, block=block)
+        row = kind, page_bytes(cache, block=block, tp=tp, n_bytes=kv_bytes)
+        found[row] = found.get(row, 0) + count
+    for cache, count in ask.architecture.indexers:
+        # The indexer's keys have a format of their own: one byte an element and its scales.
+        row = Kind(block=block), page_bytes(cache, block=block, tp=tp, n_bytes=1)
+        found[row] = found.get(row, 0) + count
+    return [_Layers(kind, page, count) for (kind, page), count in found.items()]
+
+
+def _grouped(layers: list[_Layers], block: int, pp: int) -> Groups:
+    if len({row.kind for row in layers}) == 1:
+        total = sum(row.page_bytes * max(stage_layers(row.n_layers, pp)) for row in layers)
+        return Groups(kinds=(layers[0].kind,), bytes_per_block=total, block=block)
+    page = max(row.page_bytes for row in layers)
+    counts: dict[Kind, int] = {}
+    for row in layers:
+        kind = row.kind
+        if row.page_bytes != page and page % row.page_bytes == 0 and not kind.state_blocks:
+            kind = kind._replace(block=kind.block * (page // row.page_bytes))
+        counts[kind] = counts.get(kind, 0) + row.n_layers
+    fewest, most = min(counts.values()), max(counts.values())
     size = most if most < _PAD_INSTEAD * fewest else fewest
-    windows: list[int | None] = []
-    for window, count in per_window.items():
-        windows += [window] * ceil_div(count, size)
-    return Groups(
-        windows=tuple(windows), bytes_per_block=largest_page * max(stage_layers(size, pp)), block=block
-    )
+    kinds = tuple(kind for kind, count in counts.items() for _ in range(ceil_div(count, size)))
+    return Groups(kinds=kinds, bytes_per_block=page * max(stage_layers(size, pp)), block=block)

@@ -71,7 +71,7 @@ def estimate(request: PlanRequest) -> MemoryPlan:
         kv=memory.kv,
         gpu=gpu,
         capacity=capacity,
-        launch=memory.launch.replace("{model}", profile.name),
+        launch=memory.launch.replace("{model_file}", profile.name.rsplit("/", 1)[-1]).replace("{model}", profile.name),
         not_modelled=memory.not_modelled,
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
