@@ -53,11 +53,37 @@ class ParallelError(PlannerError):
     """A tensor, pipeline or expert parallel size that this model cannot be split by."""
 
 
+class HeaderError(PlannerError):
+    """
+    A weight file whose header is damaged, cut off or absurd.
+
+    `offset` is the byte of the file where it went wrong, None where no single byte is to blame.
+    """
+
+    def __init__(self, message: str, *, hint: str, offset: int | None = None) -> None:
+        super().__init__(message if offset is None else f"{message} (at byte {offset:,})", hint=hint)
+        self.offset = offset
+
+
+class HubError(PlannerError):
+    """A model hub that did not answer, or answered something else than what was asked."""
+
+
+class OfflineError(HubError):
+    """Only a network could answer this, and none may be used."""
+
+
 class CatalogueError(PlannerError):
     """A row of a catalogue that cannot be used: a misspelt key, a missing source."""
 
 
 class NoGpuError(PlannerError):
     """There is no GPU that could be asked here."""
+
+    exit_status = 4
+
+
+class NotInstalledError(PlannerError):
+    """A package that this check needs is not installed: it cannot be measured here."""
 
     exit_status = 4

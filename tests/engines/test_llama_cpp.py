@@ -198,7 +198,7 @@ def test_the_command_says_what_was_planned(oracle_architecture: Find) -> None:
     command = ENGINE.memory(ask).launch
 
     assert command == (
-        "llama-server -m {model}-Q4_K_M.gguf -c 32768 -np 4 -ngl 99 -fa on -b 2048 -ub 1024 -ctk q8_0 -ctv q8_0"
+        "llama-server -m {model_file}-Q4_K_M.gguf -c 32768 -np 4 -ngl 99 -fa on -b 2048 -ub 1024 -ctk q8_0 -ctv q8_0"
     )
 
 

@@ -216,7 +216,7 @@ def test_budget_holds_weights_cache_and_the_loads_slack_only() -> None:
 def test_capacity_needs_a_card() -> None:
     engine, ask = Sglang(), ask_for()
 
-    with pytest.raises(RequestError, match="no card"):
+    with pytest.raises(RequestError, match="needs a card"):
         engine.capacity(replace(ask, device=None), engine.memory(ask))
 
 

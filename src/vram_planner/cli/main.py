@@ -76,11 +76,12 @@ def plan(output: str, *, explain: bool, **options: Any) -> int:
 @cli.command()
 @click.argument("pattern", required=False)
 @opt.format_option
-def models(pattern: str | None, output: str) -> int:
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def models(pattern: str | None, output: str, *, as_json: bool) -> int:
     """List the models of the catalogue; explain the one that PATTERN names."""
     from vram_planner.cli.show import show_models
 
-    show_models(pattern, output)
+    show_models(pattern, "json" if as_json else output)
     return 0
 
 
@@ -93,6 +94,21 @@ def gpus(pattern: str | None, output: str) -> int:
 
     show_gpus(pattern, output)
     return 0
+
+
+@cli.group()
+def validate() -> None:
+    """Check the planner's figures against the real thing."""
+
+
+@validate.command("models")
+@click.argument("pattern", required=False)
+@opt.format_option
+def validate_models(pattern: str | None, output: str) -> int:
+    """Compare parameter counts with every causal model of the installed transformers (needs [validate])."""
+    from vram_planner.cli.show import show_walk
+
+    return _DOES_NOT_FIT if show_walk(pattern, output) else 0
 
 
 def main(args: list[str] | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -214,3 +216,27 @@ def _show_machine(output: str) -> None:
             "memory_note": "note",
         },
     )
+
+
+def show_walk(pattern: str | None, output: str) -> bool:
+    """Walk transformers' models; True if any family drifted."""
+    from dataclasses import asdict
+
+    from vram_planner.validate.models import walk_models
+
+    quiet = not sys.stderr.isatty()
+    with click.progressbar(walk_models(pattern), label="building", file=sys.stderr, hidden=quiet) as found:
+        rows = [asdict(row) for row in found]
+    headers = {
+        "model_type": "model type",
+        "status": "status",
+        "ours": "ours",
+        "theirs": "transformers",
+        "detail": "",
+    }
+    show_rows(rows, output, headers=headers)
+    if output == "table":
+        counts = Counter(row["status"] for row in rows)
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        emit(f"\n{len(rows)} model types: {told}")
+    return any(row["status"] == "differs" for row in rows)

@@ -17,12 +17,15 @@ ENGINES: dict[str, str] = {
     "vllm": "vram_planner.engines.vllm:Vllm",
     "sglang": "vram_planner.engines.sglang:Sglang",
     "llama.cpp": "vram_planner.engines.llama_cpp:LlamaCpp",
+    "tensorrt-llm": "vram_planner.engines.tensorrt_llm:TensorRtLlm",
     "transformers": "vram_planner.engines.transformers:Transformers",
 }
 _ALIASES = {
     "llamacpp": "llama.cpp",
     "llama-cpp": "llama.cpp",
     "llama-server": "llama.cpp",
+    "trtllm": "tensorrt-llm",
+    "trt-llm": "tensorrt-llm",
     "hf": "transformers",
 }
 

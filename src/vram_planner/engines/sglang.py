@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
-from vram_planner.architecture.parallel import (
-    padded_vocabulary,
-    valid_tp,
-    why_not_tp,
-)
+from vram_planner.architecture.parallel import padded_vocabulary
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Capacity, Memory, largest
+from vram_planner.engines.layouts import check_layout, named_device, per_replica
 from vram_planner.engines.sglang_defaults import Defaults, defaults_for, profile_of
-from vram_planner.engines.sglang_pool import Rank, fullest, need_of, per_replica
-from vram_planner.errors import ParallelError, RequestError
+from vram_planner.engines.sglang_pool import Rank, fullest, need_of
 from vram_planner.units import GIB, MIB, ceil_div, format_gib
 
 if TYPE_CHECKING:
@@ -74,7 +70,7 @@ class Sglang:
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, RequestError or UnsupportedArchitectureError."""
-        _check_layout(ask)
+        check_layout(ask)
         rank, defaults = fullest(ask), _defaults(ask)
         work, need = ask.workload, need_of(rank.pool, ask)
         parts = (
@@ -122,19 +118,6 @@ class Sglang:
         )
 
 
-def _check_layout(ask: Ask) -> None:
-    tp = ask.layout.tp
-    reason = why_not_tp(ask.architecture, tp)
-    if reason is not None:
-        valid = ", ".join(map(str, valid_tp(ask.architecture)))
-        raise ParallelError(f"tensor parallel {tp} does not divide {reason}", hint=f"valid sizes: {valid}")
-    if ask.layout.pp > len(ask.architecture.layers):
-        raise ParallelError(
-            f"{ask.layout.pp} pipeline stages for {len(ask.architecture.layers)} layers",
-            hint=f"at most --pp {len(ask.architecture.layers)}",
-        )
-
-
 def _defaults(ask: Ask) -> Defaults:
     return defaults_for(
         ask.options.version,
@@ -158,11 +141,7 @@ def _context(ask: Ask) -> tuple[int, int, int]:
 
 
 def _free_bytes(ask: Ask) -> int:
-    if ask.device is None:
-        raise RequestError(
-            "no card was named, so there is no capacity", hint="name one, for example --gpu h100"
-        )
-    return max(0, ask.device.total_bytes - _context(ask)[0])
+    return max(0, named_device(ask).total_bytes - _context(ask)[0])
 
 
 def _weights_part(ask: Ask, rank: Rank) -> Part:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.engines.base import KvNeed
+from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.sglang_defaults import Profile, profile_of
 from vram_planner.errors import RequestError, UnsupportedArchitectureError
 from vram_planner.units import ceil_div, round_up
@@ -52,11 +53,6 @@ class Rank:
     weights_bytes: int
     pool: Pool
     layers: int
-
-
-def per_replica(ask: Ask) -> int:
-    """Requests of the fullest data parallel replica: ceil(concurrency / dp)."""
-    return ceil_div(ask.workload.concurrency, ask.layout.dp)
 
 
 def _kv_element_bytes(ask: Ask) -> int:

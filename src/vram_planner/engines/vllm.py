@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.feed_forward import MixtureOfExperts
-from vram_planner.architecture.parallel import padded_vocabulary, rank_weight_bytes, valid_tp, why_not_tp
+from vram_planner.architecture.parallel import padded_vocabulary, rank_weight_bytes
 from vram_planner.architecture.precision import DTYPES, Place
 from vram_planner.architecture.storage import MXFP4
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis, Part
 from vram_planner.engines import vllm_cache
 from vram_planner.engines.allocator import allocated_bytes
-from vram_planner.engines.base import Ask, Capacity, Device, KvNeed, Memory, largest
+from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
+from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
 from vram_planner.engines.versions import Profile, band, profile_for
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
-from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import GIB, ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Vllm:
 
     def alike(self, ask: Ask) -> Hashable:
         """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""
-        device = _device(ask)
+        device = named_device(ask)
         generation = min(device.compute_capability[0], 10) if device.compute_capability else None
         if generation is not None and generation < _HOPPER:
             generation = 0
@@ -105,11 +105,13 @@ class Vllm:
 
     def usable_bytes(self, ask: Ask) -> int:
         """gpu_memory_utilization × total."""
-        return int(_device(ask).total_bytes * _utilization(ask, profile_for("vllm", ask.options.version)[0]))
+        return int(
+            named_device(ask).total_bytes * _utilization(ask, profile_for("vllm", ask.options.version)[0])
+        )
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or RequestError."""
-        _check_layout(ask)
+        check_layout(ask)
         setting = _settle(ask)
         stage = _fullest_stage(ask, setting)
         peak = _peak(ask, setting)
@@ -148,7 +150,7 @@ class Vllm:
         concurrency = blocks / groups.blocks_per_request(ask.workload.context, in_flight)
 
         def fits(context: int) -> bool:
-            return groups.blocks_per_request(context, in_flight) * _per_replica(ask) <= blocks
+            return groups.blocks_per_request(context, in_flight) * per_replica(ask) <= blocks
 
         if setting.profile["tokens_by_concurrency"]:
             tokens = int(concurrency * ask.workload.context)
@@ -156,7 +158,7 @@ class Vllm:
             tokens = blocks // len(groups.kinds) * groups.block
         return Capacity(
             usable_bytes=usable,
-            rule=f"{setting.utilization:g} × {format_gib(_device(ask).total_bytes)} GiB (gpu_memory_utilization)",
+            rule=f"{setting.utilization:g} × {format_gib(named_device(ask).total_bytes)} GiB (gpu_memory_utilization)",
             kv_pool_bytes=pool,
             num_blocks=blocks,
             kv_cache_tokens=tokens,
@@ -164,19 +166,6 @@ class Vllm:
             max_context=largest(
                 fits, min(blocks * groups.block, _LONGEST) if ask.architecture.caches else _LONGEST
             ),
-        )
-
-
-def _check_layout(ask: Ask) -> None:
-    tp = ask.layout.tp
-    reason = why_not_tp(ask.architecture, tp)
-    if reason is not None:
-        valid = ", ".join(map(str, valid_tp(ask.architecture)))
-        raise ParallelError(f"tensor parallel {tp} does not divide {reason}", hint=f"valid sizes: {valid}")
-    if ask.layout.pp > len(ask.architecture.layers):
-        raise ParallelError(
-            f"{ask.layout.pp} pipeline stages for {len(ask.architecture.layers)} layers",
-            hint=f"at most --pp {len(ask.architecture.layers)}",
         )
 
 
@@ -190,7 +179,7 @@ def _settle(ask: Ask) -> _Setting:
         elif total >= _BIG_CARD and "a100" not in name:
             defaults = profile["big_card"]
     tokens = options.max_num_batched_tokens or defaults["max_num_batched_tokens"]
-    requests = options.max_num_seqs or max(defaults["max_num_seqs"], _per_replica(ask))
+    requests = options.max_num_seqs or max(defaults["max_num_seqs"], per_replica(ask))
     return _Setting(
         profile=profile,
         warning=warning,
@@ -202,18 +191,8 @@ def _settle(ask: Ask) -> _Setting:
     )
 
 
-def _device(ask: Ask) -> Device:
-    if ask.device is None:
-        raise RequestError("a capacity needs a card", hint="name one with --gpu")
-    return ask.device
-
-
 def _utilization(ask: Ask, profile: Profile) -> float:
     return ask.options.gpu_memory_utilization or float(profile["utilization"])
-
-
-def _per_replica(ask: Ask) -> int:
-    return ceil_div(ask.workload.concurrency, ask.layout.dp)
 
 
 def _in_flight(ask: Ask, setting: _Setting) -> int:
@@ -247,7 +226,7 @@ def _fullest_stage(ask: Ask, setting: _Setting) -> _Stage:
     need = KvNeed(
         bytes_per_token=slope * groups.bytes_per_block // groups.block,
         bytes_per_request=request,
-        n_bytes=request * _per_replica(ask),
+        n_bytes=request * per_replica(ask),
         replicated_ranks=min(
             (cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches), default=1
         ),
@@ -305,7 +284,7 @@ def _kv_part(ask: Ask, stage: _Stage) -> Part:
         basis=Basis.FORMULA,
         source=f"{_CODE}/v1/core/kv_cache_utils.py",
         detail=(
-            f"{_per_replica(ask):,} × {stage.blocks:,} blocks × {groups.bytes_per_block:,} B{kinds}"
+            f"{per_replica(ask):,} × {stage.blocks:,} blocks × {groups.bytes_per_block:,} B{kinds}"
             f": blocks of {groups.block} tokens, {stage.need.bytes_per_token:,} B a token"
         ),
     )
@@ -417,13 +396,8 @@ def _runtime_part(ask: Ask, setting: _Setting) -> Part:
 
 
 def _warnings(ask: Ask, setting: _Setting) -> tuple[str, ...]:
-    found = [setting.warning] if setting.warning else []
-    if ask.layout.dp > 1:
-        found.append(
-            f"capacity is that of one of {ask.layout.dp} data-parallel replicas, as each logs it;"
-            f" a replica gets {_per_replica(ask)} of {ask.workload.concurrency} requests"
-        )
-    if setting.requests < _per_replica(ask):
+    found = [*([setting.warning] if setting.warning else []), *replica_warning(ask)]
+    if setting.requests < per_replica(ask):
         found.append(f"max_num_seqs {setting.requests} is below the asked concurrency: the rest would queue")
     return tuple(found)
 
@@ -433,7 +407,7 @@ def _launch(ask: Ask, setting: _Setting) -> str:
     words = ["vllm serve {model}", f"--max-model-len {ask.workload.context}"]
     shown = {
         "--max-num-seqs": options.max_num_seqs
-        or (setting.requests if setting.requests == _per_replica(ask) else None),
+        or (setting.requests if setting.requests == per_replica(ask) else None),
         "--max-num-batched-tokens": options.max_num_batched_tokens,
         "--gpu-memory-utilization": options.gpu_memory_utilization,
         "--block-size": options.block_size,

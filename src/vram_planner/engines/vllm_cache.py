@@ -172,7 +172,7 @@ def _state_blocks(state: StateCache, *, prefixes: bool) -> int:
 
 
 def _block_beside_states(ask: Ask, block: int, kv_bytes: int, state: int) -> int:
-    """block · ceil(state / (block · bytes of a token)): the smallest whose page holds a state."""
+    """The smallest block whose page holds a state: block · ceil(state / (block · bytes of a token))."""
     latent = any(cache.latent for cache, _ in ask.architecture.caches)
     step = max(block, 128) if latent else block
     token = max(cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in ask.architecture.caches)

@@ -24,6 +24,7 @@ _ALIKE_ROWS = 2
 _VENDORS = {
     "vllm": ("nvidia", "amd"),
     "sglang": ("nvidia", "amd"),
+    "tensorrt-llm": ("nvidia",),
     "transformers": ("nvidia", "amd"),
     "llama.cpp": ("nvidia", "amd", "apple", "intel"),
 }
@@ -141,7 +142,7 @@ def _divides(chosen: Engine, ask: Ask, count: int) -> bool:
     asked = ask.layout
     return (
         asked.gpus == count
-        or chosen.name not in ("vllm", "sglang")
+        or chosen.name not in ("vllm", "sglang", "tensorrt-llm")
         or why_not_tp(ask.architecture, count) is None
     )
 

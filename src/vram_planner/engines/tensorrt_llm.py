@@ -1,0 +1,225 @@
+"""TensorRT-LLM: the paged cache takes a share of what is free after the model was loaded and warmed up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
+from vram_planner.basis import Basis, Part
+from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
+from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.errors import PrecisionError
+from vram_planner.units import GIB, ceil_div, format_gib
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from vram_planner.architecture.model import Layer
+
+_DOCUMENTATION = "https://nvidia.github.io/TensorRT-LLM/reference/memory.html"
+_RECORD = "https://github.com/NVIDIA/TensorRT-LLM/issues/2268"
+_FRACTION = 0.9
+_BLOCK = 32
+_OLDEST_BLOCK = 64  # before the PyTorch backend: 0.13 logs 631 blocks of 64 tokens
+_PYTORCH_BACKEND = (1, 0)
+_TOKENS, _REQUESTS = 8192, 2048
+_KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "int8": 1, "bfloat16": 2, "float16": 2}
+# CUDA context, NCCL and graphs: no start-up log states them; vLLM's on the same cards bound them.
+_CONTEXT = (0.5, 0.4, 0.7)
+_GRAPHS = (0.8, 0.2, 2.0)
+_ACTIVATION_LOW, _ACTIVATION_HIGH = 0.5, 3.0
+_NOT_MODELLED = (
+    "LoRA adapters",
+    "speculative decoding (MTP, EAGLE, Medusa)",
+    "KV cache reuse between requests, and its host pool",
+    "attention data parallelism",
+    "engine building (needs more memory than serving)",
+)
+
+
+class TensorRtLlm:
+    """
+    TensorRT-LLM. Pool = `free_gpu_memory_fraction` × (total − everything that is there after the warm-up).
+
+    A block covers `tokens_per_block` tokens in all layers of a rank: 64 before 1.0, 32 since.
+    Sliding windows are not given pools of their own here: each layer keeps every token.
+    Source: the memory reference of its documentation; the rule closes on the logs in tests/oracles.
+    """
+
+    name = "tensorrt-llm"
+    title = "TensorRT-LLM"
+    kinds: frozenset[str] = frozenset({"mixed_heads"})
+    vocabulary_multiple = 64
+
+    def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the shape of Engine
+        """No default goes by card."""
+        return None
+
+    def usable_bytes(self, ask: Ask) -> int:
+        """All that the fraction leaves: total − (1 − fraction) × what is free after the warm-up."""
+        total = named_device(ask).total_bytes
+        free = max(0, total - sum(part.n_bytes for part in self._fixed_parts(ask)))
+        return total - int(free * (1 - _fraction(ask)))
+
+    def memory(self, ask: Ask) -> Memory:
+        """See `Engine.memory`. Raises ParallelError or PrecisionError."""
+        check_layout(ask)
+        need = _need(ask)
+        block = _block(ask)
+        kv = Part(
+            name="kv_cache",
+            n_bytes=need.n_bytes,
+            basis=Basis.FORMULA,
+            source=_DOCUMENTATION,
+            detail=f"{per_replica(ask):,} × {ceil_div(ask.workload.context, block):,} blocks of {block} tokens"
+            f": {need.bytes_per_token:,} B a token",
+        )
+        weights, *rest = self._fixed_parts(ask)
+        return Memory(
+            parts=(weights, kv, *rest),
+            kv=need,
+            settings={
+                "free_gpu_memory_fraction": _fraction(ask),
+                "tokens_per_block": block,
+                "max_num_tokens": ask.options.max_num_batched_tokens or _TOKENS,
+                "max_batch_size": ask.options.max_num_seqs or _REQUESTS,
+                "kv_dtype": ask.options.kv_dtype,
+            },
+            launch=_launch(ask),
+            not_modelled=_NOT_MODELLED,
+            warnings=replica_warning(ask),
+        )
+
+    def capacity(self, ask: Ask, memory: Memory) -> Capacity:
+        """See `Engine.capacity`."""
+        total, block = named_device(ask).total_bytes, _block(ask)
+        free = max(0, total - sum(part.n_bytes for part in memory.parts if part.name != "kv_cache"))
+        pool = int(free * _fraction(ask))
+        per_block = block * memory.kv.bytes_per_token
+        blocks = pool // per_block
+        needed = ceil_div(ask.workload.context, block)
+        batch = per_replica(ask)
+        return Capacity(
+            usable_bytes=self.usable_bytes(ask),
+            rule=f"{_fraction(ask):g} of the {format_gib(free)} GiB free after the warm-up goes to the cache",
+            kv_pool_bytes=pool,
+            num_blocks=blocks,
+            kv_cache_tokens=blocks * block,
+            max_concurrency=blocks / needed,
+            max_context=largest(lambda context: ceil_div(context, block) * batch <= blocks, blocks * block),
+        )
+
+    def _fixed_parts(self, ask: Ask) -> tuple[Part, ...]:
+        layout = ask.layout
+        weights = max(rank_weight_bytes(ask.architecture, ask.precision, layout, vocabulary_multiple=64))
+        return (
+            Part(
+                name="weights",
+                n_bytes=weights,
+                basis=Basis.FORMULA,
+                source="tensor shapes of the model's configuration",
+                detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
+                f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",
+            ),
+            _activations(ask),
+            _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
+            _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
+        )
+
+
+def _assumed(name: str, gib: tuple[float, float, float], what: str) -> Part:
+    best, low, high = (int(value * GIB) for value in gib)
+    return Part(
+        name=name,
+        n_bytes=best,
+        basis=Basis.ASSUMED,
+        source="no log of TensorRT-LLM states it; bounded by vLLM's logs on the same cards",
+        detail=what,
+        low_bytes=low,
+        high_bytes=high,
+    )
+
+
+def _activations(ask: Ask) -> Part:
+    """The widest moment of a layer for max_num_tokens: T·b·(3·I/tp + 4·H), as for any dense decoder."""
+    tokens = ask.options.max_num_batched_tokens or _TOKENS
+    width = max(_width(layer, ask.layout.tp) for layer, _ in ask.architecture.groups)
+    n_bytes = tokens * ask.precision.element_bytes * (width + 4 * ask.architecture.hidden)
+    return Part(
+        name="activations",
+        n_bytes=n_bytes,
+        basis=Basis.ASSUMED,
+        source=_DOCUMENTATION,
+        detail=f"forward of {tokens:,} tokens",
+        low_bytes=int(n_bytes * _ACTIVATION_LOW),
+        high_bytes=int(n_bytes * _ACTIVATION_HIGH),
+    )
+
+
+def _width(layer: Layer, tp: int) -> int:
+    """Numbers a token that the feed-forward block keeps at once: three of its widest matrix's rows."""
+    used, of = layer.feed_forward.active_share
+    rows = [
+        weight.rows * (used if weight.name.startswith("experts.") and of > 1 else 1)
+        for weight in layer.feed_forward.weights
+        if weight.units > 1 and len(weight.shape) > 1
+    ]
+    return 3 * ceil_div(max(rows, default=0), tp)
+
+
+def _need(ask: Ask) -> KvNeed:
+    tp, block = ask.layout.tp, _block(ask)
+    n_bytes = _kv_bytes(ask)
+    token = sum(
+        cache.elements_per_token(tp) * n_bytes * max(stage_layers(count, ask.layout.pp))
+        for cache, count in ask.architecture.caches
+    )
+    request = ceil_div(ask.workload.context, block) * block * token
+    return KvNeed(
+        bytes_per_token=token,
+        bytes_per_request=request,
+        n_bytes=request * per_replica(ask),
+        replicated_ranks=min(
+            (cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches), default=1
+        ),
+    )
+
+
+def _kv_bytes(ask: Ask) -> int:
+    kind = ask.options.kv_dtype
+    if kind == "auto":
+        return ask.precision.element_bytes
+    if kind not in _KV_BYTES:
+        known = ", ".join(sorted(_KV_BYTES))
+        raise PrecisionError(f"TensorRT-LLM has no KV cache type {kind!r}", hint=f"one of auto, {known}")
+    return _KV_BYTES[kind]
+
+
+def _block(ask: Ask) -> int:
+    if ask.options.block_size is not None:
+        return ask.options.block_size
+    version = ask.options.version
+    if version is None:
+        return _BLOCK
+    from vram_planner.engines.versions import parse_version  # noqa: PLC0415  rarely asked for
+
+    return _BLOCK if parse_version(version) >= _PYTORCH_BACKEND else _OLDEST_BLOCK
+
+
+def _fraction(ask: Ask) -> float:
+    return ask.options.gpu_memory_utilization or _FRACTION
+
+
+def _launch(ask: Ask) -> str:
+    options, layout = ask.options, ask.layout
+    shown = {
+        "--max_seq_len": ask.workload.context,
+        "--max_batch_size": options.max_num_seqs,
+        "--max_num_tokens": options.max_num_batched_tokens,
+        "--kv_cache_free_gpu_memory_fraction": options.gpu_memory_utilization,
+        "--tp_size": layout.tp if layout.tp > 1 else None,
+        "--pp_size": layout.pp if layout.pp > 1 else None,
+        "--ep_size": layout.expert_ranks if layout.expert_parallel else None,
+    }
+    words = [f"{flag} {value}" for flag, value in shown.items() if value is not None]
+    return " ".join(["trtllm-serve {model}", *words])

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vram_planner as vp
+from vram_planner.units import GIB
+
+
+def test_blocks_of_a_logged_pool() -> None:
+    """
+    0.13 on a 40 GB card, Qwen1.5-7B: "available: 21.89 GiB", "Number of blocks in KV cache primary pool: 631".
+
+    Source: https://github.com/NVIDIA/TensorRT-LLM/issues/2268. Tolerance: one block, for two decimals of GiB.
+    """
+    plan = vp.plan(
+        "Qwen/Qwen1.5-7B", ctx=8192, concurrency=1, engine="tensorrt-llm", engine_version="0.13",
+        gpu="custom:39.39GiB",
+    )  # fmt: skip
+    block_bytes = 64 * plan.kv.bytes_per_token
+
+    assert block_bytes == 64 * 524_288
+    assert int(0.9 * 21.89 * GIB) // block_bytes == pytest.approx(631, abs=1)
+
+
+def test_mla_tokens_of_a_logged_pool() -> None:
+    """Kimi-K2.5 with an fp8 cache: 166.02 GiB hold 5,073,376 tokens, 158,543 blocks of 32 (a public test log)."""
+    plan = vp.plan(
+        "moonshotai/Kimi-K2-Instruct", ctx=8192, concurrency=1, engine="tensorrt-llm", tp=8, kv_dtype="fp8"
+    )
+
+    assert plan.kv.bytes_per_token == 61 * 576
+    assert plan.kv.replicated_ranks == 8
+    assert round(5_073_376 * plan.kv.bytes_per_token / GIB, 2) == 166.02
+
+
+@pytest.mark.parametrize(("version", "block"), [(None, 32), ("1.2.0", 32), ("0.13.0", 64)])
+def test_blocks_by_version(version: str | None, block: int) -> None:
+    plan = vp.plan("8b", ctx=4096, concurrency=1, engine="trtllm", engine_version=version)
+
+    assert plan.request["tokens_per_block"] == block
+
+
+def test_the_pool_is_a_share_of_what_is_free_after_the_load() -> None:
+    plan = vp.plan("8b", ctx=8192, concurrency=4, engine="tensorrt-llm", gpu="H100")
+    assert plan.capacity is not None
+    assert plan.gpu is not None
+    others = plan.total_bytes - plan.part("kv_cache").n_bytes
+    free = plan.gpu.total_bytes - others
+
+    assert plan.capacity.kv_pool_bytes == int(0.9 * free)
+    assert plan.gpu.usable_bytes == plan.gpu.total_bytes - int(free * (1 - 0.9))
+    assert plan.fits is True
+
+
+def test_an_unknown_cache_type_is_refused() -> None:
+    with pytest.raises(vp.PlannerError, match="no KV cache type 'q8_0'"):
+        vp.plan("8b", ctx=4096, concurrency=1, engine="tensorrt-llm", kv_dtype="q8_0")
+
+
+@settings(max_examples=30, deadline=None)
+@given(ctx=st.integers(1, 100_000), concurrency=st.integers(1, 64), gib=st.integers(24, 140))
+def test_need_and_capacity_agree(ctx: int, concurrency: int, gib: int) -> None:
+    plan = vp.plan("8b", ctx=ctx, concurrency=concurrency, engine="tensorrt-llm", gpu=f"custom:{gib}GiB")
+    assert plan.capacity is not None
+
+    blocks = -(-ctx // 32) * concurrency
+    assert (plan.capacity.max_concurrency >= concurrency) == (blocks <= (plan.capacity.num_blocks or 0))
