@@ -10,6 +10,7 @@ docs/reference that are named in PAGES are made whole.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -31,7 +32,13 @@ def run(command: str) -> str:
     words = shlex.split(command)
     if words[0] != "vram-plan":
         raise ValueError(command)
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+    environment = {
+        **os.environ,
+        "NO_COLOR": "1",
+        "VRAM_PLANNER_GPU": "none",
+        "COLUMNS": "100",
+        "LC_ALL": "C.UTF-8",
+    }
     done = subprocess.run(  # noqa: S603  our own command
         [sys.executable, "-m", "vram_planner.cli.main", *words[1:]],
         capture_output=True, text=True, check=False, env=environment, encoding="utf-8",
@@ -93,8 +100,32 @@ def pages() -> dict[Path, str]:
     }
 
 
+SCRIPTS = re.compile(r"(<!-- made by (\S+\.py) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The same document with what its scripts print between the marks."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}{table_of(match[2])}\n{match[4]}"
+
+    return SCRIPTS.sub(block, text)
+
+
+@cache
+def table_of(script: str) -> str:
+    """What `table()` of a script of this project says."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    if spec is None or spec.loader is None:
+        raise ValueError(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.table()).rstrip("\n")
+
+
 def stale() -> dict[Path, str]:
     """Documents that are not as they should be, with what they should hold."""
+    os.environ["VRAM_PLANNER_GPU"] = "none"
     documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     made = pages()
     texts = {path: path.read_text(encoding="utf-8") for path in documents if path not in made}
@@ -107,7 +138,7 @@ def stale() -> dict[Path, str]:
     }
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, sorted(commands)))
-    wanted = {**{path: refreshed(text) for path, text in texts.items()}, **made}
+    wanted = {**{path: filled(refreshed(text)) for path, text in texts.items()}, **made}
     return {
         path: text
         for path, text in wanted.items()

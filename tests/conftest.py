@@ -23,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _as_if_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan without --gpu lists candidates, whatever the machine that runs the tests has."""
+    monkeypatch.setenv("VRAM_PLANNER_GPU", "none")
+
+
 @lru_cache(maxsize=64)
 def _oracle_architecture(name: str) -> Architecture:
     config = json.loads((ORACLES / "configs" / f"{name}.json").read_text(encoding="utf-8"))

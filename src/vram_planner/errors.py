@@ -77,6 +77,10 @@ class CatalogueError(PlannerError):
     """A row of a catalogue that cannot be used: a misspelt key, a missing source."""
 
 
+class RecordError(PlannerError):
+    """A record of a measurement that cannot be read or replayed."""
+
+
 class NoGpuError(PlannerError):
     """There is no GPU that could be asked here."""
 

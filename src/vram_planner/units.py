@@ -69,7 +69,7 @@ def format_gib(n_bytes: int, digits: int = 2) -> str:
 def format_count(count: int) -> str:
     """A parameter count as people say it: 7.62 B, 671 B, 270 M."""
     for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
+        if count >= size * 0.9995:
             return f"{count / size:.3g} {letter}"
     return str(count)
 

@@ -10,6 +10,7 @@ import click
 
 from vram_planner._version import __version__
 from vram_planner.cli import options as opt
+from vram_planner.cli.validate import validate
 from vram_planner.errors import PlannerError
 
 _DOES_NOT_FIT = 3
@@ -96,19 +97,7 @@ def gpus(pattern: str | None, output: str) -> int:
     return 0
 
 
-@cli.group()
-def validate() -> None:
-    """Check the planner's figures against the real thing."""
-
-
-@validate.command("models")
-@click.argument("pattern", required=False)
-@opt.format_option
-def validate_models(pattern: str | None, output: str) -> int:
-    """Compare parameter counts with every causal model of the installed transformers (needs [validate])."""
-    from vram_planner.cli.show import show_walk
-
-    return _DOES_NOT_FIT if show_walk(pattern, output) else 0
+cli.add_command(validate)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -118,6 +107,9 @@ def main(args: list[str] | None = None) -> None:
     except PlannerError as error:
         _complain(str(error), error.hint)
         status = error.exit_status
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        status = 0
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "vram-plan"
         _complain(error.format_message(), f"see {where} --help")

@@ -70,9 +70,9 @@ engine_options = grouped(
 hardware_options = grouped(
     click.option(
         "--gpu",
-        metavar="NAME|auto",
+        metavar="NAME|auto|none",
         help="'RTX 4090', '2x H100', 'custom:24GiB', 'H100 1g.10gb'. "
-        "[default: this machine's, else candidates]",
+        "[default: $VRAM_PLANNER_GPU, this machine's, else candidates]",
     ),
     click.option("--gpu-count", type=WHOLE, help="How many of them."),
     click.option("--tp", type=WHOLE, help="Tensor parallel size. [default: the GPUs of --gpu]"),
@@ -98,6 +98,7 @@ tuning_options = grouped(
     ),
     click.option("--max-num-seqs", type=WHOLE, help="[default: the engine's, by card]"),
     click.option("--max-num-batched-tokens", type=TOKENS, help="[default: the engine's, by card]"),
+    click.option("--enforce-eager", is_flag=True, default=None, help="vLLM: capture no CUDA graphs."),
     click.option("--block-size", type=WHOLE, help="Tokens a KV block. [default: the engine's]"),
     click.option("--ubatch", type=WHOLE, help="llama.cpp: physical batch. [default: 512]"),
     click.option("--flash-attn/--no-flash-attn", default=None, help="llama.cpp. [default: on]"),

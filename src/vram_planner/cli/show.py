@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import sys
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +75,8 @@ def show_rows(rows: list[dict[str, Any]], output: str, *, headers: dict[str, str
 def _flat(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}={item}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return "; ".join(str(item) for item in value)
     return str(value)
@@ -167,6 +167,7 @@ def show_gpus(pattern: str | None, output: str) -> None:
         else:
             found = [only]
     if len(found) == 1 and output == "table":
+        emit(found[0].name)
         emit(
             "\n".join(
                 f"{name:<24} {_flat(value):<44} {how}".rstrip() for name, value, how in found[0].explain()
@@ -216,27 +217,3 @@ def _show_machine(output: str) -> None:
             "memory_note": "note",
         },
     )
-
-
-def show_walk(pattern: str | None, output: str) -> bool:
-    """Walk transformers' models; True if any family drifted."""
-    from dataclasses import asdict
-
-    from vram_planner.validate.models import walk_models
-
-    quiet = not sys.stderr.isatty()
-    with click.progressbar(walk_models(pattern), label="building", file=sys.stderr, hidden=quiet) as found:
-        rows = [asdict(row) for row in found]
-    headers = {
-        "model_type": "model type",
-        "status": "status",
-        "ours": "ours",
-        "theirs": "transformers",
-        "detail": "",
-    }
-    show_rows(rows, output, headers=headers)
-    if output == "table":
-        counts = Counter(row["status"] for row in rows)
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
-        emit(f"\n{len(rows)} model types: {told}")
-    return any(row["status"] == "differs" for row in rows)

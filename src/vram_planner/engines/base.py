@@ -46,6 +46,7 @@ class Options:
     ubatch: int | None = None
     flash_attn: bool | None = None
     slots: int | None = None
+    enforce_eager: bool = False
     attn: str | None = None
 
 
@@ -123,6 +124,8 @@ class Engine(Protocol):
     name: str
     title: str
     vocabulary_multiple: int  # rows of embedding and head are padded to this
+    vendors: tuple[str, ...]  # whose cards its figures hold for
+    splits_tensors: bool  # several cards share each layer (tensor parallel), else each gets whole layers
     kinds: frozenset[str]  # of `Architecture.kinds`, those that it models; the others are refused
 
     def alike(self, ask: Ask) -> Hashable:

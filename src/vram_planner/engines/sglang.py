@@ -57,6 +57,8 @@ class Sglang:
 
     name = "sglang"
     title = "SGLang"
+    vendors = ("nvidia", "amd")
+    splits_tensors = True
     kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 64
 
@@ -151,7 +153,7 @@ def _weights_part(ask: Ask, rank: Rank) -> Part:
         n_bytes=rank.weights_bytes,
         basis=Basis.FORMULA,
         source=WEIGHT_SOURCE,
-        detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}; the fullest of "
+        detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}: the fullest of "
         f"tp {layout.tp} × pp {layout.pp}, vocabulary padded to 64 rows",
     )
 
@@ -165,7 +167,7 @@ def _kv_part(ask: Ask, rank: Rank, need: KvNeed) -> Part:
         n_bytes=need.n_bytes,
         basis=Basis.FORMULA,
         source=CELL_SOURCE,
-        detail=f"{per_replica(ask)} requests × {rank.pool.slots(ask.workload.context):,} slots × "
+        detail=f"{per_replica(ask)} × {rank.pool.slots(ask.workload.context):,} slots × "
         f"{rank.pool.cell_bytes:,} B over {rank.layers} layers{windows}",
     )
 

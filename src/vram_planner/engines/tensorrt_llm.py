@@ -48,6 +48,8 @@ class TensorRtLlm:
 
     name = "tensorrt-llm"
     title = "TensorRT-LLM"
+    vendors = ("nvidia",)
+    splits_tensors = True
     kinds: frozenset[str] = frozenset({"mixed_heads"})
     vocabulary_multiple = 64
 

@@ -60,6 +60,8 @@ class Transformers:
 
     name = "transformers"
     title = "transformers 5.x"
+    vendors = ("nvidia", "amd")
+    splits_tensors = False
     kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 1
 
@@ -309,7 +311,7 @@ def _activations(plan: _Plan, work: Workload, attn: str) -> Part:
         n_bytes=n_bytes,
         basis=Basis.FORMULA,
         source=PEAK_SOURCE,
-        detail=f"most at: {plan.peak.moment}; {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; "
+        detail=f"most at {plan.peak.moment}: {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; "
         f"{plan.peak.n_bytes / GIB:.3f} GiB live beyond the weights, less the cache at full length",
         low_bytes=n_bytes,
         high_bytes=max(n_bytes, plan.worst.n_bytes - plan.kv_bytes),

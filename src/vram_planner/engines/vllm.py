@@ -86,6 +86,8 @@ class Vllm:
 
     name = "vllm"
     title = "vLLM"
+    vendors = ("nvidia", "amd")
+    splits_tensors = True
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
     vocabulary_multiple = 64
 
@@ -121,7 +123,7 @@ class Vllm:
                 _kv_part(ask, stage),
                 _buffers_part(ask, stage),
                 _activation_part(setting, peak),
-                _graphs_part(setting),
+                _graphs_part(ask, setting),
                 _runtime_part(ask, setting),
             ),
             kv=stage.need,
@@ -363,7 +365,15 @@ def _activation_part(setting: _Setting, peak: Peak) -> Part:
     )
 
 
-def _graphs_part(setting: _Setting) -> Part:
+def _graphs_part(ask: Ask, setting: _Setting) -> Part:
+    if ask.options.enforce_eager:
+        return Part(
+            name="cuda_graphs",
+            n_bytes=0,
+            basis=Basis.FORMULA,
+            source=f"{_CODE}/config/model.py",
+            detail="none: eager",
+        )
     low, best, high = band(setting.profile["graphs"])
     inside = setting.profile["graphs_in_budget"]
     return Part(
@@ -419,4 +429,6 @@ def _launch(ask: Ask, setting: _Setting) -> str:
     words += [f"{flag} {value}" for flag, value in shown.items() if value is not None]
     if layout.expert_parallel:
         words.append("--enable-expert-parallel")
+    if options.enforce_eager:
+        words.append("--enforce-eager")
     return " ".join(words)

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 _COUNTS = (1, 2, 4, 8)
 _MOST_ROWS = 12
 _ALIKE_ROWS = 2
-# What runs where: vLLM and SGLang are built for CUDA and ROCm, llama.cpp for more.
-_VENDORS = {
-    "vllm": ("nvidia", "amd"),
-    "sglang": ("nvidia", "amd"),
-    "tensorrt-llm": ("nvidia",),
-    "transformers": ("nvidia", "amd"),
-    "llama.cpp": ("nvidia", "amd", "apple", "intel"),
-}
 
 
 class _Holding(NamedTuple):
@@ -86,7 +78,11 @@ class _Search:
 
     def _layout(self, count: int) -> Layout:
         asked = self.ask.layout
-        return asked if asked.gpus == count else Layout(tp=count, expert_parallel=asked.expert_parallel)
+        if asked.gpus == count:
+            return asked
+        if not self.engine.splits_tensors:
+            return Layout(pp=count)
+        return Layout(tp=count, expert_parallel=asked.expert_parallel)
 
     def _memory(self, ask: Ask, count: int) -> Memory | None:
         key = (count, self.engine.alike(ask))
@@ -113,7 +109,7 @@ def find_candidates(chosen: Engine, ask: Ask, fixed_count: int | None) -> tuple[
     counts = [count for count in asked_counts if _divides(chosen, ask, count)]
     found: list[_Holding] = []
     for gpu in all_gpus():
-        if gpu.vendor not in _VENDORS[chosen.name] or gpu.supports(dtype) is False or _is_no_server(gpu):
+        if gpu.vendor not in chosen.vendors or gpu.supports(dtype) is False or _is_no_server(gpu):
             continue
         device = device_of(gpu)
         held = next((held for count in counts if (held := search.at(gpu, device, count)) is not None), None)
@@ -139,12 +135,9 @@ def _is_no_server(gpu: Gpu) -> bool:
 
 
 def _divides(chosen: Engine, ask: Ask, count: int) -> bool:
-    asked = ask.layout
-    return (
-        asked.gpus == count
-        or chosen.name not in ("vllm", "sglang", "tensorrt-llm")
-        or why_not_tp(ask.architecture, count) is None
-    )
+    if ask.layout.gpus == count or not chosen.splits_tensors:
+        return True
+    return why_not_tp(ask.architecture, count) is None
 
 
 def device_of(gpu: Gpu) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,8 @@ if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, Engine, Memory
     from vram_planner.planning.request import PlanRequest
 
-# These split a model by tensors; the others put whole layers on each card.
-_TENSOR_PARALLEL = frozenset({"vllm", "sglang", "tensorrt-llm"})
-# These cast a float32 checkpoint to 16 bits unless told otherwise.
-_CASTS_FLOAT32 = _TENSOR_PARALLEL
+_GPU_VARIABLE = "VRAM_PLANNER_GPU"
+_NO_GPU = "none"
 
 
 def estimate(request: PlanRequest) -> MemoryPlan:
@@ -71,7 +70,7 @@ def estimate(request: PlanRequest) -> MemoryPlan:
         kv=memory.kv,
         gpu=gpu,
         capacity=capacity,
-        launch=memory.launch.replace("{model_file}", profile.name.rsplit("/", 1)[-1]).replace("{model}", profile.name),
+        launch=_launch(memory.launch, profile, request),
         not_modelled=memory.not_modelled,
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
@@ -101,6 +100,13 @@ def _title(chosen: Engine, settings: Any) -> str:
     return f"{chosen.title} {version}" if version and str(version) not in chosen.title else chosen.title
 
 
+def _launch(command: str, profile: ModelProfile, request: PlanRequest) -> str:
+    file = profile.name.rsplit("/", 1)[-1]
+    words = command.replace("{model_file}", file).replace("{model}", profile.name)
+    server = words.startswith(("vllm ", "python -m sglang"))
+    return f"{words} --dtype {request.dtype}" if server and request.dtype != "auto" else words
+
+
 def _model_facts(profile: ModelProfile, precision: Precision) -> ModelFacts:
     return ModelFacts(
         name=profile.name,
@@ -125,6 +131,7 @@ def _options(request: PlanRequest) -> Options:
         ubatch=request.ubatch,
         flash_attn=request.flash_attn,
         slots=request.slots,
+        enforce_eager=request.enforce_eager,
         attn=request.attn,
     )
 
@@ -156,24 +163,42 @@ def _precision(
     if dtype != "auto":
         base = dtype
     notes: tuple[str, ...] = ()
-    if dtype == "auto" and base == "float32" and chosen.name in _CASTS_FLOAT32:
+    if dtype == "auto" and base == "float32" and chosen.splits_tensors:
         base, notes = (
             "bfloat16",
             (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",),
         )
     if request.quant is not None:
-        return _named_precision(request.quant, base), notes
+        named = _named_precision(request.quant, base)
+        return named, (*notes, *_format_notes(chosen, named, stored))
     if isinstance(stored, Uniform | Except) and stored.base.name != base:
         return stored.with_base(DTYPES[base]), notes
     return stored, notes
 
 
+def _format_notes(chosen: Engine, named: Precision, stored: Precision) -> tuple[str, ...]:
+    """GGUF is llama.cpp's; vLLM reads it with experimental kernels, others unpack it. The stored file stays as it is."""
+    if named.by_layer and chosen.name != "llama.cpp":
+        if chosen.name != "vllm":
+            raise PrecisionError(
+                f"{chosen.title} does not serve GGUF files such as {named.name}",
+                hint="--engine llama.cpp, or awq",
+            )
+        return ("vLLM's GGUF kernels are experimental, and slow beside awq or fp8",)
+    if named.name == stored.name or chosen.name == "llama.cpp":
+        return ()
+    return (
+        f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
+    )
+
+
 def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
-    if request.gpu is None and not driver_present():
+    wanted = request.gpu or os.environ.get(_GPU_VARIABLE)
+    if (wanted or "").strip().lower() == _NO_GPU or (wanted is None and not driver_present()):
         return None
-    if request.gpu is None or request.gpu.strip().lower() == "auto":
-        return _detected(request)
-    choice = find_gpu(request.gpu)
+    if wanted is None or wanted.strip().lower() == "auto":
+        return _detected(request, asked=wanted is not None)
+    choice = find_gpu(wanted)
     if request.gpu_count is None:
         return choice
     if choice.count not in (1, request.gpu_count):
@@ -183,17 +208,17 @@ def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
     return GpuChoice(choice.gpu, request.gpu_count, choice.asked)
 
 
-def _detected(request: PlanRequest) -> GpuChoice | None:
+def _detected(request: PlanRequest, *, asked: bool) -> GpuChoice | None:
     from vram_planner.hardware_profiles import choices_on, detect  # noqa: PLC0415  only where there is a driver
 
     try:
         choices = choices_on(detect())
     except NoGpuError:
-        if request.gpu is None:
+        if not asked:
             return None
         raise
     if not choices:
-        if request.gpu is None:
+        if not asked:
             return None
         raise NoGpuError("no usable GPU was found on this machine", hint="name the card instead: --gpu h100")
     best = max(choices, key=lambda choice: choice.gpu.total_bytes * choice.count)
@@ -225,7 +250,9 @@ def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice:
                 hint="give --tp, or another --gpu-count",
             )
         tp = count // (pp * dp)
-        if chosen.name in _TENSOR_PARALLEL and tp not in (sizes := valid_tp(profile.architecture)):
+        if not chosen.splits_tensors:
+            tp, pp = 1, count
+        elif tp not in (sizes := valid_tp(profile.architecture)):
             fitting = ", ".join(str(size) for size in sizes)
             raise ParallelError(
                 f"{count} GPUs: a tensor parallel size of {tp} does not divide the heads or the vocabulary",

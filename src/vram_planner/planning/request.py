@@ -72,6 +72,7 @@ class PlanRequest:
     ubatch: int | None = None
     flash_attn: bool | None = None
     slots: int | None = None
+    enforce_eager: bool = False
     attn: str | None = None
     offline: bool = False
 

@@ -40,7 +40,7 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
     changes: list[tuple[str, dict[str, Any]]] = []
     capacity, gpu = plan.capacity, plan.gpu
     if capacity is not None and capacity.max_concurrency >= 1:
-        at_once = int(capacity.max_concurrency)
+        at_once = int(capacity.max_concurrency) * int(plan.request["dp"])
         changes.append((f"--concurrency {at_once}", {"concurrency": at_once}))
     if capacity is not None and capacity.max_context >= 1:
         shorter = {"ctx": capacity.max_context, "prompt_tokens": None}

@@ -84,7 +84,7 @@ def _verdict(plan: MemoryPlan) -> str:
     gpu, capacity, room = plan.gpu, plan.capacity, plan.headroom_bytes
     if gpu is None or capacity is None or room is None:
         return ""
-    each = "" if gpu.count == 1 else " on each GPU"
+    each, apiece = ("", "") if gpu.count == 1 else (" on each GPU", " each")
     told = {
         "fits": f"fits: {format_gib(room)} GiB to spare{each}",
         "may fit": (
@@ -100,13 +100,17 @@ def _verdict(plan: MemoryPlan) -> str:
     return "\n".join(
         (
             told,
-            f"  card       {gpu.count} × {gpu.name}, {format_gib(gpu.total_bytes)} GiB each ({gpu.total_basis})",
-            f"  budget     {format_gib(gpu.usable_bytes)} GiB = {capacity.rule}",
+            f"  card       {gpu.count} × {gpu.name}, {format_gib(gpu.total_bytes)} GiB{apiece} ({gpu.total_basis})",
+            _line("budget", f"{format_gib(gpu.usable_bytes)} GiB = {capacity.rule}"),
             f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
             f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
             f"  longest    {longest} for {asked:,} at once",
         )
     )
+
+
+def _line(name: str, words: str) -> str:
+    return fill(f"  {name:<10} {words}", width=_WIDTH, subsequent_indent=" " * 13, break_on_hyphens=False)
 
 
 def _ways(ways: tuple[WayOut, ...]) -> str:
@@ -170,7 +174,7 @@ def explain(plan: MemoryPlan) -> str:
     blocks = [
         headline(plan),
         (
-            f"model  {model.name} from {model.source} ({model.provenance})\n"
+            f"model  {model.name}, configuration: {model.source} ({model.provenance})\n"
             f"       {model.architecture.parameters:,} parameters,"
             f" {model.architecture.active_parameters:,} active,"
             f" {weights_bytes:,} B in {model.precision.name}"

@@ -1,0 +1,165 @@
+"""A record of vLLM, SGLang or TensorRT-LLM as a request, and what its log says as components."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.engines.versions import profile_for
+from vram_planner.errors import PlannerError, RecordError
+from vram_planner.hardware_profiles import find_gpu
+from vram_planner.planning.estimate import estimate
+from vram_planner.planning.request import PlanRequest
+from vram_planner.units import GIB
+
+if TYPE_CHECKING:
+    from vram_planner.planning.plan import MemoryPlan
+
+# How a checkpoint's name, or the log's word for its format, says how it is stored.
+_FORMATS = (
+    (r"w8a8", "w8a8"),
+    (r"w4a16|gptq", "w4a16"),
+    (r"awq", "awq"),
+    (r"fp8-dynamic", "fp8-dynamic"),
+    (r"bitsandbytes|bnb", "nf4"),
+    (r"^fp8|fp8 \(online", "fp8"),
+)
+_SUFFIX = re.compile(r"(?i)[-_.](quantized\.w\da\d+|fp8-dynamic|awq(-int4)?|gptq(-int4)?|int4-awq)$")
+_QUANTISERS = {"redhatai", "neuralmagic", "hugging-quants", "nousresearch", "unsloth", "jakiajk"}
+# Fine-tunes that keep the shapes of their base.
+_SAME_SHAPES = {
+    "moonshotai/Kimi-Dev-72B": "Qwen/Qwen2.5-72B",
+    "castorini/rank_zephyr_7b_v1_full": "mistralai/Mistral-7B-v0.1",
+    "vonjack/Phi-3-mini-4k-instruct-LLaMAfied": "microsoft/Phi-3-mini-4k-instruct",
+    "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
+}
+_SPECULATIVE = "it ran speculative decoding, which is not modelled"
+
+
+def replay(row: dict[str, Any]) -> dict[str, Any]:
+    """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
+    engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
+    request = _request(row, engine)
+    plan = estimate(request)
+    fitted = False
+    if engine == "vllm":
+        profile, _ = profile_for("vllm", request.engine_version)
+        fitted = _base(row)[0] in profile.get("fitted_on", ())
+    return {"pairs": _pairs(row, plan), "version": _version(row) or "newest", "fitted": fitted}
+
+
+def _request(row: dict[str, Any], engine: str) -> PlanRequest:
+    if row.get("model") is None:
+        raise RecordError("it names no model", hint="add 'model'")
+    if row.get("speculative") not in (None, "[ngram]"):
+        raise RecordError(_SPECULATIVE, hint="replay a start without it")
+    version = _version(row)
+    if engine == "vllm":
+        _check_vllm(row, version)
+    context = row.get("max_model_len") or row["measured"].get("max_concurrency_len")
+    if context is None:
+        raise RecordError("no max_model_len", hint="add it")
+    tp = row.get("tp") or (1 if row.get("gpu_count") in (None, 1) else None)
+    if tp is None or (row.get("tp") is None and row.get("gpu_count") is None and engine != "vllm"):
+        raise RecordError("no tensor parallel size", hint="add 'tp'")
+    model, quant = _base(row)
+    return PlanRequest.of(
+        model=model,
+        ctx=context,
+        concurrency=1,
+        engine=engine,
+        engine_version=version,
+        gpu=_gpu(row),
+        tp=tp,
+        pp=row.get("pp"),
+        ep=bool(row.get("ep")) or None,
+        dtype=row.get("dtype"),
+        quant=quant,
+        kv_dtype=_kv_dtype(row),
+        gpu_memory_utilization=row.get("gpu_memory_utilization"),
+        max_num_seqs=row.get("max_num_seqs"),
+        max_num_batched_tokens=row.get("max_num_batched_tokens"),
+        block_size=row.get("block_size"),
+        enforce_eager=row.get("enforce_eager"),
+    )
+
+
+def _check_vllm(row: dict[str, Any], version: str | None) -> None:
+    if version is None:
+        raise RecordError("no engine_version", hint="add it")
+    if row.get("cpu_offload_gb"):
+        raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
+
+
+def _version(row: dict[str, Any]) -> str | None:
+    match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
+    return match[1] if match else None
+
+
+def _gpu(row: dict[str, Any]) -> str:
+    if row.get("gpu_total_gib"):
+        return f"custom:{row['gpu_total_gib']}GiB"
+    if not row.get("gpu"):
+        raise RecordError("neither the card nor its total memory is known", hint="add 'gpu_total_gib'")
+    try:
+        return f"custom:{find_gpu(str(row['gpu'])).gpu.total_bytes}B"
+    except PlannerError as error:
+        raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
+
+
+def _kv_dtype(row: dict[str, Any]) -> str:
+    kind = row.get("kv_cache_dtype") or "auto"
+    return {"fp8_ds_mla": "fp8"}.get(kind, kind)
+
+
+def _base(row: dict[str, Any]) -> tuple[str, str | None]:
+    """The catalogue's name for these shapes, and the format that name or log tell."""
+    name, word = row["model"], str(row.get("quantization") or "").lower()
+    words = f"{name} {word}".lower()
+    quant = next(
+        (
+            to
+            for pattern, to in _FORMATS
+            if re.search(pattern, word) or (to != "fp8" and re.search(pattern, words))
+        ),
+        None,
+    )
+    base = _SUFFIX.sub("", name)
+    organisation, _, short = base.rpartition("/")
+    if organisation.lower() in _QUANTISERS:
+        base = short
+    base = base.replace("Meta-Llama-3.1", "Llama-3.1").replace("Hermes-3-Llama", "Llama")
+    return _SAME_SHAPES.get(name, base), quant
+
+
+def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, float]]:
+    log, capacity = row["measured"], plan.capacity
+    if capacity is None:
+        return {}
+    parts = {part.name: part.n_bytes for part in plan.parts}
+    predicted = {
+        "weights": ((parts["weights"] + parts.get("buffers", 0)) / GIB, log.get("model_loading_gib")),
+        "activation": (parts["activations"] / GIB, log.get("activation_peak_gib")),
+        "KV pool": (capacity.kv_pool_bytes / GIB, _logged_pool(log)),
+        "KV tokens": (float(capacity.kv_cache_tokens), log.get("kv_cache_tokens")),
+        "concurrency": (capacity.max_concurrency, log.get("max_concurrency")),
+    }
+    if capacity.num_blocks is not None and plan.engine == "vllm":
+        predicted["KV blocks"] = (float(capacity.num_blocks), log.get("num_gpu_blocks"))
+    if plan.engine == "vllm" and _includes_graphs(plan):
+        # From 0.25 on the logged peak includes the estimate of the graphs.
+        graphs = parts["cuda_graphs"] / GIB
+        predicted["activation"] = (predicted["activation"][0] + graphs, predicted["activation"][1])
+    return {name: (ours, float(theirs)) for name, (ours, theirs) in predicted.items() if theirs is not None}
+
+
+def _includes_graphs(plan: MemoryPlan) -> bool:
+    return plan.part("cuda_graphs").in_budget
+
+
+def _logged_pool(log: dict[str, Any]) -> float | None:
+    if log.get("available_kv_cache_gib") is not None:
+        return float(log["available_kv_cache_gib"])
+    if log.get("k_gb") is not None and log.get("v_gb") is not None:
+        return float(log["k_gb"] + log["v_gb"])
+    return log.get("kv_size_gb")
