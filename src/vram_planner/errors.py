@@ -70,7 +70,7 @@ class HubError(PlannerError):
 
 
 class OfflineError(HubError):
-    """Only a network could answer this, and none may be used."""
+    """Only a network could answer this, and none may or can be used."""
 
 
 class CatalogueError(PlannerError):

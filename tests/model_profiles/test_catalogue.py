@@ -55,7 +55,7 @@ def test_parameters_equal_the_meta_device(name: str) -> None:
 def test_catalogue_is_large_and_names_are_unique() -> None:
     names = model_names()
 
-    assert len(names) >= 240
+    assert len(names) >= 400
     assert len({name.lower() for name in names}) == len(names)
 
 

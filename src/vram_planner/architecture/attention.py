@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from vram_planner.architecture.cache import KvCache, StateCache
@@ -82,6 +82,10 @@ class FullAttention(PlainMixer):
     norms on queries and keys: one head's (Qwen3, Gemma 3) or all heads' (OLMo 2), None for none.
     `sinks` adds one learned logit a head (gpt-oss). `fused_qkv` says that the checkpoint stores
     one matrix for the three projections (Phi-3), which only matters to block-quantised formats.
+    `gated_query` says that q_proj also projects an output gate as wide as the queries (Qwen3-Next), `input_width`
+    that q, k and v read a stream of another width than `hidden` (Zamba).
+    `values_from_keys` says that the keys' projection gives the values too (Gemma 4); both are still kept, for
+    only the keys are turned by their position. `extras` are further tensors of the block (an output gate …).
     """
 
     hidden: int
@@ -93,6 +97,10 @@ class FullAttention(PlainMixer):
     qk_norm: tuple[int, int] | None = None
     sinks: bool = False
     fused_qkv: bool = False
+    values_from_keys: bool = False
+    gated_query: bool = False
+    input_width: int | None = None
+    extras: tuple[Weight, ...] = ()
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -113,15 +121,21 @@ class FullAttention(PlainMixer):
             *self._qkv(q_out, kv_out),
             *row_linear("o_proj", self.hidden, q_out, units=self.n_heads, bias=self.out_bias),
             *small,
+            *self.extras,
         )
 
     def _qkv(self, q_out: int, kv_out: int) -> tuple[Weight, ...]:
+        into, queries = self.input_width or self.hidden, 2 * q_out if self.gated_query else q_out
         if self.fused_qkv and self.n_heads == self.n_kv_heads:
-            return linear("qkv_proj", q_out + 2 * kv_out, self.hidden, units=self.n_heads, bias=self.qkv_bias)
+            return linear("qkv_proj", queries + 2 * kv_out, into, units=self.n_heads, bias=self.qkv_bias)
+        names = ("k_proj",) if self.values_from_keys else ("k_proj", "v_proj")
         return (
-            *linear("q_proj", q_out, self.hidden, units=self.n_heads, bias=self.qkv_bias),
-            *linear("k_proj", kv_out, self.hidden, units=self.n_kv_heads, bias=self.qkv_bias),
-            *linear("v_proj", kv_out, self.hidden, units=self.n_kv_heads, bias=self.qkv_bias),
+            *linear("q_proj", queries, into, units=self.n_heads, bias=self.qkv_bias),
+            *(
+                weight
+                for name in names
+                for weight in linear(name, kv_out, into, units=self.n_kv_heads, bias=self.qkv_bias)
+            ),
         )
 
     @property
@@ -138,7 +152,7 @@ class FullAttention(PlainMixer):
 class SlidingWindow(PlainMixer):
     """Attention that reads only the last `window` tokens (Mistral 7B v0.1, Gemma, gpt-oss)."""
 
-    inner: FullAttention
+    inner: FullAttention | Latent
     window: int
 
     @property
@@ -154,14 +168,42 @@ class SlidingWindow(PlainMixer):
     @property
     def cache(self) -> KvCache:
         """As inside, bounded by the window."""
-        inner = self.inner.cache
-        return KvCache(
-            n_heads=inner.n_heads, key_dim=inner.key_dim, value_dim=inner.value_dim, window=self.window
-        )
+        return replace(self.inner.cache, window=self.window)
 
     def score_flops(self, context: int) -> int:
         """As inside, over at most the window."""
         return self.inner.score_flops(min(context, self.window))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BorrowedKv(PlainMixer):
+    """
+    Attention over the keys and values of an earlier layer (Gemma 3n, Gemma 4): no projections of its own, no cache.
+
+    `inner` is the attention as it would be with them; `window` as the layer that lends has it.
+    """
+
+    inner: FullAttention
+    window: int | None = None
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Those of the attention inside, without what makes keys and values."""
+        return tuple(w for w in self.inner.weights if not w.name.startswith(("k_proj", "v_proj", "k_norm")))
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads of the attention inside."""
+        return self.inner.n_heads
+
+    @property
+    def cache(self) -> KvCache | None:
+        """None: the lending layer keeps it."""
+        return None
+
+    def score_flops(self, context: int) -> int:
+        """As inside, over at most the window."""
+        return self.inner.score_flops(context if self.window is None else min(context, self.window))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +212,9 @@ class Latent(PlainMixer):
     Multi-head latent attention (MLA): one compressed vector a token instead of keys and values.
 
     The cache holds `kv_rank` + `rope_dim` elements a token and layer, whatever the number of heads.
-    `q_rank` None means that queries are projected in one step (DeepSeek-V2-Lite).
+    `q_rank` None means that queries are projected in one step (DeepSeek-V2-Lite). `gated_query` says that one
+    matrix projects the queries and the output's gate, from two copies of the query's latent (A.X-K2).
+    `extras` are further tensors of the block.
     Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
     """
 
@@ -182,6 +226,8 @@ class Latent(PlainMixer):
     rope_dim: int
     value_dim: int
     bias: bool = False
+    gated_query: bool = False
+    extras: tuple[Weight, ...] = ()
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -196,16 +242,20 @@ class Latent(PlainMixer):
             *row_linear(
                 "o_proj", self.hidden, self.n_heads * self.value_dim, units=self.n_heads, bias=self.bias
             ),
+            *self.extras,
         )
 
     def _query(self) -> tuple[Weight, ...]:
         width = self.n_heads * (self.nope_dim + self.rope_dim)
         if self.q_rank is None:
             return linear("q_proj", width, self.hidden, units=self.n_heads)
+        name, into = "q_b_proj", self.q_rank
+        if self.gated_query:
+            name, into, width = "q_gate_proj", 2 * self.q_rank, width + self.n_heads * self.value_dim
         return (
             *linear("q_a_proj", self.q_rank, self.hidden, bias=self.bias),
             *norm("q_a_layernorm", self.q_rank),
-            *linear("q_b_proj", width, self.q_rank, units=self.n_heads),
+            *linear(name, width, into, units=self.n_heads),
         )
 
     @property

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from vram_planner.architecture.weight import Role, Weight, linear, row_linear
+
+# How names of experts that serve no text begin, and of what stands beside them.
+OTHER_EXPERTS: Final = ("experts.other.", "other.")
+
+
+def _of_others(name: str) -> str:
+    experts, rest = OTHER_EXPERTS
+    return experts + name.removeprefix("experts.") if name.startswith("experts.") else rest + name
 
 
 class FeedForward(Protocol):
@@ -77,7 +85,12 @@ class MixtureOfExperts:
 
     `shared` is the block that runs for each token (DeepSeek, Qwen2-MoE, GLM), `shared_gate` its
     sigmoid gate (Qwen2-MoE). `router_bias` is a parameter (gpt-oss), `correction_bias` a buffer that
-    balances the load (DeepSeek-V3, GLM-4.5). `bias` puts biases on the experts (gpt-oss).
+    balances the load (DeepSeek-V3, GLM-4.5). `bias` puts biases on the experts (gpt-oss). `zero_experts`
+    give their input back: they have rows in the router and no matrices (LongCat-Flash). `other` is a router with
+    experts of its own for tokens of another kind (images in ERNIE 4.5 VL): no text token uses it. `latent` is the
+    width to which the experts' input is projected before, and from which it is projected back (Nemotron 3 Super).
+    `own_router` replaces the router's single matrix where it is a network of its own (Zaya).
+    `beside` says that the experts lie beside the block that runs for each token, not inside it (Gemma 4).
     """
 
     hidden: int
@@ -90,11 +103,18 @@ class MixtureOfExperts:
     correction_bias: bool = False
     bias: bool = False
     gated: bool = True
+    zero_experts: int = 0
+    shared_scores: int = 0
+    other: MixtureOfExperts | None = None
+    latent: int | None = None
+    latent_bias: bool = False
+    own_router: tuple[Weight, ...] = ()
+    beside: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
         """Router, stacks of experts, the shared block."""
-        n, width, hidden = self.n_experts, self.expert_intermediate, self.hidden
+        n, width, hidden = self.n_experts, self.expert_intermediate, self.latent or self.hidden
         names = ("gate", "up") if self.gated else ("up",)
         experts = [
             *(
@@ -111,12 +131,29 @@ class MixtureOfExperts:
                 ),
                 Weight(name="experts.down.bias", shape=(n, hidden), role=Role.BIAS),
             ]
-        return (*self._router(), *experts, *self._shared())
+        return (*self._router(), *experts, *self._latent(), *self._shared(), *self._other())
+
+    def _other(self) -> tuple[Weight, ...]:
+        if self.other is None:
+            return ()
+        return tuple(replace(weight, name=_of_others(weight.name)) for weight in self.other.weights)
+
+    def _latent(self) -> tuple[Weight, ...]:
+        if self.latent is None:
+            return ()
+        return (
+            *linear("fc1_latent_proj", self.latent, self.hidden, bias=self.latent_bias),
+            *linear("fc2_latent_proj", self.hidden, self.latent, bias=self.latent_bias),
+        )
 
     def _router(self) -> tuple[Weight, ...]:
-        router = linear("router", self.n_experts, self.hidden, bias=self.router_bias, role=Role.ROUTER)
+        if self.own_router:
+            return self.own_router
+        rows = self.n_experts + self.zero_experts
+        scores = rows + self.shared_scores
+        router = linear("router", scores, self.hidden, bias=self.router_bias, role=Role.ROUTER)
         if self.correction_bias:
-            router += (Weight(name="router.correction", shape=(self.n_experts,), role=Role.BUFFER),)
+            router += (Weight(name="router.correction", shape=(rows,), role=Role.BUFFER),)
         return router
 
     def _shared(self) -> tuple[Weight, ...]:
@@ -127,5 +164,5 @@ class MixtureOfExperts:
 
     @property
     def active_share(self) -> tuple[int, int]:
-        """top_k of n_experts."""
-        return (self.top_k, self.n_experts)
+        """top_k of n_experts; zero experts take their part of these."""
+        return (self.top_k, self.n_experts + self.zero_experts)

@@ -16,6 +16,7 @@ from vram_planner.architecture.gguf_mix import (
     default_type,
     dynamic_type,
 )
+from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.architecture.storage import Blocks, Plain, Storage
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis
@@ -65,6 +66,10 @@ _ALIASES = {
 _GEMMA_3_TOKENS = 262_144
 _LLAMA_3_TOKENS = 128_256
 _UNSCALED = 8192
+_FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
+_INDEXER_WEIGHTS = "indexer.weights_proj"
+_FUSED_EXPERTS = ("gemma4",)
+_WITH_FACTORS = ("gemma4", "llama4")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type (no importance matrix)"
 _DYNAMIC_SOURCE = (
     "Unsloth's dynamic 1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB, "
@@ -116,7 +121,10 @@ class GgufMix:
 
         MLA's up-projection is stored as two: attn_k_b with rows of one head's keys, attn_v_b with rows of the latent.
         """
-        if weight.role in (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER) or len(weight.shape) == 1:
+        whole = weight.role in _FLOAT32
+        if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
+            whole = self.name in ("f32", "f16", "bf16")
+        if whole or len(weight.shape) == 1:
             return ((GGML_TYPES["f32"], weight),)
         if weight.role is Role.TOWER:
             return ((GGML_TYPES["f16"], weight),)
@@ -163,20 +171,19 @@ def gguf_precision(name: str) -> GgufMix:
 
 def rope_factor_bytes(architecture: Architecture) -> int:
     """
-    Bytes of `rope_freqs`, the float32 factors that the converter writes for Llama 3.1 and later.
+    Bytes of `rope_freqs`, the float32 factors that the converter writes for Llama 3.1 and later and for Gemma 4.
 
     An Architecture does not keep its rotary settings: we know these models by their vocabulary and length.
-    Source: llama.cpp b11434, conversion/llama.py, generate_extra_tensors.
+    Source: llama.cpp b11434, conversion/llama.py and gemma.py, generate_extra_tensors.
     """
-    cache = architecture.layers[0].mixer.cache
-    longest = architecture.max_context or 0
-    if (
-        architecture.model_type != "llama"
-        or architecture.vocabulary != _LLAMA_3_TOKENS
-        or longest <= _UNSCALED
+    widths = {cache.key_dim for cache, _ in architecture.caches}
+    scaled = (architecture.max_context or 0) > _UNSCALED
+    if not widths or not (
+        architecture.model_type.startswith(_WITH_FACTORS)
+        or (architecture.model_type == "llama" and architecture.vocabulary == _LLAMA_3_TOKENS and scaled)
     ):
         return 0
-    return cache.key_dim // 2 * 4 if cache is not None else 0
+    return max(widths) // 2 * 4
 
 
 def _as_written(weight: Weight, place: Place) -> Weight:
@@ -193,16 +200,37 @@ def stored_rows(architecture: Architecture) -> int:
 
 
 def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
-    if weight.name != "kv_b_proj" or place.layer is None or fused:
+    """
+    The matrices that the file keeps apart though the checkpoint has them in one, and the other way round.
+
+    Source: llama.cpp b11434, conversion/deepseek.py (kv_b), qwen.py (in_proj_qkvz), granite.py (shared_mlp.input_linear).
+    """
+    if place.layer is None or fused:
         return (weight,)
     mixer = place.architecture.layers[place.layer].mixer
-    if not isinstance(mixer, Latent):
-        return (weight,)
-    heads = mixer.n_heads
-    return (
-        replace(weight, name="k_b_proj", shape=(heads, mixer.kv_rank, mixer.nope_dim)),
-        replace(weight, name="v_b_proj", shape=(heads, mixer.value_dim, mixer.kv_rank)),
-    )
+    latent = getattr(mixer, "inner", mixer)
+    if weight.name == "kv_b_proj" and isinstance(latent, Latent):
+        heads = latent.n_heads
+        return (
+            replace(weight, name="k_b_proj", shape=(heads, latent.kv_rank, latent.nope_dim)),
+            replace(weight, name="v_b_proj", shape=(heads, latent.value_dim, latent.kv_rank)),
+        )
+    if weight.name == "in_proj_qkvz" and isinstance(mixer, GatedDeltaNet):
+        gate = mixer.value_heads * mixer.value_dim
+        return (
+            replace(weight, name="in_proj_qkv", shape=(weight.rows - gate, weight.columns)),
+            replace(weight, name="in_proj_z", shape=(gate, weight.columns)),
+        )
+    if place.architecture.model_type.startswith(_FUSED_EXPERTS):
+        if weight.name == "experts.gate":
+            stack, width, columns = weight.shape
+            return (replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns)),)
+        if weight.name == "experts.up":
+            return ()
+    if weight.name == "shared_mlp.gate_up_proj":
+        half = (weight.rows // 2, weight.columns)
+        return tuple(replace(weight, name=f"shared_mlp.{part}_proj", shape=half) for part in ("gate", "up"))
+    return (weight,)
 
 
 def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
@@ -216,7 +244,8 @@ def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
         n_layers=facts["n_layers"],
         value_index=facts["value_index"].get(layer, 0),
         n_values=len(facts["value_index"]),
-        down_index=facts["down_index"][layer] if facts["down_index"] else 0,
+        # In a file the experts of a layer come before the shared one.
+        down_index=facts["down_index"][layer] + weight.name.startswith("shared") if facts["down_index"] else 0,
         query_groups=facts["query_groups"],
         n_experts=facts["n_experts"],
         is_70b=facts["is_70b"],
@@ -247,6 +276,8 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
         if any(weight.role is Role.EXPERT for weight in layer.weights):
             expert_layers.append(index)
     first = architecture.layers[0].mixer
+    if isinstance(first, GatedDeltaNet):  # such files state one number of heads for all layers
+        first = next((layer.mixer for layer in architecture.layers if layer.mixer.cache is not None), first)
     cache = first.cache
     kv_heads = cache.n_heads if cache is not None else 0
     n_layers = len(architecture.layers)

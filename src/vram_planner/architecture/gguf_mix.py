@@ -35,11 +35,14 @@ _CATEGORIES = {
     "k_proj": Category.ATTENTION_K,
     "v_proj": Category.ATTENTION_V,
     "qkv_proj": Category.ATTENTION_QKV,
+    "in_proj_qkv": Category.ATTENTION_QKV,
+    "in_proj_qkvz": Category.ATTENTION_QKV,  # stored as in_proj_qkv and in_proj_z
     "o_proj": Category.ATTENTION_OUTPUT,
     "gate_proj": Category.FFN_GATE,
     "gate": Category.FFN_GATE,
     "up_proj": Category.FFN_UP,
     "up": Category.FFN_UP,
+    "gate_up": Category.FFN_UP,
     "gate_up_proj": Category.FFN_UP,
     "down_proj": Category.FFN_DOWN,
     "down": Category.FFN_DOWN,
@@ -178,7 +181,8 @@ def _query(file_type: str, _: Tensor) -> str | None:
 
 
 def _down(file_type: str, tensor: Tensor) -> str | None:
-    index, count = tensor.layer, tensor.n_layers
+    # Where there are experts the layer counts, else the number of such tensors before this one.
+    index, count = tensor.layer if tensor.n_experts else tensor.down_index, tensor.n_layers
     if file_type in ("q4_k_m", "q5_k_m"):
         return "q6_k" if use_more_bits(index, count) else None
     if file_type == "q3_k_m":

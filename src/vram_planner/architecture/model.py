@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vram_planner.architecture.feed_forward import OTHER_EXPERTS
 from vram_planner.architecture.precision import walk
 from vram_planner.architecture.weight import Role, Weight, count_parameters
 
@@ -41,7 +42,7 @@ class Layer:
         return sum(
             weight.elements * used // of if weight.name.startswith("experts.") else weight.elements
             for weight in self.weights
-            if weight.role is not Role.BUFFER
+            if weight.role is not Role.BUFFER and not weight.name.startswith(OTHER_EXPERTS)
         )
 
 
@@ -54,7 +55,8 @@ class Architecture:
     prediction or other draft heads, which engines load only for speculative decoding. `towers` are the
     weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
     `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
-    logits are squeezed through a tanh (Gemma 2), which costs a copy of them.
+    logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
+    numbers of an image stand behind one token of it, where there is a vision tower (else 0).
     """
 
     model_type: str
@@ -65,6 +67,7 @@ class Architecture:
     tied_head: bool = False
     head_bias: bool = False
     capped_logits: bool = False
+    pixels_per_token: int = 0
     final_norm: tuple[Weight, ...] = ()
     embedding_extras: tuple[Weight, ...] = ()
     draft_layers: tuple[Weight, ...] = ()
@@ -144,6 +147,10 @@ class Architecture:
         found |= {"indexer"} if self.indexers else set()
         found |= {"chunked" for cache, _ in self.caches if cache.chunked}
         found |= {"cross" for cache, _ in self.caches if cache.fixed_tokens is not None}
+        found |= {
+            "compressed" for cache, _ in self.caches if cache.compressed is not None or cache.stride > 1
+        }
+        found |= {"no_cache"} if not self.caches and not self.states else set()
         shapes = {(cache.n_heads, cache.key_dim, cache.value_dim) for cache, _ in self.caches}
         found |= {"mixed_heads"} if len(shapes) > 1 else set()
         return frozenset(found)
@@ -176,8 +183,10 @@ class Architecture:
         """
         Floating-point operations to process one token at a context: 2 per active matrix element, and attention.
 
-        The input embedding is a look-up and is left out; a tied head is a product and counts.
+        Input embeddings are look-ups and are left out; a tied head is a product and counts.
         """
-        tables = self.vocabulary * self.hidden
-        products = self.active_parameters - (0 if self.tied_head else tables)
+        looked_up = sum(weight.elements for weight in self.embedding if weight.role is Role.EMBEDDING)
+        products = (
+            self.active_parameters - looked_up + (self.vocabulary * self.hidden if self.tied_head else 0)
+        )
         return 2 * products + sum(layer.mixer.score_flops(context) * n for layer, n in self.groups)

@@ -46,7 +46,7 @@ def valid_tp(architecture: Architecture, *, vocabulary_multiple: int = 64) -> tu
     """
     Tensor parallel sizes that divide the query heads and the padded vocabulary.
 
-    KV heads must divide, or be divided by, the size.
+    KV heads must divide, or be divided by, the size; the heads and groups of recurrent states are never copied.
     """
     return tuple(
         tp for tp in range(1, _MOST_RANKS + 1) if why_not_tp(architecture, tp, vocabulary_multiple) is None
@@ -55,7 +55,7 @@ def valid_tp(architecture: Architecture, *, vocabulary_multiple: int = 64) -> tu
 
 def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 64) -> str | None:
     """What a tensor parallel size does not divide; None where it fits."""
-    if architecture.n_heads % tp:
+    if architecture.caches and architecture.n_heads % tp:
         return f"{architecture.n_heads} attention heads"
     rows = padded_vocabulary(architecture.vocabulary, vocabulary_multiple)
     if rows % tp:
@@ -63,6 +63,12 @@ def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 6
     for cache, _ in architecture.caches:
         if not cache.latent and cache.n_heads % tp and tp % cache.n_heads:
             return f"{cache.n_heads} KV heads"
+    for state, _ in architecture.states:
+        if state.heads % tp:
+            return f"{state.heads} heads of a recurrent state"
+        # vLLM mamba_mixer2.py: one group is copied to all ranks, more are dealt out.
+        if state.groups > 1 and state.groups % tp:
+            return f"{state.groups} groups of a recurrent state"
     return None
 
 
@@ -79,6 +85,9 @@ def stage_layers(n_layers: int, pp: int) -> tuple[int, ...]:
 
 
 def _rank_bytes(weight: Weight, n_bytes: int, layout: Layout) -> int:
+    if weight.role is Role.TOWER:
+        # vLLM deals out the matrices of its encoders too (SigLIP, Qwen's ViT): Qwen2-VL-7B logs 7.75 GiB at tp 2.
+        return ceil_div(n_bytes, layout.tp) if len(weight.shape) > 1 else n_bytes
     if weight.name.startswith("experts.") and layout.expert_parallel:
         n_experts = weight.shape[0]
         return n_bytes * ceil_div(n_experts, layout.expert_ranks) // n_experts

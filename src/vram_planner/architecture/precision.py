@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vram_planner.architecture import storage
@@ -26,6 +26,9 @@ DTYPE_ALIASES = {
     "fp32": "float32",
     "float": "float32",
 }
+
+
+_TABLES = (Role.EMBEDDING, Role.HEAD)
 
 
 class Place(NamedTuple):
@@ -60,13 +63,15 @@ class Uniform:
     One format for the matrices of the layers, one for the experts; the rest stays in `base`.
 
     Embedding, head, norms, biases and routers stay 16-bit, as vLLM, transformers and the published
-    checkpoints keep them. `tower` is the format of vision and audio encoders, unquantised unless said.
+    checkpoints keep them, and so do towers. `tables` is the format of embedding and head where a
+    checkpoint quantises these too (MLX).
     """
 
     name: str
     base: Plain
     linear: Storage | None = None
     expert: Storage | None = None
+    tables: Storage | None = None
     by_layer: bool = False
 
     @property
@@ -78,26 +83,30 @@ class Uniform:
         """Bytes of one whole tensor; buffers are kept in float32, as DeepSeek's correction bias is."""
         if weight.role is Role.BUFFER:
             return storage.FLOAT32.nbytes(weight)
+        if weight.role in _TABLES:
+            return (self.tables or self.base).nbytes(weight)
         chosen = {Role.LINEAR: self.linear, Role.EXPERT: self.expert}.get(weight.role)
         return (chosen or self.base).nbytes(weight)
 
     def with_base(self, base: Plain) -> Uniform:
         """The same with another dtype for what is left unquantised."""
         name = base.name if self.name in DTYPES else self.name
-        return Uniform(name=name, base=base, linear=self.linear, expert=self.expert)
+        return replace(self, name=name, base=base)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Except:
     """
-    `inner`, but for the tensors that a checkpoint leaves unquantised.
+    `inner`, but for the tensors that a checkpoint leaves unquantised, or stores in yet another format.
 
-    `names` are left so in every layer, `in_layers` holds (layer, name) where the layers differ.
+    `names` are left so in every layer, `in_layers` holds (layer, name) where the layers differ. `mixed` holds
+    formats with the tensors, (layer, name), that are stored in them; the layer is None outside the layers.
     """
 
     inner: Uniform
     names: frozenset[str] = frozenset()
     in_layers: frozenset[tuple[int, str]] = frozenset()
+    mixed: tuple[tuple[Storage, frozenset[tuple[int | None, str]]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,7 +116,7 @@ class Except:
     @property
     def by_layer(self) -> bool:
         """Whether layers differ."""
-        return bool(self.in_layers)
+        return bool(self.in_layers or self.mixed)
 
     @property
     def element_bytes(self) -> int:
@@ -116,6 +125,9 @@ class Except:
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor."""
+        for stored, tensors in self.mixed:
+            if (place.layer, weight.name) in tensors:
+                return stored.nbytes(weight)
         if weight.name in self.names or (place.layer, weight.name) in self.in_layers:
             return self.inner.base.nbytes(weight)
         return self.inner.weight_bytes(weight, place)
@@ -127,7 +139,7 @@ class Except:
 
     def with_base(self, base: Plain) -> Except:
         """The same with another dtype for what is left unquantised."""
-        return Except(inner=self.inner.with_base(base), names=self.names, in_layers=self.in_layers)
+        return replace(self, inner=self.inner.with_base(base))
 
 
 def plain(dtype: str) -> Uniform:
@@ -162,6 +174,23 @@ FORMATS: dict[str, tuple[Storage | None, Storage | None]] = {
     "nvfp4": _everywhere(storage.NVFP4),
     "mxfp4": (None, storage.MXFP4),  # gpt-oss: experts only
 }
+
+
+# MLX quantises the tables too: groups of 64 with a 16-bit scale and a 16-bit shift each. Routers differ by family
+# (none, 8 bits or the same), which comes to less than a thousandth: they are counted in 16 bits.
+# No engine that is planned here loads it. Source: mlx.nn.quantize; mlx_lm/utils.py, quantize_model.
+MLX_FORMATS: dict[str, Storage] = {
+    **{
+        f"mlx-{bits}bit": storage.Blocks(f"mlx-{bits}bit", 64, 64 * bits // 8 + 4) for bits in (3, 4, 5, 6, 8)
+    },
+    "mlx-8bit-gs32": storage.Blocks("mlx-8bit-gs32", 32, 36),
+}
+
+
+def mlx(name: str, base: Plain) -> Uniform:
+    """A model as MLX stores it in one of MLX_FORMATS."""
+    stored = MLX_FORMATS[name]
+    return Uniform(name=name, base=base, linear=stored, expert=stored, tables=stored)
 
 
 def walk(architecture: Architecture, precision: Precision) -> Iterator[tuple[Weight, Place, int]]:

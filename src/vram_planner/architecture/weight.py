@@ -72,6 +72,22 @@ class Weight:
         return max(1, -(-self.units // tp)), self.units
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedWeight(Weight):
+    """
+    A tensor whose rows tensor parallelism deals out differently.
+
+    `parts` are (rows, units) from top to bottom: Mamba-2's in_proj has rows of heads and rows of groups.
+    """
+
+    parts: tuple[tuple[int, int], ...]
+
+    def share(self, tp: int) -> tuple[int, int]:
+        """Rows on the fullest rank, of all rows."""
+        on_rank = sum(rows // units * max(1, -(-units // tp)) for rows, units in self.parts)
+        return on_rank, sum(rows for rows, _ in self.parts)
+
+
 def count_elements(weights: Iterable[Weight]) -> int:
     """Numbers held by all of these."""
     return sum(weight.elements for weight in weights)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -75,3 +76,43 @@ def evidence(files: tuple[Path, ...], engine: str | None, by: str, *, rows: bool
         emit(rows_text(found) + "\n")
     emit(scores_text(found, scored))
     return 0
+
+
+@validate.command()
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"))
+@click.option("--model", help="What the log leaves out: the model.")
+@click.option("--gpu", help="The card's name.")
+@click.option("--gpu-total", metavar="SIZE", help="Its total as the engine saw it, as in 23.64GiB.")
+@click.option("--engine-version", help="The engine's version.")
+@click.option("--ctx", type=opt.TOKENS, help="max_model_len.")
+@click.option("--tp", type=opt.WHOLE, help="Tensor parallel size.")
+@click.option(
+    "--tolerance", type=float, default=5.0, show_default=True, help="Per cent that a part may be off."
+)
+@click.option("--json", "as_json", is_flag=True, help="The record and the comparison as one document.")
+def log(file: TextIO, tolerance: float, *, as_json: bool, **said: Any) -> int:
+    """Read a start-up log (FILE, or - for standard input) and show plan against log, part by part."""
+    from vram_planner.cli.show import emit, warn
+    from vram_planner.report.data import as_json as json_text
+    from vram_planner.report.evidence import log_text
+    from vram_planner.units import GIB, parse_size
+    from vram_planner.validate.logs import compare_log, explain_difference
+
+    total = said["gpu_total"]
+    overrides = {
+        "model": said["model"],
+        "gpu": said["gpu"],
+        "gpu_total_gib": parse_size(total) / GIB if total else None,
+        "engine_version": said["engine_version"],
+        "max_model_len": said["ctx"],
+        "tp": said["tp"],
+    }
+    row, replayed = compare_log(file, overrides)
+    held = all(abs(ours / logged - 1) <= tolerance / 100 for ours, logged in replayed.pairs.values())
+    if as_json:
+        emit(json_text({"schema_version": 1, "record": row, "pairs": replayed.pairs, "held": held}))
+    else:
+        emit(log_text(replayed, explain_difference))
+        if not held:
+            warn(f"a part is more than {tolerance:g} % off")
+    return 0 if held else _DRIFTED

@@ -13,6 +13,9 @@ from vram_planner.units import GIB
 
 _PROFILES = Path(__file__).parent / "profiles"
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.\S{0,40})?")
+# vLLM 0.8 to 0.10 could still run the V0 engine: ask for it as 0.8.5+v0. Before 0.8 there was no other.
+_OLD_ENGINE = "+v0"
+_FIRST_NEW = (0, 8)
 Profile = dict[str, Any]
 Band = tuple[int, int, int]
 
@@ -21,7 +24,7 @@ Band = tuple[int, int, int]
 def load_profiles(engine: str) -> tuple[Profile, ...]:
     """All profiles of an engine, oldest first."""
     rows = json.loads((_PROFILES / f"{engine}.json").read_text(encoding="utf-8"))["profiles"]
-    return tuple(sorted(rows, key=lambda row: parse_version(row["version"])))
+    return tuple(sorted(rows, key=lambda row: (parse_version(row["version"]), not row.get("v0"))))
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -42,15 +45,18 @@ def profile_for(engine: str, version: str | None) -> tuple[Profile, str | None]:
     profiles = load_profiles(engine)
     if version is None:
         return profiles[-1], None
-    wanted = parse_version(version)
-    older = [row for row in profiles if parse_version(row["version"]) <= wanted]
+    plain = version.removesuffix(_OLD_ENGINE)
+    wanted = parse_version(plain)
+    old = plain != version or wanted < _FIRST_NEW
+    rows = [row for row in profiles if bool(row.get("v0")) is old] if engine == "vllm" else list(profiles)
+    older = [row for row in rows if parse_version(row["version"]) <= wanted]
     if not older:
         raise RequestError(
             f"{engine} {version} is older than any version we know",
             hint=f"the oldest profile is {engine} {profiles[0]['version']}",
         )
     chosen = older[-1]
-    if parse_version(chosen["title"]) == wanted:
+    if parse_version(chosen["title"].split()[0]) == wanted:
         return chosen, None
     return chosen, f"{engine} {version} is planned with the profile of {chosen['title']}"
 

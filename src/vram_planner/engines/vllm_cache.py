@@ -18,6 +18,7 @@ _KV_DTYPES: dict[str, int] = {"bfloat16": 2, "float16": 2, **dict.fromkeys(_FP8,
 DEFAULT_BLOCK = 16
 _FLOAT32_BYTES = 4
 _BLACKWELL = 10
+_INDEXER_GROUP = 128
 # Sparse MLA's kernels (DeepSeek-V3.2, GLM-5) read pages of 64 tokens.
 _SPARSE_BLOCK = 64
 # A spread between kinds below this makes vLLM pad the smaller kind instead of splitting the larger one.
@@ -120,8 +121,13 @@ class Groups:
     bytes_per_block: int
     block: int
 
+    @property
+    def state_blocks(self) -> int:
+        """Blocks of a request that hold states."""
+        return sum(kind.state_blocks for kind in self.kinds)
+
     def blocks_per_request(self, context: int, in_flight_tokens: int) -> int:
-        """Blocks that a request of `context` tokens can hold at most, over all groups."""
+        """Blocks that a request of `context` tokens can hold at most, over all groups, states included."""
         return sum(kind.blocks(context, in_flight_tokens) for kind in self.kinds)
 
 
@@ -191,8 +197,9 @@ def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> l
         row = kind, page_bytes(cache, block=block, tp=tp, n_bytes=kv_bytes)
         found[row] = found.get(row, 0) + count
     for cache, count in ask.architecture.indexers:
-        # The indexer's keys have a format of their own: one byte an element and its scales.
-        row = Kind(block=block), page_bytes(cache, block=block, tp=tp, n_bytes=1)
+        # The indexer's keys are FP8 with a float32 scale for each 128 of them, whatever the cache's type.
+        token = cache.elements_per_token() + 4 * ceil_div(cache.elements_per_token(), _INDEXER_GROUP)
+        row = Kind(block=block), block * token
         found[row] = found.get(row, 0) + count
     return [_Layers(kind, page, count) for (kind, page), count in found.items()]
 

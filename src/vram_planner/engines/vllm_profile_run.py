@@ -42,6 +42,7 @@ class Run:
     sampler: str
     capability: tuple[int, int] | None
     multiprocessors: int | None
+    v0: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ def _feed_forward_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]
     block = layer.feed_forward
     if isinstance(block, DenseMLP):
         copies = 5 if len(layer.norms) >= 4 else 4  # noqa: PLR2004  norms before and after both blocks
+        if run.v0:
+            # Its norms worked in place, but its all-reduce did not: 2.07 and 2.99 GiB logged for 20,000 and
+            # 29,000 tokens of Llama-3.1-8B; the 70B at tp 2 takes 2.7 · H more.
+            copies += -1 if run.tp == 1 else 2
         return 3 * ceil_div(block.intermediate, run.tp) + copies * hidden, False
     shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
     return 5 * hidden + 3 * ceil_div(shared, run.tp), False
@@ -135,7 +140,7 @@ def sampler_bytes(architecture: Architecture, run: Run) -> int:
     What the sampler keeps alive at its own peak, by version.
 
     sorted (to 0.16)  9.7 · 4 · S·V                                           fitted on logs
-    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W    float32 logits are copied too
+    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W, + T·b·(H + pixels) with images
     v2 (0.25 on)      S·V·b·(1; 2 for capped logits; 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
     """
     table, hidden = run.requests * run.vocabulary, architecture.hidden
@@ -145,9 +150,11 @@ def sampler_bytes(architecture: Architecture, run: Run) -> int:
         return int(table * _SORTING_SAMPLER)
     if run.sampler == "v1":
         rows = min(run.multiprocessors or _COMMON_MULTIPROCESSORS, run.requests)
-        return (
-            table * (b + 12) + rows * run.vocabulary * 4 + states + 2 * run.requests * hidden * b + workspace
+        images = (
+            run.tokens * (hidden + architecture.pixels_per_token) * b if architecture.pixels_per_token else 0
         )
+        fixed = states + 2 * run.requests * hidden * b + workspace + images
+        return table * (b + 12) + rows * run.vocabulary * 4 + fixed
     copies = table * b if run.tp == 1 else table * b * 2 + ceil_div(table * b, run.tp)
     copies += table * b if architecture.capped_logits and run.tp == 1 else 0
     return copies + states + run.requests * hidden * b + workspace
@@ -155,7 +162,7 @@ def sampler_bytes(architecture: Architecture, run: Run) -> int:
 
 def activation_peak(architecture: Architecture, run: Run) -> Peak:
     """The cuBLAS workspace + the larger of forward pass and sampler."""
-    base = cublas_workspace_bytes(run.capability)
+    base = 0 if run.v0 else cublas_workspace_bytes(run.capability)
     forward, sampler = forward_bytes(architecture, run), sampler_bytes(architecture, run)
     stage = "forward" if forward >= sampler else "sampler"
     of = f"{run.tokens:,} tokens" if stage == "forward" else f"{run.requests:,} × {run.vocabulary:,} logits"

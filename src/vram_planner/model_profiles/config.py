@@ -21,6 +21,7 @@ _MOST: Final = {
 _MOST_ELSE: Final = 10**7
 _LONGEST_LIST: Final = 100_000
 _LONGEST_TEXT: Final = 80
+_MOST_BITS: Final = 1000  # of a whole number that a float can still hold
 
 
 class Config:
@@ -59,6 +60,10 @@ class Config:
         }
         return Config({**self._data, **missing}, where=self.where, outer=self.outer)
 
+    def replaced(self, values: Mapping[str, Any]) -> Config:
+        """The same object with other figures under some keys."""
+        return Config({**self._data, **values}, where=self.where, outer=self.outer) if values else self
+
     def names(self) -> tuple[str, ...]:
         """All keys of this object."""
         return tuple(self._data)
@@ -80,7 +85,8 @@ class Config:
     def number(self, *keys: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._present(keys, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        huge = isinstance(value, int) and value.bit_length() > _MOST_BITS
+        if isinstance(value, bool) or not isinstance(value, int | float) or huge or not math.isfinite(value):
             raise self._refuse(keys[0], value, "a finite number")
         return float(value)
 

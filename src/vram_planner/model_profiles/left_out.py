@@ -6,6 +6,7 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, Final
 
+from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.precision import Except
 from vram_planner.architecture.weight import Role
 from vram_planner.errors import PrecisionError
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.model import Layer
     from vram_planner.architecture.precision import Uniform
+    from vram_planner.architecture.weight import Weight
 
 _LONGEST_PATTERN: Final = 256
 _MOST_STARS: Final = 6
+_MOST_ALTERNATIVES: Final = 64
 _MOST_PATTERNS: Final = 20_000
 _MOST_WORK: Final = 1_000_000
 # Never quantised by any of the formats, so that naming them changes nothing.
@@ -40,9 +43,12 @@ def without(precision: Uniform, patterns: tuple[str, ...], layers: tuple[Layer, 
     The precision, with the matrices that any of the patterns names left in 16 bits.
 
     A pattern is a module's name or the end or beginning of one, with `*` as in a shell (ModelOpt), or a
-    regular expression after `re:` (compressed-tensors), of which we read names, dots and `.*`.
+    regular expression after `re:` (compressed-tensors), of which we read names, dots, `.*` and `(a|b)`.
     """
-    wanted = {_normal(pattern) for pattern in patterns if not pattern.endswith(_ANYWAY)}
+    # A bare `gate` is the router's name (MiniMax-M2): the experts' own gates are called otherwise there.
+    # Patterns of draft layers name layers by numbers of their own (Qwen 3.5: mtp.layers.0*).
+    each = (single for pattern in patterns if not is_draft(pattern) for single in _alternatives(pattern))
+    wanted = {_normal(pattern) for pattern in each if pattern != "gate" and not pattern.endswith(_ANYWAY)}
     if not wanted:
         return precision
     starred = tuple(sorted(pattern for pattern in wanted if "*" in pattern))
@@ -54,10 +60,15 @@ def without(precision: Uniform, patterns: tuple[str, ...], layers: tuple[Layer, 
     found = frozenset(
         (index, name)
         for index, layer in enumerate(layers)
-        for name, path in _paths(index, layer)
+        for name, path in module_paths(index, layer)
         if any(step in wanted for step in _spellings(path))
     ) | _matched(starred, layers)
     return _as_precision(precision, found, layers)
+
+
+def is_draft(pattern: str) -> bool:
+    """Whether it names a module of the layers for multi-token prediction."""
+    return pattern.removeprefix("re:").removeprefix("model.").startswith("mtp")
 
 
 def _as_precision(
@@ -69,12 +80,26 @@ def _as_precision(
     everywhere = all(
         (index, name) in found
         for index, layer in enumerate(layers)
-        for name, _ in _paths(index, layer)
+        for name, _ in module_paths(index, layer)
         if name in names
     )
     if everywhere:
         return Except(inner=precision, names=frozenset(names))
     return Except(inner=precision, in_layers=found)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """A regular expression with `(up|down)` in it as one for each of these (Kimi K2.5); others as they are."""
+    done: list[str] = []
+    todo = [pattern]
+    while todo and len(done) + len(todo) <= _MOST_ALTERNATIVES:
+        text = todo.pop()
+        group = re.search(r"\((?:\?:)?([\w|]+)\)", text) if text.startswith("re:") else None
+        if group is None:
+            done.append(text)
+        else:
+            todo += [text[: group.start()] + choice + text[group.end() :] for choice in group[1].split("|")]
+    return done if not todo else [pattern]
 
 
 def _normal(pattern: str) -> str:
@@ -99,9 +124,24 @@ def _normal(pattern: str) -> str:
     return pattern[start:] if start >= 0 else pattern
 
 
-def _paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
-    """Our name of each matrix, and the path that transformers would give it."""
-    for block, weights in (("self_attn", layer.mixer.weights), ("mlp", layer.feed_forward.weights)):
+def _blocks(layer: Layer) -> Iterator[tuple[str, tuple[Weight, ...]]]:
+    """The names that a layer's two blocks go by; a layer with a single one calls it `mixer` (Nemotron-H)."""
+    mixing, feeding = layer.mixer.weights, layer.feed_forward.weights
+    yield "self_attn", mixing
+    if isinstance(layer.feed_forward, MixtureOfExperts) and layer.feed_forward.beside:
+        yield "", tuple(weight for weight in feeding if weight.role is Role.EXPERT)
+        feeding = tuple(weight for weight in feeding if weight.role is not Role.EXPERT)
+    yield "mlp", feeding
+    if not (mixing and feeding):
+        yield "mixer", (*mixing, *feeding)
+    if layer.mixer.state is not None:
+        for name in ("linear_attn", "mamba", "conv"):
+            yield name, mixing
+
+
+def module_paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
+    """Our name of each matrix, and the paths that transformers may give it."""
+    for block, weights in _blocks(layer):
         for weight in weights:
             if weight.role in (Role.LINEAR, Role.EXPERT):
                 inner = (
@@ -109,7 +149,7 @@ def _paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
                     if weight.role is Role.EXPERT
                     else weight.name
                 )
-                yield weight.name, f"layers.{index}.{block}.{inner}"
+                yield weight.name, ".".join(filter(None, ("layers", str(index), block, inner)))
 
 
 def _spellings(path: str) -> Iterator[str]:
@@ -130,6 +170,6 @@ def _matched(patterns: tuple[str, ...], layers: Iterable[Layer]) -> frozenset[tu
     return frozenset(
         (index, name)
         for index, layer in enumerate(layers)
-        for name, path in _paths(index, layer)
+        for name, path in module_paths(index, layer)
         if anywhere.match(path) or anywhere.match(f"model.{path}")
     )

@@ -1,4 +1,4 @@
-"""What the user typed becomes a model: an alias, a catalogue name, a short name, a directory, a config.json."""
+"""What the user typed becomes a model: an alias, a catalogue name, a directory, a file, a name in a store or on a hub."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vram_planner.basis import Basis
-from vram_planner.errors import CatalogueError, ConfigError, PlannerError, UnknownModelError
+from vram_planner.errors import CatalogueError, OfflineError, PlannerError, UnknownModelError
 from vram_planner.model_profiles.from_config import architecture_from_config, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vram_planner.architecture.model import Architecture
+    from vram_planner.model_profiles.weights import Found
 
 _CATALOGUE: Final = os.path.join(os.path.dirname(__file__), "catalogue")  # noqa: PTH118, PTH120  pathlib costs 40 µs
 _LONGEST_NAME: Final = 4096
+_WEIGHTS: Final = (".safetensors", ".gguf", ".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +45,24 @@ class ModelProfile:
     note: str = ""
 
 
-def resolve(text: str) -> ModelProfile:
+def resolve(text: str, *, offline: bool = False) -> ModelProfile:
     """
     The model that a name or a path stands for.
 
     In this order: alias, catalogue name, the one catalogue model of that name in any organisation, a
-    directory with a config.json or such a file. Case does not matter. Raises UnknownModelError with the
-    nearest names, or the PlannerError of whatever is wrong with the file.
+    directory, a config.json or a weight file, 'ollama:name:tag', and 'org/name' in the hub's local cache,
+    a catalogue name with the ending of a number format, or, unless `offline`, 'org/name' on the hub. Rows of
+    the user's own catalogue come before the package's. Case does not matter in the catalogue. Raises
+    UnknownModelError with the nearest names, or the PlannerError of whatever is wrong with the file.
     """
     name = _checked(text)
-    try:
-        return _from_catalogue(name)
-    except _NotInCatalogueError:
-        return _from_path(name)
+    return _known(name) or _from_path(name, offline=offline)
 
 
 def model_names() -> tuple[str, ...]:
     """Every model of the catalogue, sorted without regard to case."""
-    return tuple(sorted(_all_files().values(), key=str.lower))
+    names = {**_all_files(), **{key: row["model"] for key, row in _own().items()}}
+    return tuple(sorted(names.values(), key=str.lower))
 
 
 def nearest(text: str) -> tuple[str, ...]:
@@ -99,6 +101,38 @@ def _checked(text: str) -> str:
     return text.strip()
 
 
+def _own() -> Mapping[str, dict[str, Any]]:
+    """Rows of the user's own catalogue by their names in lower case."""
+    path = os.environ.get("VRAM_PLANNER_CATALOGUE", "")
+    if not path:
+        return {}
+    from vram_planner.model_profiles.own_catalogue import own_rows  # noqa: PLC0415  most users have none
+
+    return own_rows(path)
+
+
+def _known(text: str, *, short: bool = True) -> ModelProfile | None:
+    """The model of a name, None where no catalogue has it; aliases count where `short` names do."""
+    key = text.lower()
+    own = _own()
+    if own:
+        full = aliases().get(key, key).lower()
+        named = own.get(full) or _only([row for name, row in own.items() if name.partition("/")[2] == key])
+        if named is not None:
+            own_name = named["model"]
+            return _profile(named, text, None if own_name.lower() == key else f"{text} stands for {own_name}")
+    if not short and aliases().get(key, key).lower().rpartition("/")[2] != key.rpartition("/")[2]:
+        return None
+    try:
+        return _from_catalogue(text)
+    except _NotInCatalogueError:
+        return None
+
+
+def _only(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return rows[0] if len(rows) == 1 else None
+
+
 @lru_cache(maxsize=1024)
 def _from_catalogue(text: str) -> ModelProfile:
     key = text.lower()
@@ -112,6 +146,10 @@ def _from_catalogue(text: str) -> ModelProfile:
             alias_of = f"{text} stands for {unique}"
     if row is None:
         raise CatalogueError(f"the catalogue has no row for {full}", hint="mend catalogue/aliases.json")
+    return _profile(row, text, alias_of)
+
+
+def _profile(row: Mapping[str, Any], text: str, alias_of: str | None) -> ModelProfile:
     return ModelProfile(
         name=row["model"],
         resolved_from=text,
@@ -166,22 +204,26 @@ def _read_json(file: str) -> Any:
         return json.loads(stream.read())
 
 
-def _from_path(text: str) -> ModelProfile:
-    _refuse_other_kinds(text)
-    path = Path(text).expanduser()
+def _from_path(text: str, *, offline: bool) -> ModelProfile:
+    path = Path(text)
     try:
+        path = path.expanduser()
         there = path.exists()
-    except OSError:  # a name that is too long for a file
+    except (OSError, RuntimeError):  # a name that is too long for a file; the home of nobody
         there = False
     if not there:
-        raise _unknown(text)
+        return _from_store(text, offline=offline)
+    if path.is_dir() or path.name.endswith(_WEIGHTS):
+        from vram_planner.model_profiles.weights import model_in  # noqa: PLC0415  only where there may be weights
+
+        found = model_in(path)
+        if found is not None:
+            return _found(text, _own_name(path), found, "local file")
     config = read_model(path)
-    folder = path if path.is_dir() else path.parent
     named = config.get("_name_or_path")
-    own = path.resolve().name if path.is_dir() else path.stem
-    name = own if own != "config" else folder.resolve().name
+    own = _own_name(path)
     return ModelProfile(
-        name=name or str(named or path),
+        name=own or str(named or path),
         resolved_from=text,
         alias_of=None,
         architecture=architecture_from_config(config),
@@ -192,23 +234,65 @@ def _from_path(text: str) -> ModelProfile:
     )
 
 
-def _refuse_other_kinds(text: str) -> None:
-    """Kinds of MODEL that this version does not read; a wrong guess from a name would be worse."""
-    lower = text.lower()
-    if lower.startswith("ollama:"):
-        kind = "Ollama's model store"
-    elif lower.endswith((".gguf", ".safetensors", ".safetensors.index.json")):
-        kind = "the header of a weight file"
-    else:
-        return
-    raise ConfigError(
-        f"this version does not yet read {kind} ({text[:80]})",
-        hint="give the model's config.json or its directory instead, and --quant for its number format",
+def _own_name(path: Path) -> str:
+    """The name of the file, or of the directory where the file's is always the same."""
+    if path.is_dir():
+        return path.resolve().name
+    stem = path.name.removesuffix(".index.json").removesuffix(".bin")
+    stem = stem.removesuffix(".safetensors").removesuffix(".gguf").removesuffix(".json")
+    return path.parent.resolve().name if stem in ("config", "model", "pytorch_model") else stem
+
+
+def _found(text: str, name: str, found: Found, provenance: str) -> ModelProfile:
+    return ModelProfile(
+        name=name,
+        resolved_from=text,
+        alias_of=None,
+        architecture=found.architecture,
+        basis=found.basis,
+        source=found.source,
+        provenance=provenance,
+        config=found.config,
     )
+
+
+def _from_store(text: str, *, offline: bool) -> ModelProfile:
+    """A name in Ollama's store, in the hub's cache or on the hub."""
+    if text.lower().startswith("ollama:"):
+        from vram_planner.model_profiles.weights import model_of_ollama  # noqa: PLC0415  as above
+
+        return _found(text, text[len("ollama:") :], model_of_ollama(text[len("ollama:") :]), "Ollama's store")
+    from vram_planner.model_profiles.hub_cache import cached_snapshot, repo_and_file  # noqa: PLC0415  as above
+
+    named = repo_and_file(text)
+    if named is None or cached_snapshot(named[0]) is None:
+        from vram_planner.model_profiles.variants import variant_of  # noqa: PLC0415  as above
+
+        # Under an organisation `7b` is no alias of ours.
+        variant = variant_of(text, lambda name: _known(name, short="/" not in text))
+        if variant is not None:
+            return variant
+    if named is None:
+        raise _unknown(text)
+    from vram_planner.model_profiles.hub_models import hub_model  # noqa: PLC0415  as above
+
+    try:
+        model = hub_model(*named, offline=offline)
+    except (OfflineError, UnknownModelError) as error:
+        near = nearest(text)
+        if not near:
+            raise
+        hint = f"misspelt? The nearest are: {', '.join(near)}; else: {error.hint}"
+        raise UnknownModelError(str(error), hint=hint) from error
+    return _found(text, named[0], model.found, model.provenance)
 
 
 def _unknown(text: str) -> PlannerError:
     short = text if len(text) <= 80 else f"{text[:80]}…"  # noqa: PLR2004
+    if text.lower().endswith(_WEIGHTS):
+        return UnknownModelError(
+            f"there is no file {short!r}", hint="check the path; a file on a hub is org/name/file.gguf"
+        )
     near = nearest(text)
     if near:
         return UnknownModelError(

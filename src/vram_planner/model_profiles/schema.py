@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ Provenance = Literal[
     "recalled, no source read",
     "copy of a sibling",  # the same architecture by all we know, yet not read
 ]
+# One of the two last, whose sizes, heads, biases, windows and tied tables were found again in a public source.
+Verified = Annotated[str, Field(pattern=r"^verified against \S.*$")]
 
 
 class CatalogueRow(BaseModel):
@@ -27,9 +29,17 @@ class CatalogueRow(BaseModel):
 
     model: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
     source: str = Field(min_length=1)
-    provenance: Provenance
+    provenance: Provenance | Verified
     parameters_meta_device: int | None = Field(gt=0)
     parameters_published: int | None = Field(default=None, gt=0)
     basis: str | None = None
     note: str | None = None
     config: dict[str, Any]
+
+
+class OwnRow(CatalogueRow):
+    """A row of a user's own catalogue: without an organisation where it has none; its source still has to be named."""
+
+    model: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$", max_length=200)
+    provenance: Provenance | Verified | Literal["own catalogue"] = "own catalogue"
+    parameters_meta_device: int | None = Field(default=None, gt=0)

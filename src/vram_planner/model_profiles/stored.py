@@ -45,6 +45,10 @@ def stored_precision(config: Config, layers: tuple[Layer, ...]) -> tuple[Precisi
     if quantisation is None:
         return Uniform(name=base.name, base=base), remarks
     method = quantisation.text("quant_method", default="modelopt" if quantisation.has("quant_algo") else None)
+    if method == "modelopt" and quantisation.raw("quant_algo") == "MIXED_PRECISION":
+        from vram_planner.model_profiles.mixed import mixed_precision  # noqa: PLC0415  as below
+
+        return mixed_precision(base, quantisation, layers), (*remarks, *_remarks(quantisation))
     reader = _READERS.get(method)
     if reader is None:
         raise PrecisionError(
@@ -122,7 +126,20 @@ def _fp8(quantisation: Config) -> Scheme:
             f"weight_block_size is {show(sizes)}", hint="give the rows and columns of a tile: [128, 128]"
         )
     # An exponent-only scale (ue8m0) is still stored in four bytes by DeepSeek-V3.1.
-    return _both("fp8-block", Tiles("fp8-block", *sizes))
+    tiles = Tiles("fp8-block", *sizes)
+    return Scheme("fp8-block", tiles, _narrow_experts(quantisation) or tiles)
+
+
+def _narrow_experts(quantisation: Config) -> Storage | None:
+    """
+    Experts in four bits beside FP8 for the rest: `expert_dtype` (DeepSeek-V4), or ModelOpt's experts on top of it.
+
+    Source: transformers DeepseekV4Config, whose `expert_dtype` moves into the quantisation.
+    """
+    if quantisation.raw("moe_quant_algo") == "NVFP4":
+        return storage.NVFP4
+    outer = quantisation.outer.raw("expert_dtype") if quantisation.outer is not None else None
+    return storage.MXFP4 if (quantisation.raw("expert_dtype") or outer) == "fp4" else None
 
 
 def _fbgemm(_: Config) -> Scheme:

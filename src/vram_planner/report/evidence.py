@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def scores_text(found: Sequence[Any], scores: Sequence[Any]) -> str:
@@ -61,3 +61,19 @@ def evidence_document(found: Sequence[Any], scores: Sequence[Any]) -> dict[str, 
         "rows": [asdict(row) for row in found if hasattr(row, "pairs")],
         "skipped": [asdict(row) for row in found if not hasattr(row, "pairs")],
     }
+
+
+def log_text(replayed: Any, explain: Callable[[str, float, float], str]) -> str:
+    """Plan against log, one line a part, with what usually explains a difference."""
+    rows = [
+        [name, f"{ours:,.2f}", f"{logged:,.2f}", f"{ours / logged - 1:+.2%}", explain(name, ours, logged)]
+        for name, (ours, logged) in replayed.pairs.items()
+    ]
+    table = tabulate(
+        rows,
+        headers=["part", "plan", "log", "error", "what may explain it"],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "right", "right", "right", "left"),
+    )
+    return f"{replayed.engine} {replayed.version}, {replayed.model} on {replayed.gpu}\n\n{table}"

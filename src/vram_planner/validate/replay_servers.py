@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.engines.versions import profile_for
 from vram_planner.errors import PlannerError, RecordError
-from vram_planner.hardware_profiles import find_gpu
+from vram_planner.hardware_profiles import GpuChoice, find_gpu
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
@@ -33,6 +34,7 @@ _SAME_SHAPES = {
     "vonjack/Phi-3-mini-4k-instruct-LLaMAfied": "microsoft/Phi-3-mini-4k-instruct",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
 }
+_V0 = "0.7"  # a V0 engine of unknown release
 _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 
@@ -40,7 +42,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
     engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
     request = _request(row, engine)
-    plan = estimate(request)
+    plan = estimate(request, _card(row, request))
     fitted = False
     if engine == "vllm":
         profile, _ = profile_for("vllm", request.engine_version)
@@ -69,7 +71,6 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         concurrency=1,
         engine=engine,
         engine_version=version,
-        gpu=_gpu(row),
         tp=tp,
         pp=row.get("pp"),
         ep=bool(row.get("ep")) or None,
@@ -93,18 +94,26 @@ def _check_vllm(row: dict[str, Any], version: str | None) -> None:
 
 def _version(row: dict[str, Any]) -> str | None:
     match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
+    if row["engine"] == "vllm" and row.get("v1") is False:
+        return f"{match[1]}+v0" if match else _V0
     return match[1] if match else None
 
 
-def _gpu(row: dict[str, Any]) -> str:
-    if row.get("gpu_total_gib"):
-        return f"custom:{row['gpu_total_gib']}GiB"
-    if not row.get("gpu"):
+def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
+    """The record's card: the catalogue's with the logged total, or one that has nothing but that total."""
+    total_gib = row.get("gpu_total_gib")
+    if not row.get("gpu") and not total_gib:
         raise RecordError("neither the card nor its total memory is known", hint="add 'gpu_total_gib'")
     try:
-        return f"custom:{find_gpu(str(row['gpu'])).gpu.total_bytes}B"
+        gpu = find_gpu(str(row.get("gpu"))).gpu
     except PlannerError as error:
-        raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
+        if not total_gib:
+            raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
+        gpu = find_gpu(f"custom:{total_gib}GiB").gpu
+    if total_gib:
+        gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
+    count = (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
+    return GpuChoice(gpu, count, str(row.get("gpu")))
 
 
 def _kv_dtype(row: dict[str, Any]) -> str:

@@ -33,6 +33,11 @@ def n_layers(config: Config, default: int | None = None) -> int:
     return config.integer("num_hidden_layers", "n_layer", "num_layers", default=default)
 
 
+def unless_null(config: Config, key: str, default: int) -> int | None:
+    """A family's default where the key is absent; None where it is null, which says "derive it"."""
+    return None if config.has(key) else default
+
+
 def attention(
     config: Config, *, head_dim: int | None = None, kv_heads: int | None = None, **features: Any
 ) -> FullAttention:

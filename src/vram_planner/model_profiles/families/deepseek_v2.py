@@ -17,13 +17,15 @@ from vram_planner.model_profiles.families.common import (
 )
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.feed_forward import MixtureOfExperts
     from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.config import Config
 
 
 def build(config: Config) -> Architecture:
     """Source: transformers models/deepseek_v2/modeling_deepseek_v2.py."""
-    return decoder(config, latent_layers(config, dense_first=0))
+    # transformers' own default leaves the number open; every published DeepSeek-V2 uses six.
+    return decoder(config, latent_layers(config, dense_first=0, top_k=6))
 
 
 def latent_layers(config: Config, *, dense_first: int, **features: Any) -> tuple[Layer, ...]:
@@ -44,8 +46,14 @@ def latent_layers(config: Config, *, dense_first: int, **features: Any) -> tuple
 def latent_layer(config: Config, *, experts_in: bool, **features: Any) -> Layer:
     """One decoder layer. Source: DeepseekV3Attention and DeepseekV3MoE, whose shapes V2 shares."""
     hidden = hidden_size(config)
-    mixer = Latent(
-        hidden=hidden,
+    feed = latent_experts(config, **features) if experts_in else mlp(config)
+    return Layer(mixer=latent_attention(config), feed_forward=feed, norms=norms(hidden, *RMS_NORMS))
+
+
+def latent_attention(config: Config, **features: Any) -> Latent:
+    """Latent attention as the config states it; `features` are Latent's own fields."""
+    return Latent(
+        hidden=hidden_size(config),
         n_heads=config.integer("num_attention_heads", most=10**5),
         q_rank=config.optional_integer("q_lora_rank"),
         kv_rank=config.integer("kv_lora_rank"),
@@ -53,16 +61,18 @@ def latent_layer(config: Config, *, experts_in: bool, **features: Any) -> Layer:
         rope_dim=config.integer("qk_rope_head_dim"),
         value_dim=config.integer("v_head_dim"),
         bias=config.flag("attention_bias", default=False),
-    )
-    if not experts_in:
-        return Layer(mixer=mixer, feed_forward=mlp(config), norms=norms(hidden, *RMS_NORMS))
-    width = config.integer("moe_intermediate_size")
-    n_shared = config.integer("n_shared_experts", default=0, least=0)
-    feed = experts(
-        config,
-        count=("n_routed_experts",),
-        width=("moe_intermediate_size",),
-        shared=mlp(config, intermediate=width * n_shared, prefix="shared_experts.") if n_shared else None,
         **features,
     )
-    return Layer(mixer=mixer, feed_forward=feed, norms=norms(hidden, *RMS_NORMS))
+
+
+def latent_experts(config: Config, **features: Any) -> MixtureOfExperts:
+    """Routed and shared experts under DeepSeek's keys; `features` are MixtureOfExperts' own fields."""
+    n_shared = config.integer("n_shared_experts", default=0, least=0)
+    width = config.integer("moe_intermediate_size") * n_shared
+    return experts(
+        config,
+        count=("n_routed_experts", "num_experts", "num_local_experts"),
+        width=("moe_intermediate_size",),
+        shared=mlp(config, intermediate=width, prefix="shared_experts.") if n_shared else None,
+        **features,
+    )

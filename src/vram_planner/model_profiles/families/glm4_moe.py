@@ -9,6 +9,7 @@ from vram_planner.model_profiles.families.common import (
     attention,
     decoder,
     experts,
+    hidden_size,
     mlp,
     n_layers,
     norms,
@@ -28,9 +29,11 @@ _KV_HEADS = 8
 def build(config: Config) -> Architecture:
     """Source: transformers models/glm4_moe/modeling_glm4_moe.py."""
     bias = config.flag("attention_bias", default=False)
-    bare = attention(config, kv_heads=_KV_HEADS)
+    # Without head_dim transformers rounds hidden / heads down, as it does for its own default of 4096 / 96.
+    share = hidden_size(config) // config.integer("num_attention_heads", default=96)
+    bare = attention(config, kv_heads=_KV_HEADS, head_dim=share)
     widths = (bare.head_dim, bare.head_dim) if config.flag("use_qk_norm", default=False) else None
-    block = attention(config, kv_heads=_KV_HEADS, qkv_bias=bias, qk_norm=widths)
+    block = attention(config, kv_heads=_KV_HEADS, head_dim=share, qkv_bias=bias, qk_norm=widths)
     sparse = _experts(config)
     first, count = config.integer("first_k_dense_replace", default=1, least=0), n_layers(config)
     feeds: list[FeedForward] = [mlp(config)] * min(first, count) if first else []

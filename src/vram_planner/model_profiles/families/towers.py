@@ -17,6 +17,34 @@ def tower_weights(name: str, *shapes: tuple[int, ...]) -> tuple[Weight, ...]:
     )
 
 
+def encoder(depth: int, width: int, inner: int, *extras: tuple[int, ...]) -> tuple[Weight, ...]:
+    """
+    `depth` transformer layers as CLIP and SigLIP have them: biases and two norms with shifts; `extras` are more tensors.
+
+    One tensor stands for the same one of every layer: the shapes are what counts.
+    """
+    square, vector = (width, width), (width,)
+    layer = [square, vector] * 4 + [vector] * 4 + [(inner, width), (inner,), (width, inner), vector]
+    return tower_weights("vision.layers", *((depth, *shape) for shape in (*layer, *extras)))
+
+
+def clip(vision: Config) -> tuple[Weight, ...]:
+    """
+    A CLIP vision transformer: a class token, norms before and after the layers.
+
+    Source: transformers models/clip/modeling_clip.py, CLIPVisionModel; defaults of CLIPVisionConfig.
+    """
+    width = vision.integer("hidden_size", default=768, most=10**6)
+    inner = vision.integer("intermediate_size", default=3072)
+    depth = vision.integer("num_hidden_layers", default=12)
+    patch = vision.integer("patch_size", default=32, most=10**4)
+    channels = vision.integer("num_channels", default=3, most=10**3)
+    side = vision.integer("image_size", default=224, most=10**5) // patch
+    stem = [(width,), (width, channels, patch, patch), (side * side + 1, width)]
+    around = [(width,)] * 4
+    return tower_weights("vision.stem", *stem, *around) + encoder(depth, width, inner)
+
+
 def siglip(vision: Config) -> tuple[Weight, ...]:
     """
     A SigLIP vision transformer with its final norm, without the pooling head where `vision_use_head` is false.
@@ -33,9 +61,7 @@ def siglip(vision: Config) -> tuple[Weight, ...]:
         "vision.embeddings", (width, channels, patch, patch), (width,), (side * side, width)
     ) + tower_weights("vision.post_layernorm", (width,), (width,))
     square, vector = (width, width), (width,)
-    layer = [square, vector] * 4 + [vector] * 4 + [(inner, width), (inner,), (width, inner), vector]
-    # One tensor that stands for the same one of every layer: the shapes are what counts.
-    weights += tower_weights("vision.layers", *((depth, *shape) for shape in layer))
+    weights += encoder(depth, width, inner)
     if vision.flag("vision_use_head", default=True):
         fused = [(3 * width, width), (3 * width,), square, vector]
         head = [(1, 1, width), *fused, vector, vector, (inner, width), (inner,), (width, inner), vector]
@@ -58,3 +84,12 @@ def pixtral(vision: Config) -> tuple[Weight, ...]:
     layer = [square] * 4 + [vector] * 2 + [(inner, width), (inner, width), (width, inner)]
     stem = tower_weights("vision.stem", (width, channels, patch, patch), vector)
     return stem + tower_weights("vision.layers", *((depth, *shape) for shape in layer))
+
+
+TEXT_ONLY = "the vision tower is not counted: 'architectures' names no class that has one"
+
+
+def sees(config: Config) -> bool:
+    """Whether `architectures` names the class with a vision tower, not the text model that AutoModelForCausalLM builds."""
+    classes = config.texts("architectures", default=())
+    return bool(classes) and classes[0].endswith("ForConditionalGeneration")

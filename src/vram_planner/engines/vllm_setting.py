@@ -1,0 +1,116 @@
+"""What a version of vLLM makes of an ask: its profile, the options after defaults, the fullest stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.parallel import rank_weight_bytes
+from vram_planner.engines import vllm_cache
+from vram_planner.engines.base import KvNeed
+from vram_planner.engines.layouts import per_replica
+from vram_planner.engines.versions import Profile, profile_for
+from vram_planner.units import GIB
+
+if TYPE_CHECKING:
+    from vram_planner.engines.base import Ask
+
+BIG_CARD = 70 * GIB
+HUGE_CARD = 160 * GIB
+_SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+_V0_CHUNK, _V0_LONGEST = 2048, 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a version of vLLM does with an ask: its profile and the options after defaults."""
+
+    profile: Profile
+    warning: str | None
+    utilization: float
+    tokens: int
+    requests: int
+    block: int
+    kv_bytes: int
+
+    @property
+    def title(self) -> str:
+        """As printed: vLLM 0.32."""
+        return f"vLLM {self.profile['title']}"
+
+
+def settle(ask: Ask) -> Setting:
+    """The profile of the version, and every option after its defaults, which go by card."""
+    profile, warning = profile_for("vllm", ask.options.version)
+    options, defaults = ask.options, _SMALL_DEFAULTS
+    if ask.device is not None:
+        total, name = ask.device.total_bytes, ask.device.name.lower()
+        if profile["huge_card"] and total >= HUGE_CARD:
+            defaults = profile["huge_card"]
+        elif total >= BIG_CARD and "a100" not in name:
+            defaults = profile["big_card"]
+    tokens = options.max_num_batched_tokens or defaults["max_num_batched_tokens"]
+    if profile.get("v0") and options.max_num_batched_tokens is None:
+        tokens = _v0_tokens(ask.workload.context)
+    requests = options.max_num_seqs or max(defaults["max_num_seqs"], per_replica(ask))
+    return Setting(
+        profile=profile,
+        warning=warning,
+        utilization=utilization(ask, profile),
+        tokens=tokens,
+        requests=min(requests, tokens),
+        block=options.block_size or vllm_cache.default_block_size(ask),
+        kv_bytes=vllm_cache.element_bytes(options.kv_dtype, ask.precision.element_bytes),
+    )
+
+
+def _v0_tokens(context: int) -> int:
+    """The V0 engine profiles a whole context, unless it is long enough for chunked prefill."""
+    return max(context, _V0_CHUNK) if context <= _V0_LONGEST else _V0_CHUNK
+
+
+def utilization(ask: Ask, profile: Profile) -> float:
+    """gpu_memory_utilization: as asked, else the version's default."""
+    return ask.options.gpu_memory_utilization or float(profile["utilization"])
+
+
+def in_flight(ask: Ask, setting: Setting) -> int:
+    """Tokens scheduled but not settled: asynchronous scheduling keeps pp + 1 batches under way."""
+    batches = setting.profile["in_flight_batches"] + ask.layout.pp - 1
+    return int(setting.tokens * batches)
+
+
+def stage_groups(ask: Ask, setting: Setting) -> vllm_cache.Groups:
+    """How this version groups the layers of the fullest stage."""
+    return vllm_cache.group_layers(
+        ask, block=setting.block, kv_bytes=setting.kv_bytes, hybrid=setting.profile["hybrid_allocator"]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The fullest pipeline stage: its weights and what the asked workload needs on it."""
+
+    weights_bytes: int
+    need: KvNeed
+    groups: vllm_cache.Groups
+    blocks: int
+
+
+def fullest_stage(ask: Ask, setting: Setting) -> Stage:
+    """The stage with the most weights, and what the asked workload needs there."""
+    groups = stage_groups(ask, setting)
+    flying, context, tp = in_flight(ask, setting), ask.workload.context, ask.layout.tp
+    blocks = groups.blocks_per_request(context, flying)
+    slope = groups.blocks_per_request(context + groups.block, flying) - blocks
+    request = (blocks - groups.state_blocks) * groups.bytes_per_block
+    need = KvNeed(
+        bytes_per_token=slope * groups.bytes_per_block // groups.block,
+        bytes_per_request=request,
+        n_bytes=request * per_replica(ask),
+        replicated_ranks=min(
+            (cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches), default=1
+        ),
+    )
+    weights = max(rank_weight_bytes(ask.architecture, ask.precision, ask.layout))
+    return Stage(weights, need, groups, blocks)

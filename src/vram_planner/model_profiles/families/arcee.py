@@ -1,0 +1,39 @@
+"""Arcee AFM 4.5B: Llama with a feed-forward block without gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vram_planner.model_profiles.families.common import (
+    RMS_NORMS,
+    attention,
+    decoder,
+    mlp,
+    n_layers,
+    norms,
+    stack,
+)
+
+if TYPE_CHECKING:
+    from vram_planner.architecture.model import Architecture
+    from vram_planner.model_profiles.config import Config
+
+# ArceeConfig's own defaults.
+_DEFAULTS = {
+    "vocab_size": 32_000,
+    "hidden_size": 2560,
+    "intermediate_size": 18_432,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+}
+
+
+def build(config: Config) -> Architecture:
+    """Source: transformers models/arcee/modeling_arcee.py."""
+    config = config.with_defaults(_DEFAULTS)
+    bias = config.flag("attention_bias", default=False)
+    block = attention(config, qkv_bias=bias, out_bias=bias)
+    feed = mlp(config, gated=False, bias=config.flag("mlp_bias", default=False))
+    layers = stack(block, (None,) * n_layers(config), feed, norms(block.hidden, *RMS_NORMS))
+    return decoder(config, layers)

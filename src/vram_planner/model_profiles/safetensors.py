@@ -1,0 +1,193 @@
+"""
+The header of one safetensors file: eight bytes of length, a JSON object, and not a byte of data.
+
+Format: https://huggingface.co/docs/safetensors/index#format; rules as in
+https://github.com/huggingface/safetensors/blob/v0.6.2/safetensors/src/tensor.rs (validate, read_metadata).
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from vram_planner.model_profiles.headers import LONGEST_TEXT, ByteSource, Header, StoredTensor, refuse
+from vram_planner.model_profiles.json_header import JsonReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Bits of one element. Source: safetensors/src/tensor.rs, Dtype::bitsize.
+DTYPE_BITS: Final[Mapping[str, int]] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+# Upstream's bound is 100 MB; the largest single header published is below 1 MiB, and a 671B model in one file
+# would have 11 MiB. Ours keeps the memory of a refusal small.
+MOST_BYTES: Final = 32 << 20
+MOST_TENSORS: Final = 150_000
+_MOST_DIMS: Final = 16
+_MOST_REMARKS: Final = 1_000
+_PREFIX: Final = 8
+# An entry as the library itself writes it; any other order of keys or escapes takes the slow way.
+_ENTRY: Final = re.compile(
+    rb'[ \t\n\r]*+"([^"\\\x00-\x1f]{1,1024})"[ \t\n\r]*+:[ \t\n\r]*+\{[ \t\n\r]*+"dtype"[ \t\n\r]*+:[ \t\n\r]*+'
+    rb'"([A-Z0-9_]{1,16})"[ \t\n\r]*+,[ \t\n\r]*+"shape"[ \t\n\r]*+:[ \t\n\r]*+\[([0-9, ]{0,256})\][ \t\n\r]*+,'
+    rb'[ \t\n\r]*+"data_offsets"[ \t\n\r]*+:[ \t\n\r]*+\[[ \t\n\r]*+((?:0|[1-9][0-9]{0,18}))[ \t\n\r]*+,'
+    rb"[ \t\n\r]*+((?:0|[1-9][0-9]{0,18}))[ \t\n\r]*+\][ \t\n\r]*+\}[ \t\n\r]*+([,}])"
+)
+_SHAPE: Final = re.compile(rb"(?:(?:0|[1-9][0-9]{0,18})(?: ?, ?(?:0|[1-9][0-9]{0,18})){0,15})?")
+
+
+class _Span(NamedTuple):
+    """Where a tensor's data lie behind the header, and where its entry stands in it."""
+
+    begin: int
+    end: int
+    position: int
+
+
+def read_safetensors(source: ByteSource) -> Header:
+    """
+    The header of one file. Raises HeaderError with the offset for whatever upstream refuses, and for names that
+    come twice; reads the header's bytes and no others.
+    """
+    if source.size < _PREFIX:
+        refuse(source, f"{source.size} bytes are too few for a safetensors file", source.size)
+    # One read serves most files: a header of a shard has about 100 kB.
+    first = source.read_at(0, min(source.size, source.block))
+    length = int.from_bytes(first[:_PREFIX], "little")
+    if length > source.size - _PREFIX:
+        refuse(source, f"its header should have {length:,} bytes, the file has {source.size:,}", 0)
+    if length > MOST_BYTES:
+        refuse(source, f"a header of {length:,} bytes is above the bound of {MOST_BYTES:,}", 0)
+    raw = first[_PREFIX : _PREFIX + length]
+    del first
+    if len(raw) < length:
+        raw += source.read_at(_PREFIX + len(raw), length - len(raw))
+    if raw.count(b'"data_offsets"') > MOST_TENSORS:
+        refuse(source, f"more than {MOST_TENSORS:,} tensors", _PREFIX)
+    reader = JsonReader(raw, name=source.name, start=_PREFIX)
+    tensors, spans, remarks = _read_object(reader)
+    _check_spans(reader, tensors, spans, source.size - _PREFIX - length)
+    return Header(
+        tensors=tuple(tensors.values()),
+        metadata=remarks,
+        source=source.name,
+        format="safetensors",
+        file_bytes=source.size,
+    )
+
+
+def _read_object(reader: JsonReader) -> tuple[dict[str, StoredTensor], list[_Span], dict[str, str]]:
+    if reader.data[:1] != b"{":
+        reader.refuse("the header does not start with '{'")
+    tensors: dict[str, StoredTensor] = {}
+    spans: list[_Span] = []
+    remarks: dict[str, str] | None = None
+    reader.pos = 1
+    last = reader.peek() == b"}"
+    if last:
+        reader.pos += 1
+    match = _ENTRY.match
+    data = reader.data
+    while not last:
+        position = reader.pos
+        found = match(data, position)
+        if found is not None and found[1] != b"__metadata__" and _SHAPE.fullmatch(found[3]):
+            raw_name, raw_dtype, raw_shape, begin, end, after = found.groups()
+            shape = tuple(map(int, raw_shape.split(b","))) if raw_shape else ()
+            name, dtype, span = (
+                raw_name.decode(),
+                raw_dtype.decode(),
+                _Span(int(begin), int(end), found.start(1) - 1),
+            )
+            reader.pos = found.end()
+            last = after == b"}"
+        else:
+            reader.peek()
+            position = reader.pos
+            name = reader.string(1024)
+            reader.expect(b":")
+            if name == "__metadata__":
+                if remarks is not None:
+                    reader.refuse("the key '__metadata__' comes twice", position)
+                remarks = _read_remarks(reader)
+                last = reader.after_item()
+                continue
+            dtype, shape, begin_at, end_at = _read_entry(reader, name)
+            span = _Span(begin_at, end_at, position)
+            last = reader.after_item()
+        if name in tensors:
+            reader.refuse(f"the tensor {name[:80]!r} comes twice", span.position)
+        tensors[name] = _tensor(reader, name, dtype, shape, span)
+        spans.append(span)
+        if len(spans) > MOST_TENSORS:
+            reader.refuse(f"more than {MOST_TENSORS:,} tensors", span.position)
+    reader.end()
+    return tensors, spans, remarks or {}
+
+
+def _read_remarks(reader: JsonReader) -> dict[str, str]:
+    """Strings by name; those that are too long to be a figure are passed over."""
+    found: dict[str, str] = {}
+    for key in reader.fields():
+        if reader.peek() != b'"':
+            reader.refuse("__metadata__ holds something else than strings")
+        start = reader.pos
+        reader.skip()
+        if reader.pos - start <= LONGEST_TEXT:
+            reader.pos = start
+            found[key] = reader.string()
+        if len(found) > _MOST_REMARKS:
+            reader.refuse(f"more than {_MOST_REMARKS:,} entries in __metadata__")
+    return found
+
+
+def _read_entry(reader: JsonReader, name: str) -> tuple[str, tuple[int, ...], int, int]:
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    offsets: tuple[int, ...] = ()
+    for key in reader.fields():
+        if key == "dtype":
+            dtype = reader.string(64)
+        elif key == "shape":
+            shape = reader.integers(_MOST_DIMS)
+        elif key == "data_offsets":
+            offsets = reader.integers(2)
+        else:
+            reader.refuse(f"the tensor {name[:80]!r} has a strange key {key[:40]!r}")
+    if dtype is None or shape is None or len(offsets) != 2:  # noqa: PLR2004  begin and end
+        reader.refuse(f"the tensor {name[:80]!r} lacks its dtype, shape or data_offsets")
+    return dtype, shape, *offsets
+
+
+def _tensor(reader: JsonReader, name: str, dtype: str, shape: tuple[int, ...], span: _Span) -> StoredTensor:
+    bits = DTYPE_BITS.get(dtype)
+    if bits is None:
+        reader.refuse(f"the tensor {name[:80]!r} has the unknown dtype {dtype[:20]!r}", span.position)
+    n_bytes = span.end - span.begin
+    if prod(shape) * bits != n_bytes * 8:
+        reader.refuse(
+            f"the tensor {name[:80]!r} of {dtype} {list(shape)!s:.100} does not take {n_bytes:,} bytes",
+            span.position,
+        )
+    return StoredTensor(name, dtype, shape, n_bytes)
+
+
+def _check_spans(
+    reader: JsonReader, tensors: dict[str, StoredTensor], spans: list[_Span], data_bytes: int
+) -> None:
+    """Data follow each other without gap or overlap, and fill the file. Source: Metadata::validate."""
+    reached = 0
+    for span in sorted(spans):
+        if span.begin != reached:
+            kind = "overlap those before them" if span.begin < reached else "leave a gap before them"
+            reader.refuse(f"a tensor's data (from {span.begin:,}) {kind}", span.position)
+        reached = span.end
+    if reached != data_bytes:
+        reader.refuse(
+            f"{len(tensors):,} tensors take {reached:,} bytes, {data_bytes:,} follow the header",
+            len(reader.data),
+        )

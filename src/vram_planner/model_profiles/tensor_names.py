@@ -1,0 +1,170 @@
+"""
+Names of tensors in files, and which of our tensors they belong to.
+
+An entry lists alternatives, the first that the layer has is taken; an alternative of several names is a fused tensor
+that is shared between them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Alternatives = tuple[tuple[str, ...], ...]
+
+
+class Meant(NamedTuple):
+    """
+    What a tensor's name says: the layer (None outside), our names for it, and whether it is a bias.
+
+    `kind` is "layer", "outside", "tower", "extra" (tables that come with the format), "draft" or "ignored"; `main` is False for what a quantised format
+    hangs on a tensor: its scales, zero points, indices.
+    """
+
+    kind: str
+    layer: int | None
+    names: Alternatives
+    bias: bool = False
+    main: bool = True
+
+
+def _one(*names: str) -> Alternatives:
+    return tuple((name,) for name in names)
+
+
+_QKV: Final = (("qkv_proj",), ("q_proj", "k_proj", "v_proj"))
+_GATE_UP: Final = (("gate_up_proj",), ("gate_proj", "up_proj"))
+_CORRECTION: Final = _one("router.correction", "router.bias")
+
+
+def _shared(part: str) -> Alternatives:
+    return _one(f"shared_experts.{part}_proj", f"shared_expert.{part}_proj")
+
+
+# Source: llama.cpp, gguf-py/gguf/tensor_mapping.py and constants.py (TENSOR_NAMES).
+_GGUF_LAYER: Final[Mapping[str, Alternatives]] = {
+    "attn_norm": _one("input_layernorm", "ln_1", "ln_attn", "self_attn_layer_norm"),
+    "attn_norm_2": _one("ln_attn", "ln_mlp"),
+    "ffn_norm": _one("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "ln_mlp", "final_layer_norm"),
+    "post_attention_norm": _one("post_self_attn_layernorm", "post_attention_layernorm"),
+    "post_ffw_norm": _one("post_mlp_layernorm", "post_feedforward_layernorm"),
+    "attn_q": _one("q_proj"), "attn_k": _one("k_proj"), "attn_v": _one("v_proj"), "attn_qkv": _QKV,
+    "attn_output": _one("o_proj"), "attn_sinks": _one("sinks"),
+    "attn_q_norm": _one("q_norm", "q_layernorm"), "attn_k_norm": _one("k_norm", "k_layernorm"),
+    "attn_q_a": _one("q_a_proj"), "attn_q_a_norm": _one("q_a_layernorm"), "attn_q_b": _one("q_b_proj"),
+    "attn_kv_a_mqa": _one("kv_a_proj_with_mqa"), "attn_kv_a_norm": _one("kv_a_layernorm"),
+    "attn_kv_b": _one("kv_b_proj"), "attn_k_b": _one("kv_b_proj"), "attn_v_b": _one("kv_b_proj"),
+    "ffn_gate": _one("gate_proj"), "ffn_up": _one("gate_up_proj", "up_proj"), "ffn_down": _one("down_proj"),
+    "ffn_gate_inp": _one("router"), "exp_probs_b": _CORRECTION,
+    "ffn_gate_exps": _one("experts.gate"), "ffn_up_exps": _one("experts.up"), "ffn_down_exps": _one("experts.down"),
+    "ffn_gate_up_exps": (("experts.gate", "experts.up"),),
+    "ffn_gate_shexp": _shared("gate"), "ffn_up_shexp": _shared("up"), "ffn_down_shexp": _shared("down"),
+    "ffn_gate_inp_shexp": _one("shared_gate"),
+}  # fmt: skip
+_GGUF_OUTSIDE: Final[Mapping[str, Alternatives]] = {
+    "token_embd": _one("embed_tokens"), "output": _one("lm_head"), "position_embd": _one("positions"),
+    "output_norm": _one("norm", "ln_f", "final_layer_norm"), "token_embd_norm": _one("word_embeddings_layernorm"),
+}  # fmt: skip
+_GGUF_NAME: Final = re.compile(
+    r"(?:blk\.(\d{1,6})\.)?([\w.]+?)(?:\.(\d{1,5}))?\.(weight|bias|scale|input_scale)"
+)
+
+
+def gguf_name(name: str, n_layers: int) -> Meant:
+    """What the name of a tensor in a GGUF file says."""
+    if name.startswith(("v.", "a.", "mm.")):
+        return Meant("tower", None, ())
+    found = _GGUF_NAME.fullmatch(name)
+    if found is None:
+        return Meant("outside", None, ())
+    number, module, expert, ending = found.groups()
+    if module.startswith("rope_"):
+        return Meant("extra", None, ())
+    if number is None:
+        return Meant("outside", None, _GGUF_OUTSIDE.get(module, ()), bias=ending == "bias")
+    layer = int(number)
+    if layer >= n_layers:
+        return Meant("draft", layer, ())
+    if expert is not None:  # files of early 2024 have one tensor an expert
+        module = f"{module}_exps"
+    bias = ending == "bias" and module != "exp_probs_b"
+    return Meant("layer", layer, _GGUF_LAYER.get(module, ()), bias=bias, main=ending in ("weight", "bias"))
+
+
+_TOWER: Final = re.compile(
+    r"(?:^|\.)(?:vision_tower|vision_model|vision_encoder|vision_language_adapter|vision_embed_tokens|visual|"
+    r"audio_tower|audio_model|audio_encoder|multi_modal_projector|mm_projector|mm_whisper_embeddings|patch_merger|"
+    r"pre_mm_projector_norm|img_projector|embed_vision|embed_audio)(?:\.|$)"
+)
+_LAYER: Final = re.compile(r"(?:^|.*?\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+)")
+# Buffers that older checkpoints store and no engine loads.
+_IGNORED: Final = re.compile(r"rotary_emb\.inv_freq|attn\.(?:masked_)?bias|attention\.(?:masked_)?bias")
+_ENDING: Final = re.compile(
+    r"\.(?:weight|bias|qweight|qzeros|scales|g_idx|SCB|biases|weight_format|absmax|quant_map|nested_absmax|"
+    r"nested_quant_map|quant_state\.[\w.]+|weight\.[\w.]+|(?:weight|input|output|k|v|kv|q|prob)_scale\w*|"
+    r"weight_(?:packed|shape|zero_point|g_idx|global_scale)|input_global_scale|input_zero_point)$"
+)
+_EXPERT: Final = re.compile(r"(?:^|\.)experts\.(?:\d{1,6}\.)?(\w+)$")
+_EXPERT_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "gate_proj": ("gate",), "w1": ("gate",), "up_proj": ("up",), "w3": ("up",), "down_proj": ("down",), "w2": ("down",),
+    "gate_up_proj": ("gate", "up"), "linear": ("gate",), "linear_v": ("up",), "linear_1": ("down",),
+}  # fmt: skip
+_HF_LEAF: Final[Mapping[str, Alternatives]] = {
+    "wq": _one("q_proj"), "wk": _one("k_proj"), "wv": _one("v_proj"), "wo": _one("o_proj"),
+    "out_proj": _one("o_proj"), "query_key_value": _QKV, "c_attn": _QKV, "Wqkv": _QKV, "qkv_proj": _QKV,
+    "gate_up_proj": _GATE_UP, "w1": _one("gate_proj"), "w3": _one("up_proj"), "w2": _one("down_proj"),
+    "fc1": _one("up_proj"), "c_fc": _one("up_proj"), "dense_h_to_4h": _one("up_proj"),
+    "fc2": _one("down_proj"), "dense_4h_to_h": _one("down_proj"),
+    "gate": _one("router"), "router": _one("router"), "wg": _one("router"), "shared_expert_gate": _one("shared_gate"),
+    "e_score_correction_bias": _CORRECTION,
+}  # fmt: skip
+_HF_OUTSIDE: Final[Mapping[str, Alternatives]] = {
+    "embed_tokens": _one("embed_tokens"), "wte": _one("embed_tokens"), "word_embeddings": _one("embed_tokens"),
+    "embed_in": _one("embed_tokens"), "tok_embeddings": _one("embed_tokens"), "lm_head": _one("lm_head"),
+    "embed_out": _one("lm_head"), "output": _one("lm_head"),
+    "norm": _one("norm"), "ln_f": _one("ln_f"), "final_layernorm": _one("norm"), "embedding_norm": _one("norm"),
+    "final_layer_norm": _one("norm", "final_layer_norm"), "wpe": _one("positions"), "embed_positions": _one("positions"),
+    "word_embeddings_layernorm": _one("word_embeddings_layernorm"),
+}  # fmt: skip
+
+
+def hf_name(name: str, n_layers: int) -> Meant:
+    """What the name of a tensor in a checkpoint of transformers says."""
+    if _TOWER.search(name):
+        return Meant("tower", None, ())
+    if _IGNORED.search(name) and not name.endswith("proj.bias"):
+        return Meant("ignored", None, ())
+    found = _LAYER.fullmatch(name)
+    if name.startswith("mtp.") or (found is not None and int(found[1]) >= n_layers):
+        return Meant("draft", None, ())
+    path, bias, main = _module(name if found is None else found[2])
+    leaf = path.rpartition(".")[2]
+    if found is None:
+        return Meant("outside", None, _HF_OUTSIDE.get(leaf, ()), bias, main)
+    return Meant("layer", int(found[1]), _in_layer(path, leaf), bias, main)
+
+
+def _module(rest: str) -> tuple[str, bool, bool]:
+    """The module's path without what a format hangs on it; whether it is the module's bias, or its main tensor."""
+    for ending in ("proj_blocks", "proj_scales"):  # gpt-oss: experts.gate_up_proj_blocks
+        if rest.endswith(ending):
+            return rest.rpartition("_")[0], False, ending == "proj_blocks"
+    if rest.endswith("proj_bias"):
+        return rest.removesuffix("_bias"), True, True
+    path = _ENDING.sub("", rest)
+    ending = rest[len(path) :]
+    return path, ending == ".bias", ending in ("", ".weight", ".bias")
+
+
+def _in_layer(path: str, leaf: str) -> Alternatives:
+    expert = _EXPERT.search(path)
+    if expert is not None and expert[1] in _EXPERT_PARTS:
+        return (tuple(f"experts.{part}" for part in _EXPERT_PARTS[expert[1]]),)
+    if "shared_expert" in path and leaf in ("gate_proj", "up_proj", "down_proj"):
+        return _shared(leaf.removesuffix("_proj"))
+    if leaf in ("c_proj", "dense"):
+        return _one("down_proj" if "mlp" in path else "o_proj")
+    return _HF_LEAF.get(leaf, _one(leaf))

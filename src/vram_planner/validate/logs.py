@@ -1,0 +1,97 @@
+"""A start-up log of vLLM, SGLang or llama.cpp read as a record, and compared with the plan part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.errors import RecordError
+from vram_planner.validate import log_patterns as known
+from vram_planner.validate.evidence import Replayed, Skipped, replay_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_MOST_LINES = 200_000
+_LONGEST_LINE = 4_000
+_NEEDED = {"vllm": 1, "sglang": 1, "llama.cpp": 1}
+
+
+def read_log(lines: Iterable[str]) -> dict[str, Any]:
+    """
+    The record that a log holds: settings, and `measured` figures as `docs/reference/records.md` defines them.
+
+    The engine is the one whose lines are most. Raises RecordError where no line is known.
+    """
+    texts = [line[:_LONGEST_LINE] for _, line in zip(range(_MOST_LINES), lines, strict=False)]
+    candidates = [
+        _read_server("vllm", known.VLLM, texts),
+        _read_server("sglang", known.SGLANG, texts),
+        _read_llama_cpp(texts),
+    ]
+    best = max(candidates, key=lambda row: len(row.get("measured", row.get("measured_mib", {}))))
+    figures = best.get("measured", best.get("measured_mib", {}))
+    if len(figures) < _NEEDED[best["engine"]]:
+        raise RecordError(
+            "no start-up line of vLLM, SGLang or llama.cpp was found",
+            hint="give the engine's own output from its start, at level INFO",
+        )
+    return best
+
+
+def _read_server(engine: str, patterns: tuple[known.Pattern, ...], lines: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": "log", "engine": engine, "measured": {}}
+    for line in lines:
+        for pattern in patterns:
+            where, field = (
+                (row["measured"], pattern.field[1:]) if pattern.field[0] == "." else (row, pattern.field)
+            )
+            # The first line wins: with several ranks it is rank 0's.
+            if field not in where and (found := pattern.expression.search(line)):
+                where[field] = known.read_value(pattern, found)
+    if engine == "vllm" and any("V0 LLM engine" in line or "# GPU blocks" in line for line in lines):
+        row["v1"] = False
+    return row
+
+
+def _read_llama_cpp(lines: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": "log", "engine": "llama.cpp", "measured_mib": {}}
+    buffers = row["measured_mib"]
+    for line in lines:
+        for pattern in known.LLAMA_CPP:
+            if pattern.field not in row and (found := pattern.expression.search(line)):
+                row[pattern.field] = known.read_value(pattern, found)
+        if buffer := known.LLAMA_CPP_BUFFER.search(line):
+            name = f"{buffer[1]} {buffer[2]}"
+            buffers[name] = buffers.get(name, 0.0) + float(buffer[3])
+        elif total := known.LLAMA_CPP_TOTAL.search(line):
+            buffers["KV total"] = buffers.get("KV total", 0.0) + float(total[1])
+    return row
+
+
+def compare_log(lines: Iterable[str], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Replayed]:
+    """
+    The record of a log, and the plan's figures beside it. `overrides` fill in what the log does not say.
+
+    Raises RecordError where the log, with the overrides, does not say enough to plan it.
+    """
+    row = {**read_log(lines), **{name: value for name, value in overrides.items() if value is not None}}
+    (replayed,) = replay_all([row])
+    if isinstance(replayed, Skipped):
+        raise RecordError(
+            f"this log cannot be planned: {replayed.reason}",
+            hint="say what it leaves out: --model, --gpu, --gpu-total, --engine-version, --ctx, --tp",
+        )
+    return row, replayed
+
+
+def explain_difference(component: str, ours: float, logged: float) -> str:
+    """In a few words, what usually makes a component differ."""
+    if abs(ours / logged - 1) < 0.01:  # noqa: PLR2004  a log's own rounding
+        return ""
+    if component == "weights":
+        return "another format than planned, padding by the kernel, or a draft model"
+    if component == "activation":
+        return "an encoder's run, a quantised kernel's work space, or another sampler"
+    if component in ("KV pool", "KV tokens", "KV blocks", "concurrency"):
+        return "follows from the parts above, or another process had memory of the card"
+    return "another build: compute buffers change between releases" if component == "compute buffer" else ""

@@ -1,0 +1,294 @@
+"""A record of measured speed as a request and its traffic, and what was measured as components."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.errors import RecordError
+from vram_planner.planning.estimate import estimate
+from vram_planner.planning.performance import Assumptions
+from vram_planner.planning.request import PlanRequest
+
+if TYPE_CHECKING:
+    from vram_planner.planning.performance import Band, Performance, Served
+    from vram_planner.planning.performance_model import Times
+
+_ENGINES = {
+    "vLLM": "vllm",
+    "vLLM (KAITO)": "vllm",
+    "vLLM (ROCm)": "vllm",
+    "SGLang": "sglang",
+    "TensorRT-LLM": "tensorrt-llm",
+    "NIM (TensorRT-LLM)": "tensorrt-llm",
+    "transformers": "transformers",
+    "llama.cpp": "llama.cpp",
+    "llama.cpp (HIP)": "llama.cpp",
+    "llama.cpp (Metal)": "llama.cpp",
+    "llama.cpp (llama-server, Vulkan)": "llama.cpp",
+}
+# What records call a model -> the catalogue's name, or one of the same shapes.
+_MODELS = (
+    (r"meta-?llama-3-(8b|70b)", "meta-llama/Meta-Llama-3-{0}"),
+    (r"(?:meta-)?llama[- ]v?3\.[13] (8b|70b|405b)", "meta-llama/Llama-3.1-{0}-Instruct"),
+    (r"(?:meta-)?llama-3\.[13]-(8b|70b|405b)", "meta-llama/Llama-3.1-{0}-Instruct"),
+    (r"llama v3\.1 (8b|70b|405b)", "meta-llama/Llama-3.1-{0}-Instruct"),
+    (r"llama-2[- .](7b|13b|70b)", "meta-llama/Llama-2-{0}-hf"),
+    (r"^llama (7b)", "meta-llama/Llama-2-7b-hf"),
+    (r"^llama 8b", "meta-llama/Llama-3.1-8B-Instruct"),
+    (r"codellama-(7b)", "codellama/CodeLlama-7b-hf"),
+    (r"mistral 7b", "mistralai/Mistral-7B-v0.1"),
+    (r"mixtral[- ]8x7b", "mistralai/Mixtral-8x7B-v0.1"),
+    (r"gpt-oss-(20b|120b)", "openai/gpt-oss-{0}"),
+    (r"deepseek-r1-0528", "deepseek-ai/DeepSeek-R1-0528"),
+    (r"deepseek-r1-distill-qwen-(7b|14b|32b)", "deepseek-ai/DeepSeek-R1-Distill-Qwen-{0}"),
+    (r"minimax-m2\.7", "MiniMaxAI/MiniMax-M2.7"),
+    (r"gemma-4-31b", "nvidia/Gemma-4-31B-IT-NVFP4"),
+    (r"gemma-4-26b-a4b", "google/gemma-4-26B-A4B"),
+    (r"qwen2\.5-(?:coder-)?([0-9.]+b)", "Qwen/Qwen2.5-{0}-Instruct"),
+    (r"qwen2-57b-a14b", "Qwen/Qwen2-57B-A14B-Instruct"),
+    (r"qwen2-([0-9.]+b)", "Qwen/Qwen2-{0}-Instruct"),
+    (r"qwen3guard-gen-8b", "Qwen/Qwen3-8B"),
+    (r"qwen3-vl-32b", "Qwen/Qwen3-VL-32B-Instruct"),
+    (r"qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B"),
+    (r"qwen3-(?:coder[- ])?30b-a3b", "Qwen/Qwen3-30B-A3B"),
+    (r"qwen3-([0-9.]+b)", "Qwen/Qwen3-{0}"),
+    (r"qwen3\.[56][- ]35b-a3b", "Qwen/Qwen3.5-35B-A3B"),
+    (r"qwen3\.[56][- ]27b", "Qwen/Qwen3.5-27B"),
+    (r"qwen3\.[56]-122b-a10b", "Qwen/Qwen3.5-122B-A10B"),
+    (r"qwq-32b", "Qwen/QwQ-32B"),
+    (r"^qwen-1\.8b", "Qwen/Qwen-1_8B-Chat"),
+    (r"^qwen-(7b|14b)", "Qwen/Qwen-{0}-Chat"),
+    (r"nemotron super 49b", "nvidia/Llama-3_3-Nemotron-Super-49B-v1"),
+)
+# The word for the format -> (--quant, class of kernels where the format's name does not tell it).
+_FORMATS: tuple[tuple[str, str | None, str | None], ...] = (
+    (r"^(bf16|fp16)$", None, None),
+    (r"w8a8", "w8a8", None),
+    (r"w8a16|gptq-int8|^int8", "int8", "w8a16"),
+    (r"w4a16|^int4|gptq-int4", "gptq", None),
+    (r"^awq", "awq", None),
+    (r"^fp8", "fp8", None),
+)
+_GGUF = (
+    (r"bf16|^f16", "F16"),
+    (r"q8_k_xl|q8_0", "Q8_0"),
+    (r"mxfp4", "MXFP4_MOE"),
+    (r"q4_k", "Q4_K_M"),
+    (r"q5_k", "Q5_K_M"),
+    (r"q3_k", "Q3_K_S"),
+    (r"q4_0", "Q4_0"),
+)
+# ShareGPT outputs stop at 512 tokens and average 310: over the run of a batch handed over at once,
+# this share of it is still decoding.
+_DRAINED = 0.6
+# Lengths drawn evenly from 0.8 to 1 times what is named average 0.9 of it.
+_RANDOM_RANGE = 0.9
+_SHARE_GPT = (280, 310)
+_WITHOUT_END = 1e6
+_MS = 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A record read: the plan on its card, the traffic, and what was measured in seconds or tokens a second."""
+
+    served: Served
+    assumed: Assumptions
+    measured: dict[str, float]
+    saturated: bool
+
+    def predicted(self, found: Times) -> dict[str, float]:
+        """What a plan says of each measured figure."""
+        known = {
+            "TTFT": found.ttft_s,
+            "prefill": found.prefill_s,
+            "TPOT": found.tpot_s,
+            "throughput": found.output_tokens_per_s,
+        }
+        return {name: known[name] for name in self.measured}
+
+
+def is_serving(row: dict[str, Any]) -> bool:
+    """Whether a row records speed, not memory."""
+    return row.get("kind") == "serving" or "osl" in row
+
+
+def replay(row: dict[str, Any]) -> dict[str, Any]:
+    """Predicted and measured components; PlannerError with the reason where a row cannot be replayed."""
+    case = case_of(row)
+    found = case.served.times(case.assumed)
+    bands = case.served.performance(case.assumed)
+    if found is None or bands is None:
+        raise RecordError("by the plan it does not fit, or the card's speed is not known", hint="see --rows")
+    if case.assumed.rate and found.batch >= min(case.served.load(case.assumed).room, case.served.load(case.assumed).most):
+        raise RecordError("requests arrive faster than they are served", hint="TTFT then measures the run's length")
+    predicted = case.predicted(found)
+    pairs, covered = {}, {}
+    for name, theirs in case.measured.items():
+        component = f"{_shown(name, case)}, {_KINDS[case.served.kind]}"
+        pairs[component] = (predicted[name], theirs)
+        band = _band(name, predicted[name], bands)
+        covered[component] = band[0] <= theirs <= band[1]
+    return {"pairs": pairs, "covered": covered, "version": _version(row) or "newest", "fitted": True}
+
+
+_KINDS = {"dense": "one card, dense", "several": "several cards", "experts": "experts"}
+
+
+def _shown(name: str, case: Case) -> str:
+    if name == "throughput":
+        return "saturated tokens/s" if case.saturated else "tokens/s"
+    return name
+
+
+def _band(name: str, best: float, bands: Performance) -> tuple[float, float]:
+    of: Band = {
+        "TTFT": bands.ttft_s,
+        "prefill": bands.ttft_s,
+        "TPOT": bands.tpot_s,
+        "throughput": bands.output_tokens_per_s,
+    }[name]
+    return best * of.low / of.best, best * of.high / of.best
+
+
+def case_of(row: dict[str, Any]) -> Case:
+    """Read a record; RecordError where it cannot be compared."""
+    _check(row)
+    request = _request(row)
+    plan = estimate(request)
+    if plan.served is None:
+        raise RecordError("it names no card", hint="add 'gpu_norm'")
+    assumed, saturated = _traffic(row, request)
+    return Case(served=plan.served, assumed=assumed, measured=_measured(row), saturated=saturated)
+
+
+def _check(row: dict[str, Any]) -> None:
+    reasons = {
+        f"{row['engine']} is not planned for": row["engine"] not in _ENGINES,
+        "its quality is C": row.get("quality") not in ("A", "B"),
+        "speculative decoding with an acceptance rate that is not said": not str(
+            row.get("spec_decode") or "none"
+        ).startswith("none"),
+        "its card is not in the catalogue": row.get("gpu_norm") is None and row.get("gpu") is None,
+        "its prompt's length is not said": row.get("isl") is None and "ShareGPT" not in str(row.get("metric_notes")),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RecordError(reason, hint="such rows are not compared")
+
+
+def _request(row: dict[str, Any]) -> PlanRequest:
+    engine = _ENGINES[row["engine"]]
+    prompt, output = _lengths(row)
+    quant, kv_dtype = _format(row, engine)
+    tp, pp = row.get("tp") or 1, row.get("pp") or 1
+    count = max(row.get("gpu_count") or 1, tp * pp)
+    if engine in ("llama.cpp", "transformers"):
+        tp, pp = 1, count
+    elif tp * pp < count:
+        tp = count // pp
+    concurrency = row.get("concurrency") or 1
+    return PlanRequest.of(
+        model=_model(str(row["model"])),
+        ctx=max(2, round(prompt + output)),
+        prompt_tokens=max(1, round(prompt)),
+        concurrency=concurrency if engine == "llama.cpp" else 1,
+        engine=engine,
+        engine_version=_version(row) if engine in ("vllm", "sglang") else None,
+        gpu=row.get("gpu_norm") or row["gpu"],
+        gpu_count=count,
+        tp=tp,
+        pp=pp,
+        quant=quant,
+        dtype="float16" if row.get("quant") == "FP16" and engine != "llama.cpp" else None,
+        kv_dtype=kv_dtype,
+    )
+
+
+def _model(name: str) -> str:
+    for pattern, to in _MODELS:
+        match = re.search(pattern, name, re.IGNORECASE)
+        if match:
+            return to.format(*(group.upper() for group in match.groups()))
+    return name
+
+
+def _format(row: dict[str, Any], engine: str) -> tuple[str | None, str | None]:
+    word = str(row.get("quant") or "").lower()
+    name = str(row["model"]).lower()
+    if engine == "llama.cpp":
+        for text in (name, word):
+            for pattern, to in _GGUF:
+                if re.search(pattern, text):
+                    return to, None
+        raise RecordError(f"the format {word!r} is not known", hint="a GGUF type")
+    # NVIDIA's FP8 and FP4 checkpoints name an FP8 cache, which TensorRT-LLM follows.
+    kv_dtype = "fp8" if engine == "tensorrt-llm" and word in ("fp8", "fp4") else None
+    if word == "fp4":
+        return (None if "gpt-oss" in name else "nvfp4"), kv_dtype
+    if word == "fp8" and re.search(r"deepseek|minimax", name):
+        return None, kv_dtype  # as published
+    for pattern, quant, _ in _FORMATS:
+        if re.search(pattern, word):
+            return quant or ("bfloat16" if "minimax" in name or "deepseek" in name or "gemma-4-31" in name else None), kv_dtype
+    return None, kv_dtype
+
+
+def _lengths(row: dict[str, Any]) -> tuple[float, float]:
+    prompt, output = row.get("isl"), row.get("osl")
+    if prompt is None:
+        prompt, output = _SHARE_GPT
+    scale = _RANDOM_RANGE if "random-range-ratio 0.8" in str(row.get("metric_notes") or row.get("note")) else 1.0
+    depth = re.search(r"@d(\d+)", str(row.get("metric_notes") or row.get("note")))
+    behind = int(depth[1]) if depth else 0
+    return prompt * scale + behind, (output or 0) * scale
+
+
+def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bool]:
+    note = str(row.get("metric_notes") or row.get("note") or "")
+    prompt, output = _lengths(row)
+    kernels = next((k for pattern, _, k in _FORMATS if k and re.search(pattern, str(row.get("quant")).lower())), None)
+    depth = re.search(r"@d(\d+)", note)
+    concurrency, rate = row.get("concurrency"), row.get("request_rate")
+    saturated = False
+    if "offline" in note and "suite" in note:
+        concurrency, saturated = (concurrency or 100) * _DRAINED, True
+    elif concurrency is None and rate in ("inf", None):
+        concurrency, saturated = _WITHOUT_END, True
+    arrivals = float(rate) if concurrency is None and rate not in ("inf", None) else None
+    found = Assumptions(
+        concurrency=concurrency,
+        rate=arrivals,
+        prompt=max(1.0, prompt),
+        output=max(1.0, output),
+        kernels=kernels if request.engine != "llama.cpp" else None,
+        prefix_hit=int(depth[1]) / prompt if depth else 0.0,
+    )
+    return found, saturated
+
+
+def _measured(row: dict[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    note = str(row.get("metric_notes") or row.get("note") or "")
+    bench = "llama-bench" in note or "batched-bench" in note or bool(re.match(r"(pp|tg)\d", note))
+    at_once, rate = row.get("concurrency") or 1, row.get("output_tok_s")
+    if row.get("ttft_ms") and row.get("isl"):
+        found["TTFT"] = row["ttft_ms"] / _MS
+    if row.get("tpot_ms") or row.get("itl_ms"):
+        found["TPOT"] = (row.get("tpot_ms") or row["itl_ms"]) / _MS
+    if row.get("prefill_tok_s") and row["isl"] and at_once == 1:
+        found["prefill"] = row["isl"] / row["prefill_tok_s"]
+    if rate and (bench or row.get("isl") == 0):
+        found["TPOT"] = at_once / rate
+    elif rate:
+        found["throughput"] = float(rate)
+    if not found:
+        raise RecordError("it measures nothing that a plan predicts", hint="a TTFT, a TPOT or tokens/s")
+    return found
+
+
+def _version(row: dict[str, Any]) -> str | None:
+    match = re.search(r"(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
+    return match[1] if match else None
