@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _as_if_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan without --gpu lists candidates, whatever the machine that runs the tests has."""
     monkeypatch.setenv("VRAM_PLANNER_GPU", "none")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @lru_cache(maxsize=64)

@@ -93,6 +93,11 @@ def test_scalars_and_empty_tensors() -> None:
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', 8, "gap"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 8, "follow the header"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 2, "follow the header"),
+        (
+            b'{"__metadata__":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            4,
+            "something else than strings",
+        ),
         (b'{"__metadata__":{"a":1}}', 0, "something else than strings"),
         (b'{"__metadata__":{},"__metadata__":{}}', 0, "twice"),
         (b'{"\xff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4, "UTF-8"),

@@ -75,7 +75,7 @@ def test_rows_of_a_model_that_a_constant_was_read_from_stand_apart() -> None:
         ({"gpu_total_gib": None}, "neither the card"),
         ({"speculative": "eagle"}, "speculative decoding"),
         ({"cpu_offload_gb": 12}, "offloads to the CPU"),
-        ({"model": "nobody/nothing"}, "unknown model"),
+        ({"model": "nobody/nothing"}, "nobody/nothing"),
         ({"model": None}, "names no model"),
         ({"engine": "mlc"}, "not planned for"),
         ({"measured": {}}, "logs nothing"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from vram_planner.architecture.weight import Role, Weight, linear, row_linear
+from vram_planner.architecture.weight import Role, Weight, linear, norm, row_linear
 
 # How names of experts that serve no text begin, and of what stands beside them.
 OTHER_EXPERTS: Final = ("experts.other.", "other.")
@@ -88,7 +88,8 @@ class MixtureOfExperts:
     balances the load (DeepSeek-V3, GLM-4.5). `bias` puts biases on the experts (gpt-oss). `zero_experts`
     give their input back: they have rows in the router and no matrices (LongCat-Flash). `other` is a router with
     experts of its own for tokens of another kind (images in ERNIE 4.5 VL): no text token uses it. `latent` is the
-    width to which the experts' input is projected before, and from which it is projected back (Nemotron 3 Super).
+    width to which the experts' input is projected before, and from which it is projected back (Nemotron 3 Super),
+    through a norm where `latent_norm` (Kimi K3).
     `own_router` replaces the router's single matrix where it is a network of its own (Zaya).
     `beside` says that the experts lie beside the block that runs for each token, not inside it (Gemma 4).
     """
@@ -108,6 +109,7 @@ class MixtureOfExperts:
     other: MixtureOfExperts | None = None
     latent: int | None = None
     latent_bias: bool = False
+    latent_norm: bool = False
     own_router: tuple[Weight, ...] = ()
     beside: bool = False
 
@@ -144,6 +146,7 @@ class MixtureOfExperts:
         return (
             *linear("fc1_latent_proj", self.latent, self.hidden, bias=self.latent_bias),
             *linear("fc2_latent_proj", self.hidden, self.latent, bias=self.latent_bias),
+            *(norm("latent_norm", self.latent) if self.latent_norm else ()),
         )
 
     def _router(self) -> tuple[Weight, ...]:

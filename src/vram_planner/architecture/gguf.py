@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.gguf_mix import (
@@ -55,12 +55,15 @@ GGUF_FILE_TYPES: Mapping[str, str] = MappingProxyType(
             "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1",
             "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
             "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "iq3_s", "iq3_m",
-            "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4_moe", "ud-iq1_s",
+            "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4_moe",
+            "ud-iq1_s", "ud-iq1_m", "ud-iq2_xxs", "ud-q2_k_xl",
         )
     }
 )  # fmt: skip
 _ALIASES = {
-    "1.58bit": "ud-iq1_s", "1.58-bit": "ud-iq1_s", "float16": "f16", "fp16": "f16", "bfloat16": "bf16",
+    "1.58bit": "ud-iq1_s", "1.73bit": "ud-iq1_m", "2.22bit": "ud-iq2_xxs", "2.51bit": "ud-q2_k_xl",
+    "1.58-bit": "ud-iq1_s", "1.73-bit": "ud-iq1_m", "2.22-bit": "ud-iq2_xxs", "2.51-bit": "ud-q2_k_xl",
+    "float16": "f16", "fp16": "f16", "bfloat16": "bf16",
     "float32": "f32", "fp32": "f32", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m",
 }  # fmt: skip
 _GEMMA_3_TOKENS = 262_144
@@ -71,11 +74,13 @@ _INDEXER_WEIGHTS = "indexer.weights_proj"
 _FUSED_EXPERTS = ("gemma4",)
 _WITH_FACTORS = ("gemma4", "llama4")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type (no importance matrix)"
-_DYNAMIC_SOURCE = (
-    "Unsloth's dynamic 1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB, "
-    "https://unsloth.ai/blog/deepseekr1-dynamic says 131GB); which tensor has which type is our reading "
-    "of the loader's counts of tensors by type"
-)
+_DYNAMIC_SOURCES = {
+    "ud-iq1_s": "1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB); types read of the loader's counts",
+    "ud-iq1_m": "1.73-bit DeepSeek-R1: 158 GiB published, its table's GB; types chosen to meet that",
+    "ud-iq2_xxs": "2.22-bit DeepSeek-R1: 183 GiB published, its table's GB; types read of the layers' sizes",
+    "ud-q2_k_xl": "2.51-bit DeepSeek-R1: 211.03 GiB in the loader's log; types read of its counts",
+}
+_UNSLOTH = "Unsloth's dynamic {}, https://unsloth.ai/blog/deepseekr1-dynamic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,8 @@ class GgufMix:
     A published file made with an importance matrix may differ a little (IQ4, Q4_0: first eighth of ffn_down).
     """
 
+    container: ClassVar[str] = "gguf"
+
     name: str
     by_layer: bool = True
 
@@ -99,17 +106,19 @@ class GgufMix:
     @property
     def title(self) -> str:
         """As files are named: Q4_K_M."""
-        return "UD-IQ1_S" if self.name == "ud-iq1_s" else self.name.upper()
+        return self.name.upper()
 
     @property
     def basis(self) -> Basis:
-        """The dynamic mix is our reading of a published file; the others follow the quantiser's own rules."""
+        """The dynamic mixes are our reading of published files; the others follow the quantiser's own rules."""
         return Basis.ASSUMED if self.name in DYNAMIC_TYPES else Basis.FORMULA
 
     @property
     def source(self) -> str:
         """Where the rules come from."""
-        return _DYNAMIC_SOURCE if self.name in DYNAMIC_TYPES else _RULES
+        if self.name in _DYNAMIC_SOURCES:
+            return _UNSLOTH.format(_DYNAMIC_SOURCES[self.name])
+        return _RULES
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor as the file stores it."""
@@ -128,7 +137,7 @@ class GgufMix:
             return ((GGML_TYPES["f32"], weight),)
         if weight.role is Role.TOWER:
             return ((GGML_TYPES["f16"], weight),)
-        # The published dynamic file is older than the split of MLA's up-projection.
+        # The published dynamic files are older than the split of MLA's up-projection.
         pieces = _split(_as_written(weight, place), place, fused=self.name in DYNAMIC_TYPES)
         return tuple((GGML_TYPES[self._type(piece, place)], piece) for piece in pieces)
 
@@ -140,7 +149,7 @@ class GgufMix:
                     f"{self.title} is a mix made for DeepSeek-V3 and R1 only",
                     hint="choose IQ1_S or another GGUF type",
                 )
-            chosen = dynamic_type(weight.name, place.layer, facts["first_experts"])
+            chosen = dynamic_type(self.name, weight.name, place.layer, facts["first_experts"])
         else:
             chosen = choose_type(self.name, _tensor(weight, place, facts))
         return fit_row(chosen, weight.columns)
@@ -221,12 +230,12 @@ def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
             replace(weight, name="in_proj_qkv", shape=(weight.rows - gate, weight.columns)),
             replace(weight, name="in_proj_z", shape=(gate, weight.columns)),
         )
-    if place.architecture.model_type.startswith(_FUSED_EXPERTS):
-        if weight.name == "experts.gate":
-            stack, width, columns = weight.shape
-            return (replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns)),)
-        if weight.name == "experts.up":
-            return ()
+    if weight.name in ("experts.gate", "experts.up") and place.architecture.model_type.startswith(
+        _FUSED_EXPERTS
+    ):
+        stack, width, columns = weight.shape
+        both = replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns))
+        return (both,) if weight.name == "experts.gate" else ()
     if weight.name == "shared_mlp.gate_up_proj":
         half = (weight.rows // 2, weight.columns)
         return tuple(replace(weight, name=f"shared_mlp.{part}_proj", shape=half) for part in ("gate", "up"))
@@ -245,7 +254,9 @@ def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
         value_index=facts["value_index"].get(layer, 0),
         n_values=len(facts["value_index"]),
         # In a file the experts of a layer come before the shared one.
-        down_index=facts["down_index"][layer] + weight.name.startswith("shared") if facts["down_index"] else 0,
+        down_index=facts["down_index"][layer] + weight.name.startswith("shared")
+        if facts["down_index"]
+        else 0,
         query_groups=facts["query_groups"],
         n_experts=facts["n_experts"],
         is_70b=facts["is_70b"],

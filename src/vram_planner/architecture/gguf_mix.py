@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 
 class Category(Enum):
@@ -76,6 +77,7 @@ _SPECIAL_DEFAULTS = {
     "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q5_k_m": "q5_k", "q5_k_s": "q5_k", "q2_k_s": "q2_k",
     "q3_k_s": "q3_k", "q3_k_m": "q3_k", "q3_k_l": "q3_k", "iq2_s": "iq2_xs", "iq2_m": "iq2_s",
     "iq3_xs": "iq3_s", "iq3_m": "iq3_s", "mxfp4_moe": "mxfp4", "ud-iq1_s": "iq1_s",
+    "ud-iq1_m": "iq1_m", "ud-iq2_xxs": "iq2_xxs", "ud-q2_k_xl": "q2_k",
 }  # fmt: skip
 _UNQUANTISED = ("f32", "f16", "bf16")
 _LOW = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m")
@@ -224,26 +226,46 @@ _RULES = {
     Category.FFN_GATE: _gate_up,
 }
 
-DYNAMIC_TYPES = frozenset({"ud-iq1_s"})
-_SMALL_DOWNS = 6
+
+class DynamicMix(NamedTuple):
+    """What one of Unsloth's dynamic files of DeepSeek-R1 stores the experts and the shared expert in."""
+
+    gate_up: str
+    down: str
+    first_down: str  # of the first `n_first` layers that have experts
+    n_first: int
+    shared: str
+
+
+# The loader tells how many tensors have each type, beside 361 in float32:
+#   UD-IQ1_S    q4_K 190, q5_K 116, q6_K 184, iq2_xxs 6, iq1_s 168
+#   UD-Q2_K_XL  q2_K 171, q3_K 3, q4_K 306, q6_K 184; 211.034 GiB
+# Unsloth's table has 131, 158, 183 and 212 "GB", which are GiB; it gives the bits of gate and up and of down. The mix
+# of UD-IQ2_XXS gives 182.7 GiB, and to 3e-6 what gguf-parser read of the file's layers (195,636,468,224 bytes without
+# the embedding). For UD-IQ1_M only the published total is met: 157.8 GiB.
 _DYNAMIC = {
+    "ud-iq1_s": DynamicMix("iq1_s", "iq1_s", "iq2_xxs", 6, "q5_k"),
+    "ud-iq1_m": DynamicMix("iq1_m", "iq2_xs", "iq2_xs", 0, "q5_k"),
+    "ud-iq2_xxs": DynamicMix("iq2_xxs", "q2_k", "q3_k", 3, "q5_k"),
+    "ud-q2_k_xl": DynamicMix("q2_k", "q2_k", "q3_k", 3, "q4_k"),
+}
+DYNAMIC_TYPES = frozenset(_DYNAMIC)
+_DYNAMIC_REST = {
     "embed_tokens": "q4_k", "lm_head": "q6_k",
     "q_a_proj": "q4_k", "q_b_proj": "q4_k", "kv_a_proj_with_mqa": "q6_k", "kv_b_proj": "q6_k",
     "k_b_proj": "q6_k", "v_b_proj": "q6_k", "o_proj": "q4_k",
     "gate_proj": "q4_k", "up_proj": "q4_k", "down_proj": "q6_k",
-    "shared.gate_proj": "q5_k", "shared.up_proj": "q5_k", "shared.down_proj": "q6_k",
-    "experts.gate": "iq1_s", "experts.up": "iq1_s", "experts.down": "iq1_s",
 }  # fmt: skip
 
 
-def dynamic_type(name: str, layer: int | None, first_experts: int) -> str:
-    """
-    The type of a tensor in the dynamic 1.58-bit file of DeepSeek-R1.
-
-    Its loader counts q4_K 190, q5_K 116, q6_K 184, iq2_xxs 6, iq1_s 168 tensors of 61 layers; the six are
-    the experts' down projections of the first six layers with experts.
-    """
-    if name == "experts.down" and layer is not None and layer - first_experts < _SMALL_DOWNS:
-        return "iq2_xxs"
+def dynamic_type(file_type: str, name: str, layer: int | None, first_experts: int) -> str:
+    """The type of a tensor in one of the dynamic files of DeepSeek-R1 (January 2025; later models have other mixes)."""
+    mix = _DYNAMIC[file_type]
     place, _, last = name.rpartition(".")
-    return _DYNAMIC[f"shared.{last}" if place.startswith("shared") else name]
+    if name == "experts.down":
+        return mix.first_down if layer is not None and layer - first_experts < mix.n_first else mix.down
+    if place == "experts":
+        return mix.gate_up
+    if place.startswith("shared") and last != "down_proj":
+        return mix.shared
+    return _DYNAMIC_REST[last]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vram_planner.architecture import storage
 from vram_planner.architecture.storage import Groups, Plain, Storage
 from vram_planner.architecture.weight import Role, Weight
+from vram_planner.errors import PrecisionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +66,7 @@ class Uniform:
 
     Embedding, head, norms, biases and routers stay 16-bit, as vLLM, transformers and the published
     checkpoints keep them, and so do towers. `tables` is the format of embedding and head where a
-    checkpoint quantises these too (MLX).
+    checkpoint quantises these too (MLX), `head` that of the head alone (EXL2, EXL3).
     """
 
     name: str
@@ -72,6 +74,7 @@ class Uniform:
     linear: Storage | None = None
     expert: Storage | None = None
     tables: Storage | None = None
+    head: Storage | None = None
     by_layer: bool = False
 
     @property
@@ -83,6 +86,8 @@ class Uniform:
         """Bytes of one whole tensor; buffers are kept in float32, as DeepSeek's correction bias is."""
         if weight.role is Role.BUFFER:
             return storage.FLOAT32.nbytes(weight)
+        if weight.role is Role.HEAD and self.head is not None:
+            return self.head.nbytes(weight)
         if weight.role in _TABLES:
             return (self.tables or self.base).nbytes(weight)
         chosen = {Role.LINEAR: self.linear, Role.EXPERT: self.expert}.get(weight.role)
@@ -168,12 +173,76 @@ FORMATS: dict[str, tuple[Storage | None, Storage | None]] = {
     "w8a8": _everywhere(storage.INT8_CHANNEL),
     "awq": _everywhere(_AWQ),
     "gptq": _everywhere(_GPTQ),
+    "gptq-8bit": _everywhere(Groups("gptq-8bit", 8, 128, index_bytes=4)),
+    "gptq-3bit": _everywhere(Groups("gptq-3bit", 3, 128, index_bytes=4)),
     "int4": _everywhere(_AWQ),
     "w4a16": _everywhere(Groups("w4a16", 4, 128, zero_point=False)),
+    "w4a16-24": _everywhere(storage.W4A16_24),
+    "w8a16": _everywhere(storage.INT8_CHANNEL),
+    "bnb-int8": _everywhere(storage.BNB_INT8),
     "nf4": _everywhere(storage.NF4),
+    "nf4-double": _everywhere(storage.NF4_DOUBLE),
+    "int4wo-128": _everywhere(storage.TORCHAO_INT4),
+    "int8wo": _everywhere(storage.TORCHAO_INT8),
+    "float8wo": _everywhere(storage.TORCHAO_FLOAT8),
+    "hqq-4bit": _everywhere(storage.HQQ_4),
+    "hqq-3bit": _everywhere(storage.HQQ_3),
+    "hqq-2bit": _everywhere(storage.HQQ_2),
     "nvfp4": _everywhere(storage.NVFP4),
     "mxfp4": (None, storage.MXFP4),  # gpt-oss: experts only
 }
+
+
+# Names that carry a size: `gptq-g32` (a scale for each 32 inputs), `awq-channel` (for each row), `exl2-4.25`,
+# `exl3-3.0-h8` (head in eight bits, six unless said).
+_SIZED = re.compile(r"(awq|gptq|gptq-8bit|gptq-3bit|w4a16)-(?:g([1-9]\d{1,3})|channel)")
+_EXL = re.compile(r"exl([23])-(\d(?:\.\d{1,3})?)(?:-h([2-8]))?")
+_ROW = 1 << 40  # a group that no row is longer than
+_HEAD_BITS = 6
+# Thousandths of a bit of EXL2's head by its nominal bits, scales counted. Source: exllamav2 qparams_headoptions.
+_EXL2_HEADS = {2: 2725, 3: 3275, 4: 4425, 5: 5181, 6: 6331, 8: 8031}
+
+
+def named_format(name: str, base: Plain) -> Uniform | None:
+    """
+    What `--quant NAME` means beside the dtypes and GGUF; None where no format is called so.
+
+    Raises PrecisionError for a width that EXL2 or EXL3 does not have.
+    """
+    if name in FORMATS:
+        return quantised(name, base, *FORMATS[name])
+    sized = _SIZED.fullmatch(name)
+    if sized is not None:
+        stored = FORMATS[sized[1]][0]
+        if not isinstance(stored, Groups):
+            return None
+        group = replace(stored, name=name, group=int(sized[2] or _ROW))
+        return quantised(name, base, group, group)
+    exl = _EXL.fullmatch(name)
+    return None if exl is None else _exl(name, base, exl)
+
+
+def _exl(name: str, base: Plain, parts: re.Match[str]) -> Uniform:
+    """
+    Matrices at the asked average, the head at bits of its own, embedding and router in 16 bits.
+
+    EXL2's average counts scales and the order of inputs (QParams.total_bits); EXL3 adds two 16-bit vectors to each
+    matrix (suh, svh). Source: exllamav2 conversion/qparams.py; exllamav3 modules/quant/exl3.py, conversion/allocation.py.
+    """
+    thousandths, head = round(float(parts[2]) * 1000), int(parts[3] or _HEAD_BITS)
+    least = 2000 if parts[1] == "2" else 1000
+    if not least <= thousandths <= 8000 or (parts[1] == "2" and head not in _EXL2_HEADS):  # noqa: PLR2004
+        raise PrecisionError(
+            f"there is no {name}",
+            hint=f"exl{parts[1]}-{least // 1000}.0 to exl{parts[1]}-8.0, head bits 2 to 6 or 8: exl{parts[1]}-4.25-h8",
+        )
+    if parts[1] == "2":
+        linear = storage.Rate(name, thousandths)
+        last = storage.Rate(name, _EXL2_HEADS[head], column_bytes=4)
+    else:
+        linear = storage.Rate(name, thousandths, column_bytes=2, row_bytes=2)
+        last = storage.Rate(name, head * 1000, column_bytes=2, row_bytes=2)
+    return Uniform(name=name, base=base, linear=linear, expert=linear, head=last)
 
 
 # MLX quantises the tables too: groups of 64 with a 16-bit scale and a 16-bit shift each. Routers differ by family

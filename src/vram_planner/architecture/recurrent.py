@@ -1,8 +1,7 @@
 """
 Mixers that keep a state of fixed size instead of a cache that grows: Mamba, delta rules, linear attention, convolutions.
 
-Each answers the Mixer protocol: `cache` is None, `state` says what one sequence keeps in one layer. RWKV,
-xLSTM and RG-LRU are in `rnn`; layers that run two mixers side by side are in `side_by_side`.
+Their `cache` is None, their `state` what one sequence keeps. Others are in `rnn`, mixtures in `side_by_side`.
 """
 
 from __future__ import annotations
@@ -265,6 +264,7 @@ class KimiDelta(StateMixer):
         state     heads · head_dim², in float32, and the last K − 1 inputs of 3·A channels
 
     Decay and gate are A·H each, or go through `gate_rank`: rank·H + A·rank (Kimi Linear: head_dim).
+    `full_gate` is the output gate of full rank beside a decay of low rank (Kimi K3).
     Source: transformers models/kimi_linear/modeling_kimi_linear.py, KimiLinearDeltaAttention; models/bailing_hybrid.
     """
 
@@ -273,6 +273,7 @@ class KimiDelta(StateMixer):
     head_dim: int
     kernel: int
     gate_rank: int | None
+    full_gate: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -285,22 +286,22 @@ class KimiDelta(StateMixer):
                 for w in linear(name, width, self.hidden, units=heads)
             ),
             *convolution(3 * width, self.kernel, units=heads, bias=False),
-            *self._gate("f"),
+            *self._gate("f", self.gate_rank),
             *linear("b_proj", heads, self.hidden, units=heads),
-            *self._gate("g"),
+            *self._gate("g", None if self.full_gate else self.gate_rank),
             *small("A_log", heads, units=heads),
             *small("dt_bias", width, units=heads),
             *norm("o_norm", self.head_dim),
             *row_linear("o_proj", self.hidden, width, units=heads),
         )
 
-    def _gate(self, letter: str) -> tuple[Weight, ...]:
+    def _gate(self, letter: str, rank: int | None) -> tuple[Weight, ...]:
         width = self.heads * self.head_dim
-        if self.gate_rank is None:
+        if rank is None:
             return linear(f"{letter}_proj", width, self.hidden, units=self.heads)
         return (
-            *linear(f"{letter}_a_proj", self.gate_rank, self.hidden),
-            *linear(f"{letter}_b_proj", width, self.gate_rank, units=self.heads),
+            *linear(f"{letter}_a_proj", rank, self.hidden),
+            *linear(f"{letter}_b_proj", width, rank, units=self.heads),
         )
 
     @property
@@ -329,8 +330,7 @@ class LightningAttention(StateMixer):
         weights   qkv_proj 3·A·H + output_gate A·H + out_proj H·A + norm A
         state     heads · head_dim²
 
-    transformers also registers tables of decays for one block of tokens as buffers; they can be computed and
-    are in no published checkpoint, so they are left out.
+    transformers' tables of decays, which are buffers, can be computed; no published checkpoint has them.
     Source: transformers models/minimax/modeling_minimax.py, MiniMaxLightningAttention.
     """
 

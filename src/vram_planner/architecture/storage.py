@@ -101,6 +101,25 @@ class Groups:
         return ceil_div(n_bits, 8) + weight.stack * weight.columns * self.index_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """
+    So many thousandths of a bit for each number on average: EXL2 and EXL3, where the matrices' widths differ.
+
+    `column_bytes` and `row_bytes` are added for each input and each output of a matrix.
+    """
+
+    name: str
+    thousandths: int
+    column_bytes: int = 0
+    row_bytes: int = 0
+
+    def nbytes(self, weight: Weight) -> int:
+        """Elements × bits, rounded up to bytes, and the vectors beside them."""
+        vectors = weight.columns * self.column_bytes + weight.rows * self.row_bytes
+        return ceil_div(weight.elements * self.thousandths, 8000) + weight.stack * vectors
+
+
 FLOAT32 = Plain("float32", 4)
 BFLOAT16 = Plain("bfloat16", 2)
 FLOAT16 = Plain("float16", 2)
@@ -116,3 +135,18 @@ NVFP4 = Blocks("nvfp4", 16, 9, tensor_bytes=8)
 # these share a float32 (QLoRA, https://arxiv.org/abs/2305.14314, section 3).
 NF4 = Blocks("nf4", 64, 36, across_rows=True)
 NF4_DOUBLE = Blocks("nf4-double", 64 * 256, 256 * 33 + 4, across_rows=True)
+# bitsandbytes LLM.int8: a byte each, and SCB, a float32 for each row. Source: bitsandbytes nn/modules.py, Int8Params.
+BNB_INT8 = Tiles("bnb-int8", 1, 0)
+# Of four numbers two are kept: 4 bits each, 2 bits where they stood, a 16-bit scale for each 128.
+# Source: compressed-tensors Marlin24Compressor (weight_packed, meta, scale_packed): k/16 int16 of `meta` a row.
+W4A16_24 = Blocks("w4a16-24", 128, 128 // 2 // 2 + 128 // 8 + 2)
+# torchao. Four bits with a bfloat16 scale and zero for each group (Int4Tensor); a byte with a bfloat16 scale a row
+# (Int8Tensor); FP8 with a float32 scale a row (Float8WeightOnlyConfig). Version 1's packing pads inputs to 1024.
+TORCHAO_INT4 = Blocks("int4wo-128", 128, 64 + 4)
+TORCHAO_INT8 = Tiles("int8wo", 1, 0, scale_bytes=2)
+TORCHAO_FLOAT8 = Tiles("float8wo", 1, 0)
+# HQQ: groups of 64 that run on across rows, a 16-bit scale and zero each; ten 3-bit numbers share an int32.
+# Source: hqq/core/quantize.py, Quantizer.bit_to_packing; transformers HqqConfig (group_size 64).
+HQQ_4 = Blocks("hqq-4bit", 64, 32 + 4, across_rows=True)
+HQQ_3 = Blocks("hqq-3bit", 5 * 64, 5 * 64 // 10 * 4 + 5 * 4, across_rows=True)
+HQQ_2 = Blocks("hqq-2bit", 64, 16 + 4, across_rows=True)

@@ -27,12 +27,13 @@ class FromHeader:
     A safetensors checkpoint, tensor by tensor: `bytes_of` holds what each of our tensors takes in its files.
 
     `formula` is what the config.json says of it: it names the format, and takes over where another dtype is
-    asked for. Tensors of the file that we have no name for stand with the norms, which every rank holds whole.
+    asked for. `shared` has the elements of tensors that go by one name in a layer. Tensors of the file that we have no name for stand with the norms, which every rank holds whole.
     """
 
     formula: Uniform | Except
     bytes_of: Mapping[Spot, int]
     source: str
+    shared: Mapping[Spot, int] = field(default_factory=dict)
     label: str = ""
     by_layer: bool = True
     basis: Basis = Basis.EXACT
@@ -59,11 +60,17 @@ class FromHeader:
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor in the file; 0 where the file has none."""
-        return self.bytes_of.get((place.layer, weight.name), 0)
+        return _share(self.bytes_of, self.shared, weight, (place.layer, weight.name))
 
     def with_base(self, base: Plain) -> Uniform | Except:
         """With another dtype nothing is as stored: the formula holds."""
         return self.formula.with_base(base)
+
+
+def _share(bytes_of: Mapping[Spot, int], shared: Mapping[Spot, int], weight: Weight, spot: Spot) -> int:
+    """Bytes of a tensor; where several have its name, in proportion to its elements."""
+    n_bytes, whole = bytes_of.get(spot, 0), shared.get(spot)
+    return n_bytes if whole is None else n_bytes * weight.elements // whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class GgufFile(GgufMix):
     file_type: str = ""
     tensors_of: Mapping[Spot, tuple[GgufTensor, ...]] = field(default_factory=dict, compare=False, repr=False)
     bytes_of: Mapping[Spot, int] = field(default_factory=dict, compare=False, repr=False)
+    shared: Mapping[Spot, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def element_bytes(self) -> int:
@@ -125,7 +133,7 @@ class GgufFile(GgufMix):
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor in the file; of a fused one its share by elements; 0 where it has none."""
-        return self.bytes_of.get((place.layer, weight.name), 0)
+        return _share(self.bytes_of, self.shared, weight, (place.layer, weight.name))
 
     def stored(self, weight: Weight, place: Place) -> tuple[tuple[Storage, Weight], ...]:
         """
@@ -136,4 +144,6 @@ class GgufFile(GgufMix):
         found = self.tensors_of.get((place.layer, weight.name), ())
         if found and any(tensor.name == _ROPE for tensor in found) and rope_factor_bytes(place.architecture):
             found = tuple(tensor for tensor in found if tensor.name != _ROPE)
+        if (place.layer, weight.name) in self.shared:
+            found = tuple(tensor for tensor in found if weight_elements(tensor.shape) == weight.elements)
         return tuple(tensor.piece(weight) for tensor in found)

@@ -61,9 +61,11 @@ def cli() -> None:
 @opt.tuning_options
 @opt.format_option
 @click.option("--explain", is_flag=True, help="Every part as a formula with its numbers, and its source.")
+@opt.catalogue_option
 @opt.offline_option
-def plan(output: str, *, explain: bool, **options: Any) -> int:
+def plan(output: str, *, explain: bool, catalogue: str | None, **options: Any) -> int:
     """Plan the memory of a model under a workload."""
+    _use_catalogue(catalogue)
     from vram_planner.cli.show import show_plan
     from vram_planner.planning.estimate import estimate
     from vram_planner.planning.request import PlanRequest
@@ -78,12 +80,21 @@ def plan(output: str, *, explain: bool, **options: Any) -> int:
 @click.argument("pattern", required=False)
 @opt.format_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def models(pattern: str | None, output: str, *, as_json: bool) -> int:
+@opt.catalogue_option
+def models(pattern: str | None, output: str, catalogue: str | None, *, as_json: bool) -> int:
     """List the models of the catalogue; explain the one that PATTERN names."""
+    _use_catalogue(catalogue)
     from vram_planner.cli.show import show_models
 
     show_models(pattern, "json" if as_json else output)
     return 0
+
+
+def _use_catalogue(path: str | None) -> None:
+    if path is not None:
+        from vram_planner.model_profiles.own_catalogue import use_catalogue
+
+        use_catalogue(path)
 
 
 @cli.command()

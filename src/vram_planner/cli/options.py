@@ -103,7 +103,14 @@ tuning_options = grouped(
     click.option("--ubatch", type=WHOLE, help="llama.cpp: physical batch. [default: 512]"),
     click.option("--flash-attn/--no-flash-attn", default=None, help="llama.cpp. [default: on]"),
     click.option("--slots", type=WHOLE, help="llama.cpp: parallel slots. [default: --concurrency]"),
+    click.option("--ngl", type=WHOLE, help="llama.cpp: layers on the GPU, the last ones. [default: all]"),
+    click.option(
+        "--n-cpu-moe", type=WHOLE, help="llama.cpp: first layers whose experts stay on the host. [default: 0]"
+    ),
+    click.option("--kv-unified", is_flag=True, default=None, help="llama.cpp: one cache for all slots."),
+    click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
+    click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
 )
 format_option = click.option(
     "--format",
@@ -112,5 +119,10 @@ format_option = click.option(
     default="table",
     show_default=True,
     help="How to print it; JSON is a promise, the table is not.",
+)
+catalogue_option = click.option(
+    "--catalogue",
+    metavar="PATH",
+    help="A file or directory of your own model rows. [default: $VRAM_PLANNER_CATALOGUE]",
 )
 offline_option = click.option("--offline", is_flag=True, default=None, help="Never open a socket.")

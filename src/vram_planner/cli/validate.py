@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import click
 
 from vram_planner.cli import options as opt
+from vram_planner.cli.validate_runs import live, shadow
 
 _DRIFTED = 3
 
@@ -116,3 +117,7 @@ def log(file: TextIO, tolerance: float, *, as_json: bool, **said: Any) -> int:
         if not held:
             warn(f"a part is more than {tolerance:g} % off")
     return 0 if held else _DRIFTED
+
+
+validate.add_command(shadow)
+validate.add_command(live)

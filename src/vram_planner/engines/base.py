@@ -46,8 +46,13 @@ class Options:
     ubatch: int | None = None
     flash_attn: bool | None = None
     slots: int | None = None
+    ngl: int | None = None
+    n_cpu_moe: int | None = None
+    kv_unified: bool | None = None
+    swa_full: bool | None = None
     enforce_eager: bool = False
     attn: str | None = None
+    cache: str | None = None  # transformers: dynamic or static
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

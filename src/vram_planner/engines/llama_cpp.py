@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.gguf import GgufMix
 from vram_planner.architecture.precision import Uniform
+from vram_planner.architecture.weight import Role
 from vram_planner.engines import llama_cpp_parts as parts
-from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
-from vram_planner.engines.llama_cpp_compute import compute_bytes
-from vram_planner.engines.llama_cpp_layout import (
+from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory
+from vram_planner.engines.llama_cpp_cache import (
     KV_TYPES,
-    Setting,
     check_rows,
     kv_bytes,
     rounded_context,
-    weights_on,
+    states_bytes,
 )
+from vram_planner.engines.llama_cpp_fit import (
+    device_bytes,
+    fewest_moe_on_host,
+    longest_context,
+    most_gpu_layers,
+)
+from vram_planner.engines.llama_cpp_layout import Setting
 from vram_planner.errors import PrecisionError, RequestError
 from vram_planner.units import GIB, format_gib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.precision import Precision
@@ -30,23 +36,25 @@ if TYPE_CHECKING:
 _UBATCH = 512
 _MARGIN = GIB
 _STEP = 256
-_LONGEST = 1 << 28
+_BY_REQUEST = ("kv_cache", "recurrent_state")
 _FLOATS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 _KV_ALIASES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 
 class LlamaCpp:
     """
-    llama-server of release 0.5.0 (b11434) on CUDA, every layer on the GPUs (`-ngl 99`).
+    llama-server of release 0.5.0 (b11434) on CUDA, every layer on the GPUs unless `-ngl` says otherwise.
 
-    Memory = tensors + cache of slots × context cells + compute buffer + CUDA context; nothing grows with use.
+    Memory = tensors + cache of slots × context cells + states + compute buffer + CUDA context; nothing grows with use.
     Several GPUs share the model by layers (`-sm layer`): `pp` is their number, and `tp` is read as such too.
     Checked against the release's own CUDA backend asked in no-alloc mode.
     """
 
     name = "llama.cpp"
     title = "llama.cpp 0.5.0"
-    kinds: frozenset[str] = frozenset()
+    vendors = ("nvidia",)
+    splits_tensors = False
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the same on every card
@@ -63,33 +71,57 @@ class LlamaCpp:
         """See `Engine.memory`. Raises PrecisionError or RequestError."""
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
         device = _fullest(architecture, mix, setting)
-        cache = kv_bytes(architecture, setting, device)
+        cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)
         more = kv_bytes(architecture, replace(setting, context=setting.context + _STEP), device)
+        found = [
+            parts.weights(architecture, mix, setting, device),
+            parts.cache(architecture, setting, device, cache),
+            parts.compute(architecture, mix, setting, device),
+            parts.runtime(),
+        ]
+        if architecture.states:
+            found.insert(2, parts.states(architecture, setting, device, states))
         return Memory(
-            parts=(
-                parts.weights(architecture, mix, setting, device),
-                parts.cache(architecture, setting, device, cache),
-                parts.compute(architecture, setting, device),
-                parts.runtime(),
-            ),
+            parts=tuple(found),
             kv=KvNeed(
                 bytes_per_token=(more - cache) // (_STEP * setting.slots),
                 bytes_per_request=cache // setting.slots,
                 n_bytes=cache,
                 replicated_ranks=1,
             ),
-            settings=parts.settings(setting, mix),
-            launch=parts.launch(setting, mix),
+            settings=parts.settings(architecture, mix, setting),
+            launch=parts.launch(architecture, mix, setting),
             not_modelled=parts.NOT_MODELLED,
-            warnings=parts.warnings(ask, mix, setting),
+            warnings=(*parts.warnings(ask, mix, setting), *self._way_out(ask, mix, setting)),
+        )
+
+    def _way_out(self, ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
+        """How many layers a card takes that does not take all of them."""
+        if ask.device is None or setting.gpu_layers is not None:
+            return ()
+        room = self.usable_bytes(ask) - parts.RUNTIME[1]
+        if all(device_bytes(ask.architecture, mix, setting, i) <= room for i in range(setting.gpus)):
+            return ()
+        if setting.moe_on_host == 0:
+            moe = fewest_moe_on_host(ask.architecture, mix, setting, room)
+            if moe is not None:
+                return (
+                    f"--n-cpu-moe {moe} fits: the experts of {moe} layers in host memory, all else on the GPU",
+                )
+        most = most_gpu_layers(ask.architecture, mix, setting, room)
+        total = len(ask.architecture.layers) + 1
+        return (
+            (f"--ngl {most} fits: {most} of {total} layers on the GPU, the others in host memory",)
+            if most
+            else ()
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`: the pool is what weights, compute buffer, context and margin leave."""
         usable, setting = self.usable_bytes(ask), settle(ask)
-        fixed = sum(part.budgeted_bytes for part in memory.parts if part.name != "kv_cache")
+        fixed = sum(part.budgeted_bytes for part in memory.parts if part.name not in _BY_REQUEST)
         pool = max(0, usable - fixed)
-        concurrency = pool / max(1, memory.kv.bytes_per_request)
+        concurrency = pool / max(1, memory.bytes_of(*_BY_REQUEST) // setting.slots)
         return Capacity(
             usable_bytes=usable,
             rule=f"{format_gib(usable + _MARGIN)} GiB − 1 GiB that --fit leaves free",
@@ -97,7 +129,9 @@ class LlamaCpp:
             num_blocks=None,
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
-            max_context=_longest_context(ask, setting, usable),
+            max_context=longest_context(
+                ask.architecture, mix_for(ask.precision), setting, usable - parts.RUNTIME[1]
+            ),
         )
 
 
@@ -131,10 +165,9 @@ def settle(ask: Ask) -> Setting:
             hint="leave out --dp and --ep, or start more servers",
         )
     gpus = layout.pp * layout.tp
-    if gpus > len(ask.architecture.layers):
-        raise RequestError(
-            f"{gpus} GPUs for {len(ask.architecture.layers)} layers", hint="use no more GPUs than layers"
-        )
+    layers = len(ask.architecture.layers)
+    if gpus > layers:
+        raise RequestError(f"{gpus} GPUs for {layers} layers", hint="use no more GPUs than layers")
     type_k, type_v = _kv_types(options.kv_dtype)
     flash = options.flash_attn is not False
     _check_cache_types(ask.architecture, type_k, type_v, flash=flash)
@@ -149,9 +182,25 @@ def settle(ask: Ask) -> Setting:
         flash=flash,
         gpus=gpus,
         outputs=min(ubatch, slots * context),
+        unified=options.kv_unified is True,
+        swa_full=options.swa_full is True,
+        gpu_layers=None if options.ngl is None or options.ngl > layers else options.ngl,
+        moe_on_host=_moe_on_host(ask),
     )
     check_rows(ask.architecture, setting)
     return setting
+
+
+def _moe_on_host(ask: Ask) -> int:
+    """The layers whose experts stay on the host: at most all. Raises RequestError where there are no experts."""
+    count = ask.options.n_cpu_moe or 0
+    if count and not any(
+        w.role is Role.EXPERT for layer, _ in ask.architecture.groups for w in layer.weights
+    ):
+        raise RequestError(
+            "--n-cpu-moe: this model has no experts", hint="leave it out, or keep layers back with --ngl"
+        )
+    return min(count, len(ask.architecture.layers))
 
 
 def _kv_types(name: str) -> tuple[str, str]:
@@ -186,72 +235,4 @@ def _check_cache_types(architecture: Architecture, type_k: str, type_v: str, *, 
 def _fullest(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
     if setting.gpus == 1:
         return 0
-    return max(range(setting.gpus), key=lambda device: _device_bytes(architecture, mix, setting, device))
-
-
-def _device_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
-    """Weights, cache and compute buffer of one card."""
-    return (
-        weights_on(architecture, mix, setting.gpus)[device]
-        + kv_bytes(architecture, setting, device)
-        + compute_bytes(architecture, setting, device)
-    )
-
-
-def _longest_context(ask: Ask, setting: Setting, usable: int) -> int:
-    """The longest context, in steps of 256, with which weights, cache and buffers fit every card."""
-    mix = mix_for(ask.precision)
-    room = usable - parts.RUNTIME[1]
-    return min(
-        _longest_on(
-            ask.architecture, setting, device, room - weights_on(ask.architecture, mix, setting.gpus)[device]
-        )
-        for device in range(setting.gpus)
-    )
-
-
-def _longest_on(architecture: Architecture, setting: Setting, device: int, room: int) -> int:
-    """
-    The same for one card with `room` bytes beside its weights.
-
-    A cache is quickly worked out and a compute buffer is not, so the buffer is asked at few lengths: as
-    asked, at the length that this one leaves room for, and between the two by the rule of three.
-    """
-
-    def longer(steps: int) -> Setting:
-        context = _STEP * max(1, steps)
-        return replace(setting, context=context, outputs=min(setting.ubatch, setting.slots * context))
-
-    def total(steps: int) -> int:
-        return kv_bytes(architecture, longer(steps), device) + compute_bytes(
-            architecture, longer(steps), device
-        )
-
-    def fitted(buffer: int) -> int:
-        return _longest_cache(lambda steps: kv_bytes(architecture, longer(steps), device), room - buffer)
-
-    high = fitted(compute_bytes(architecture, setting, device))
-    if high == 0 or total(high) <= room:
-        return _STEP * high
-    low = fitted(compute_bytes(architecture, longer(high), device))
-    if low == 0 or total(low) > room:
-        return _STEP * largest(lambda steps: total(steps) <= room, high)
-    while high - low > 1:
-        slope = (total(high) - total(low)) / (high - low)
-        guess = min(high - 1, max(low + 1, low + int((room - total(low)) / slope)))
-        if total(guess) <= room:
-            low = guess
-        else:
-            high = guess
-    return _STEP * low
-
-
-def _longest_cache(size: Callable[[int], int], room: int) -> int:
-    """The most steps whose cache fits: beyond every window it is a straight line, below that we search."""
-    far = _LONGEST // _STEP
-    slope = size(far) - size(far - 1)
-    if slope > 0:
-        steps = far + (room - size(far)) // slope
-        if 0 < steps < far and size(steps) <= room < size(steps + 1):
-            return steps
-    return largest(lambda steps: size(steps) <= room, far)
+    return max(range(setting.gpus), key=lambda device: device_bytes(architecture, mix, setting, device))

@@ -1,9 +1,11 @@
 """
-How ggml lays out the tensors of a graph in one buffer: a model of its graph allocator.
+How ggml orders a graph and lays out its tensors in one buffer: a model of its graph allocator.
 
-Tensors are placed in the order of the graph, each into the smallest free gap that holds it, and given back
-after their last use; some operations write over their input. What counts is the highest address.
-Source: llama.cpp b11434, ggml/src/ggml-alloc.c (ggml_gallocr_allocate_node, ggml_dyn_tallocr_alloc).
+Tensors are ordered as `ggml_build_forward_expand` does, what goes in before what comes out. In that order each
+is placed into the smallest free gap that holds it, and given back after its last use; some operations write
+over their input. What counts is the highest address.
+Source: llama.cpp b11434, ggml/src/ggml.c (ggml_visit_parents), ggml/src/ggml-alloc.c (ggml_gallocr_allocate_node,
+ggml_dyn_tallocr_alloc), ggml/src/ggml-backend.cpp (ggml_backend_sched_split_graph, pass 5).
 """
 
 from __future__ import annotations
@@ -14,51 +16,117 @@ _ENDLESS = 1 << 62
 
 class Graph:
     """
-    The tensors of a graph, in the order in which they are computed.
+    The part of a graph that one device computes.
 
-    A tensor is a number. Views are no tensors of their own here: what reads a view reads the tensor behind it.
+    A tensor is a number. It takes its place in the order with the first `expand` that reaches it. Views are no
+    tensors of their own here: what reads a view reads the tensor behind it. What is needed from other devices is
+    copied at the start of a split; a matrix from another device starts a new split, so that its memory is free again
+    soon.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inputs_first: bool = False) -> None:
+        self._inputs_first = inputs_first
         self._sizes: list[int] = []
         self._sources: list[tuple[int, ...]] = []
         self._over: list[tuple[int, ...]] = []
+        self._placed: list[bool] = []
+        self._copies: set[int] = set()
+        self._matrices: set[int] = set()
         self._kept: set[int] = set()
+        self._empty: set[int] = set()
+        self._leaves: list[int] = []
+        self._before: list[int] = []
+        self._inputs: list[int] = []
+        self._nodes: list[int] = []
 
     def tensor(self, n_bytes: int, *sources: int, over: tuple[int, ...] = ()) -> int:
         """A tensor computed from others; `over` names those that it may be written over, in order."""
         self._sizes.append(-(-n_bytes // _ALIGNMENT) * _ALIGNMENT)
         self._sources.append(sources)
         self._over.append(over)
+        self._placed.append(False)
         return len(self._sizes) - 1
+
+    def copied(self, n_bytes: int, *, matrix: bool = False) -> int:
+        """A copy of a tensor of another device, made at the start of the split that first reads it."""
+        copy = self.tensor(n_bytes)
+        self._copies.add(copy)
+        if n_bytes == 0:
+            self._empty.add(copy)
+        if matrix:
+            self._matrices.add(copy)
+        return copy
+
+    def leaf(self, n_bytes: int) -> int:
+        """A tensor that nothing computes: it has its place from the start."""
+        leaf = self.tensor(n_bytes)
+        self._placed[leaf] = True
+        self._leaves.append(leaf)
+        return leaf
 
     def size(self, tensor: int) -> int:
         """Bytes of a tensor, aligned."""
         return self._sizes[tensor]
 
-    def use(self, *sources: int) -> None:
-        """Something that reads tensors and writes elsewhere (the cache), or that only keeps them until here."""
-        self.tensor(0, *sources)
+    def in_place(self, tensor: int, *others: int) -> int:
+        """An operation that may write over its first operand."""
+        return self.tensor(self._sizes[tensor], tensor, *others, over=(tensor,))
 
     def keep(self, tensor: int) -> None:
         """Never give this one back: a graph input or output."""
         self._kept.add(tensor)
 
-    def in_place(self, tensor: int, *others: int) -> int:
-        """An operation that may write over its first operand."""
-        return self.tensor(self._sizes[tensor], tensor, *others, over=(tensor,))
+    def use(self, *sources: int) -> None:
+        """Something that reads tensors and writes elsewhere (the cache), or that only keeps them until here."""
+        self.expand(self.tensor(0, *sources))
+
+    def nothing(self, *sources: int) -> None:
+        """A tensor of no size that takes an address for a moment, which can keep gaps apart."""
+        empty = self.tensor(0, *sources)
+        self._empty.add(empty)
+        self.use(empty)
+
+    def elsewhere(self, *sources: int) -> None:
+        """Something that another device does with these tensors: what follows is another split."""
+        self.use(*sources)
+        self._cut()
+
+    def expand(self, *tensors: int) -> None:
+        """Put these in order, and before them what they are computed from."""
+        for tensor in tensors:
+            if self._placed[tensor]:
+                continue
+            self._placed[tensor] = True
+            if tensor in self._copies:
+                self._inputs.append(tensor)
+                continue
+            sources = self._sources[tensor]
+            self.expand(*(source for source in sources if source not in self._copies))
+            if self._inputs and not self._matrices.isdisjoint(sources):
+                self._cut()
+            self.expand(*sources)
+            self._nodes.append(tensor)
+
+    def _cut(self) -> None:
+        self._before += (*self._inputs, *self._nodes)
+        self._inputs, self._nodes = [], []
 
     def peak(self) -> int:
         """Bytes of the buffer."""
+        if self._inputs_first:  # a pipeline's copies are leaves too, and the first ones
+            order = (*self._inputs, *self._leaves, *self._before, *self._nodes)
+        else:
+            order = (*self._leaves, *self._before, *self._inputs, *self._nodes)
         readers = [0] * len(self._sizes)
-        for sources in self._sources:
-            for source in sources:
+        for node in order:
+            for source in self._sources[node]:
                 readers[source] += 1
         gaps = _Gaps()
         offsets = [0] * len(self._sizes)
         owned = [False] * len(self._sizes)
-        for node, size in enumerate(self._sizes):
-            if size:
+        for node in order:
+            size = self._sizes[node]
+            if size or node in self._empty:
                 offsets[node] = self._place(node, readers, offsets, owned, gaps)
                 owned[node] = True
             for source in self._sources[node]:
@@ -109,19 +177,26 @@ class _Gaps:
         return offset
 
     def give_back(self, offset: int, size: int) -> None:
-        """Free a range, joined with the gaps on both sides."""
-        at = 0
-        while self._offsets[at] < offset:
-            at += 1
-        joins_next = self._offsets[at] == offset + size
-        if at and self._offsets[at - 1] + self._sizes[at - 1] == offset:
-            self._sizes[at - 1] += size
-            if joins_next:
-                self._sizes[at - 1] += self._sizes[at]
-                del self._offsets[at], self._sizes[at]
-        elif joins_next:
-            self._offsets[at] = offset
-            self._sizes[at] += size
-        else:
-            self._offsets.insert(at, offset)
-            self._sizes.insert(at, size)
+        """Free a range, joined with the gaps on both sides; as ggml does it, for ranges of no size too."""
+        offsets, sizes = self._offsets, self._sizes
+        for at, start in enumerate(offsets):
+            if start + sizes[at] == offset:
+                sizes[at] += size
+                if at < len(sizes) - 1 and start + sizes[at] == offsets[at + 1]:
+                    self._join(at)
+                return
+            if offset + size == start:
+                offsets[at] = offset
+                sizes[at] += size
+                if at and offsets[at - 1] + sizes[at - 1] == offset:
+                    self._join(at - 1)
+                return
+        # A range of no size inside a gap puts the list out of order, so this is not the number of smaller ones.
+        at = next(at for at, start in enumerate(offsets) if start >= offset)
+        offsets.insert(at, offset)
+        sizes.insert(at, size)
+
+    def _join(self, at: int) -> None:
+        """Make one of a gap and the next."""
+        self._sizes[at] += self._sizes[at + 1]
+        del self._offsets[at + 1], self._sizes[at + 1]

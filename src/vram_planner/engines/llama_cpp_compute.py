@@ -1,66 +1,187 @@
-"""llama.cpp's compute buffer: the graph of the largest micro-batch, laid out as ggml's allocator does."""
+"""llama.cpp's compute buffers: the graph of the largest micro-batch, laid out as ggml's allocator does."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage
-from vram_planner.engines.llama_cpp_layout import device_of
+from vram_planner.architecture.attention import NoMixer
+from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
+from vram_planner.architecture.gguf import rope_factor_bytes
+from vram_planner.architecture.recurrent import Mamba, Mamba2
+from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage, Step
+from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
+from vram_planner.engines.llama_cpp_writer import COPIES
+from vram_planner.units import round_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from vram_planner.architecture.gguf import GgufMix
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.engines.llama_cpp_layout import Setting
 
+_HOST_ALIGNMENT = 32
 _MOST_KEPT = 256
+_FEWEST = 4
+_LONGEST_PERIOD = 12
 
 
-def compute_bytes(architecture: Architecture, setting: Setting, device: int = 0) -> int:
+def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
     """
-    Bytes of the compute buffer of one GPU for a micro-batch of `setting.tokens`.
+    Bytes of the compute buffer of one GPU, or of the host, for a micro-batch of `setting.tokens`.
 
     The last answers are kept beside the architecture.
     """
-    kept: dict[tuple[Setting, int], int] = vars(architecture).setdefault("_llama_cpp_compute", {})
-    key = (setting, device)
+    kept: dict[tuple[object, ...], int] = vars(architecture).setdefault("_llama_cpp_compute", {})
+    key = (setting, device, mix.name if copies_weights(architecture, setting) else "")
     if key not in kept:
         if len(kept) >= _MOST_KEPT:
             kept.clear()
-        builder = GraphBuilder(architecture, setting)
-        kept[key] = builder.peak(_stage(architecture, setting.gpus, device))
+        kept[key] = (
+            _host(architecture, mix, setting) if device == HOST else _gpu(architecture, mix, setting, device)
+        )
     return kept[key]
 
 
-def _stage(architecture: Architecture, gpus: int, device: int) -> Stage:
-    stages: dict[tuple[int, int], Stage] = vars(architecture).setdefault("_llama_cpp_stages", {})
-    if (gpus, device) not in stages:
-        count = len(architecture.layers)
-        own = [layer for i, layer in enumerate(architecture.layers) if device_of(i, count, gpus) == device]
-        stages[gpus, device] = Stage(
-            layers=_telling(own), first=device == 0, last=device == device_of(count, count, gpus)
+def copies_weights(architecture: Architecture, setting: Setting) -> bool:
+    """Whether tensors lie on the host that a GPU works with."""
+    return setting.moe_on_host > 0 or not setting.all_on_gpus(len(architecture.layers))
+
+
+def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
+    return GraphBuilder(architecture, setting, {}).peak(_stage(architecture, mix, setting, device))
+
+
+def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
+    """
+    What lies on the host: inputs for good, the embedded tokens, and what is sent to a cache there.
+
+    A second input for embedded tokens is reserved though it is not used. A pipeline has four of each input.
+    """
+    inputs: dict[str, int] = {}
+    cached = 0
+    for device in range(setting.gpus):
+        builder = GraphBuilder(architecture, setting, inputs)
+        builder.peak(_stage(architecture, mix, setting, device))
+        cached = max(cached, builder.writer.cached_on_host)
+    embedded = 4 * architecture.hidden * setting.tokens
+    copies = COPIES if setting.pipelined(len(architecture.layers)) else 1
+    states = round_up(inputs.pop("states", 0), _HOST_ALIGNMENT)
+    return copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT)) + states + embedded + max(embedded, cached)
+
+
+def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> Stage:
+    stages: dict[tuple[object, ...], Stage] = vars(architecture).setdefault("_llama_cpp_stages", {})
+    key = (setting.gpus, setting.gpu_layers, setting.moe_on_host, setting.kv_on_host, mix.name, device)
+    if key not in stages:
+        count, steps = len(architecture.layers), []
+        for index, layer in enumerate(architecture.layers):
+            place = device_of(index, count, setting)
+            if max(0, place) != device:  # what the host holds, the first GPU computes
+                continue
+            copies = _copies(
+                architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
+            )
+            steps.append(Step(layer, copies, setting.kv_on_host or place == HOST))
+        end = device_of(count, count, setting)
+        # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
+        whole = architecture.indexers or architecture.states
+        told = tuple(steps) if whole else _telling(steps)
+        hands, takes = _handed_over(architecture, setting, device, told)
+        if hands is not None:
+            last = max(index for index, step in enumerate(told) if step == hands)
+            told = (*told[:last], hands, *told[last + 1 :])
+        stages[key] = Stage(
+            steps=told,
+            hands_over=hands,
+            takes_over=takes,
+            first=device == 0,
+            last=device == max(0, end),
+            output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
         )
-    return stages[gpus, device]
+    return stages[key]
 
 
-def _telling(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+def _handed_over(
+    architecture: Architecture, setting: Setting, device: int, steps: tuple[Step, ...]
+) -> tuple[Step | None, Mamba | Mamba2 | None]:
     """
-    The layers that can set the peak: those that come after two others in a new way, and the last.
+    The last layer whose end the next GPU begins with, and the mixer whose end this GPU begins with.
 
-    The allocator's state repeats once the same kinds of layers have followed each other.
+    A layer with a state reads it before anything else; what was not yet written of a Mamba layer comes after.
     """
-    seen: set[tuple[int, ...]] = set()
-    kinds: list[Layer] = []
-    numbers: list[int] = []
-    for layer in layers:
-        number = next((i for i, kind in enumerate(kinds) if kind is layer or kind == layer), len(kinds))
+    count = len(architecture.layers)
+
+    def pending(before: int) -> Mamba | Mamba2 | None:
+        after = next((layer for layer in architecture.layers[before:] if not _at_once(layer)), None)
+        if after is None or not isinstance(after.mixer, Mamba | Mamba2):
+            return None
+        last = next((layer for layer in reversed(architecture.layers[:before]) if not _at_once(layer)), None)
+        if last is None or not isinstance(last.feed_forward, NoFeedForward):
+            return None
+        return last.mixer if isinstance(last.mixer, Mamba | Mamba2) else None
+
+    if setting.gpus == 1:
+        return None, None
+    mine = [index for index in range(count) if max(0, device_of(index, count, setting)) == device]
+    if not mine:
+        return None, None
+    mixer = pending(mine[-1] + 1)
+    hands = next((step for step in reversed(steps) if mixer is not None and step.layer.mixer == mixer), None)
+    if hands is not None:
+        # One object of its own, for equal layers before it do not hand over.
+        hands = replace(hands)
+    return hands, pending(mine[0])
+
+
+def _at_once(layer: Layer) -> bool:
+    """A plain MLP alone: written down when its result is needed."""
+    return isinstance(layer.mixer, NoMixer) and isinstance(layer.feed_forward, DenseMLP)
+
+
+def _copies(
+    architecture: Architecture, mix: GgufMix, index: int, *, whole: bool, experts: bool
+) -> Mapping[str, int]:
+    if not whole and not experts:
+        return {}
+    sizes = copied_weights(architecture, mix, index)
+    if not whole:
+        return {name: size for name, size in sizes.items() if is_experts(name)}
+    factors = rope_factor_bytes(architecture)
+    return sizes | {"rope_freqs": factors} if factors else sizes
+
+
+def _telling(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """
+    Enough layers to set the peak: of a group of layers that repeats often, four repetitions, or five if odd.
+
+    The allocator's state repeats with such a group, or with two of them where tensors change places.
+    """
+    kinds: list[Step] = []
+    numbers = []
+    for step in steps:
+        number = next((i for i, kind in enumerate(kinds) if kind == step), len(kinds))
         if number == len(kinds):
-            kinds.append(layer)
+            kinds.append(step)
         numbers.append(number)
-    chosen = []
-    for index, layer in enumerate(layers):
-        before = tuple(numbers[max(0, index - 2) : index + 1])
-        if before not in seen or index == len(layers) - 1:
-            seen.add(before)
-            chosen.append(layer)
-    return tuple(chosen)
+    chosen: list[int] = []
+    start = 0
+    while start < len(numbers):
+        period, repeats = _repetition(numbers, start)
+        chosen += numbers[start : start + period * min(repeats, _FEWEST + repeats % 2)]
+        start += period * repeats
+    return tuple(kinds[number] for number in chosen)
+
+
+def _repetition(numbers: Sequence[int], start: int) -> tuple[int, int]:
+    """The period and number of repetitions, from `start` on, that leave out the most layers; (1, 1) if none does."""
+    best, spared = (1, 1), 0
+    for period in range(1, _LONGEST_PERIOD + 1):
+        group, repeats = numbers[start : start + period], 1
+        while numbers[start + period * repeats : start + period * (repeats + 1)] == group:
+            repeats += 1
+        fewer = period * (repeats - min(repeats, _FEWEST + repeats % 2))
+        if fewer > spared:
+            best, spared = (period, repeats), fewer
+    return best

@@ -1,4 +1,4 @@
-"""llama.cpp: which layer lies on which GPU, and how many bytes of tensors and cache each GPU holds."""
+"""llama.cpp: what it runs with, which layer lies where, and how many bytes of tensors each GPU and the host hold."""
 
 from __future__ import annotations
 
@@ -8,33 +8,21 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
-from vram_planner.architecture.weight import Role
-from vram_planner.errors import RequestError
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.cache import KvCache
+    from collections.abc import Iterable
+
     from vram_planner.architecture.gguf import GgufMix
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.weight import Weight
 
 _ROW_PADDING = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
 _ALIGNMENT = 128  # of tensors in a CUDA buffer
-_CELLS = 256  # cells of a cache are rounded up to this
-# Families whose windows llama.cpp honours; others that have one (Mistral 7B v0.1, Phi-3, Qwen2) keep all tokens.
-_WINDOWED = (
-    "gemma2",
-    "gemma3",
-    "gemma4",
-    "gpt_oss",
-    "cohere2",
-    "llama4",
-    "exaone4",
-    "olmo3",
-    "afmoe",
-    "smallthinker",
-)
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
+_HOST_ALIGNMENT = 32  # of tensors in a host buffer
+_TWICE = ("gemma4",)  # families whose head is a copy of the embedding on the host too
+HOST = -1  # the device that is no GPU
+_EXPERTS = ("experts.", "router.per_expert_scale")  # ffn_{gate,up,gate_up,down}_exps.* in a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +32,8 @@ class Setting:
 
     `context` is one slot's, rounded up to 256 cells; `unified` means that the slots share one cache of
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
+    `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
+    experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload).
     """
 
     slots: int
@@ -56,6 +46,9 @@ class Setting:
     outputs: int
     unified: bool = False
     swa_full: bool = False
+    gpu_layers: int | None = None
+    moe_on_host: int = 0
+    kv_on_host: bool = False
 
     @property
     def n_ctx(self) -> int:
@@ -64,8 +57,12 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the largest micro-batch: min(n_ctx, n_ubatch)."""
-        return min(self.n_ctx, self.ubatch)
+        """
+        Tokens of the largest micro-batch: min(n_ctx, n_ubatch), rounded up to a multiple of the slots.
+
+        Source: src/llama-context.cpp, graph_reserve.
+        """
+        return round_up(min(self.n_ctx, self.ubatch), self.slots)
 
     @property
     def streams(self) -> int:
@@ -77,10 +74,17 @@ class Setting:
         """Cells of one of them in a layer that keeps all tokens."""
         return self.n_ctx // self.streams
 
+    def all_on_gpus(self, n_layers: int) -> bool:
+        """Whether every layer and the output are offloaded."""
+        return self.gpu_layers is None or self.gpu_layers > n_layers
 
-def rounded_context(context: int) -> int:
-    """A slot's context as llama.cpp rounds it. Source: src/llama-context.cpp, n_ctx_seq = GGML_PAD(…, 256)."""
-    return round_up(context, _CELLS)
+    def pipelined(self, n_layers: int) -> bool:
+        """
+        Whether several GPUs work on several micro-batches at once, which takes four copies of each input.
+
+        Source: src/llama-context.cpp, pipeline_parallel.
+        """
+        return self.gpus > 1 and self.all_on_gpus(n_layers) and not self.kv_on_host and self.moe_on_host == 0
 
 
 def row_bytes(type_name: str, elements: int) -> int:
@@ -100,82 +104,60 @@ def row_padding(type_name: str, elements: int) -> int:
     return row_bytes(type_name, -elements % _ROW_PADDING) if isinstance(GGML_TYPES[type_name], Blocks) else 0
 
 
-def honours_window(architecture: Architecture) -> bool:
-    """Whether llama.cpp has a sliding window cache for this family."""
-    return architecture.model_type.startswith(_WINDOWED)
+def is_experts(name: str) -> bool:
+    """Whether --n-cpu-moe leaves a tensor on the host. Source: common/common.h, LLM_FFN_EXPS_REGEX."""
+    return name.startswith(_EXPERTS)
 
 
-def window_cells(setting: Setting, window: int) -> int:
+def device_of(index: int, n_layers: int, setting: Setting) -> int:
     """
-    Cells of one stream in a sliding layer: pad256(min(n_ctx, window · (slots if unified else 1) + ubatch)).
+    The GPU of a layer, or of the output (index n_layers), among equal cards; HOST for the first ones that -ngl leaves.
 
-    Source: src/llama-kv-cache-iswa.cpp.
-    """
-    if setting.swa_full:
-        return setting.stream_cells
-    sequences = setting.slots if setting.unified else 1
-    return round_up(min(setting.stream_cells, window * sequences + setting.tokens), _CELLS)
-
-
-def cache_bytes(cache: KvCache, setting: Setting, *, windowed: bool) -> int:
-    """
-    Bytes of one layer's cache: streams · cells · (row of keys + row of values).
-
-    Each of the two tensors is padded and aligned as weights are. MLA keeps its latent as keys and has no values.
-    Source: src/llama-kv-cache.cpp.
-    """
-    cells = setting.stream_cells
-    if cache.window is not None and windowed:
-        cells = window_cells(setting, cache.window)
-    total = 0
-    for type_name, width in ((setting.type_k, cache.key_dim), (setting.type_v, cache.value_dim)):
-        row = cache.n_heads * width
-        size = setting.streams * cells * row_bytes(type_name, row) + row_padding(type_name, row)
-        total += round_up(size, _ALIGNMENT)
-    return total
-
-
-def check_rows(architecture: Architecture, setting: Setting) -> None:
-    """Refuse cache types whose blocks do not divide a head. Source: src/llama-context.cpp, llama_init_from_model."""
-    for cache, _ in architecture.caches:
-        for type_name, width in ((setting.type_k, cache.key_dim), (setting.type_v, cache.value_dim)):
-            stored = GGML_TYPES[type_name]
-            if isinstance(stored, Blocks) and width % stored.elements:
-                raise RequestError(
-                    f"{type_name} has blocks of {stored.elements} numbers, which heads of {width} do not fill",
-                    hint="choose f16 for this model's cache",
-                )
-
-
-def device_of(index: int, n_layers: int, gpus: int) -> int:
-    """
-    The GPU of a layer, or of the output (index n_layers), among equal cards: floor(i · n / (L + 1)).
+        floor((i − first) · n / offloaded), first = L + 1 − offloaded, the output counted as a layer
 
     Source: src/llama-model.cpp, get_layer_buft_list (`-sm layer`, split by free memory).
     """
-    return index * gpus // (n_layers + 1)
+    offloaded = n_layers + 1 if setting.gpu_layers is None else min(setting.gpu_layers, n_layers + 1)
+    first = n_layers + 1 - offloaded
+    return HOST if index < first else (index - first) * setting.gpus // offloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Bytes of some tensors: in a CUDA buffer, in a host buffer, and those of experts among them."""
+
+    gpu: int
+    host: int
+    gpu_experts: int
+    host_experts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Bytes of the tensors of each layer, of the output, of what stays on the host, and of what each card has."""
+    """The tensors of each layer, of the output and of the input, and the rotary factors that each device has."""
 
-    layers: tuple[int, ...]
-    output: int
-    host: int
+    layers: tuple[Weighed, ...]
+    output: Weighed
+    embedding: int
     everywhere: int
 
-    def on_each(self, gpus: int) -> tuple[int, ...]:
-        """Bytes on each of the cards."""
-        shares = [self.everywhere] * gpus
-        for index, size in enumerate((*self.layers, self.output)):
-            shares[device_of(index, len(self.layers), gpus)] += size
-        return tuple(shares)
+    def on(self, setting: Setting, device: int) -> int:
+        """Bytes of tensors on a GPU or the host."""
+        count, held, total = len(self.layers), False, self.embedding if device == HOST else 0
+        for index, one in enumerate((*self.layers, self.output)):
+            place = device_of(index, count, setting)
+            held = held or (place == device and index < count)
+            apart = index < setting.moe_on_host
+            if device == HOST:
+                total += one.host if place == HOST else one.host_experts if apart else 0
+            elif place == device:
+                total += one.gpu - (one.gpu_experts if apart else 0)
+        return total + (self.everywhere if held else 0)
 
 
 def loaded(architecture: Architecture, mix: GgufMix) -> Loaded:
     """
-    Where the tensors go with every layer offloaded; worked out once and kept beside the architecture.
+    The sizes of all tensors, worked out once and kept beside the architecture.
 
     The input embedding stays on the host. A tied head is loaded a second time, onto the GPU.
     """
@@ -185,57 +167,66 @@ def loaded(architecture: Architecture, mix: GgufMix) -> Loaded:
     return kept[mix.name]
 
 
-def weights_on(architecture: Architecture, mix: GgufMix, gpus: int) -> tuple[int, ...]:
-    """Bytes of tensors on each of the cards, kept beside the architecture too."""
-    kept: dict[tuple[str, int], tuple[int, ...]] = vars(architecture).setdefault("_llama_cpp_weights", {})
-    if (mix.name, gpus) not in kept:
-        kept[mix.name, gpus] = loaded(architecture, mix).on_each(gpus)
-    return kept[mix.name, gpus]
+def weights_on(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
+    """Bytes of tensors on a GPU or the host, kept beside the architecture too."""
+    kept: dict[tuple[object, ...], int] = vars(architecture).setdefault("_llama_cpp_weights", {})
+    key = (mix.name, setting.gpus, setting.gpu_layers, setting.moe_on_host, device)
+    if key not in kept:
+        kept[key] = loaded(architecture, mix).on(setting, device)
+    return kept[key]
 
 
-def caches_on(architecture: Architecture, gpus: int) -> tuple[tuple[tuple[KvCache, int], ...], ...]:
-    """The caches on each of the cards, alike ones counted together; kept beside the architecture."""
-    kept: dict[int, tuple[tuple[tuple[KvCache, int], ...], ...]] = vars(architecture).setdefault(
-        "_llama_cpp_caches", {}
+def copied_weights(architecture: Architecture, mix: GgufMix, index: int | None) -> dict[str, int]:
+    """
+    Bytes that each tensor of a layer, or of the output (None), takes when it is copied to a GPU to be used there.
+
+    Source: ggml/src/ggml-backend.cpp, op_offload: products of 32 tokens and more run on the GPU whatever holds the matrix.
+    """
+    kept: dict[tuple[str, int | None], dict[str, int]] = vars(architecture).setdefault(
+        "_llama_cpp_copies", {}
     )
-    if gpus not in kept:
-        counts: list[dict[KvCache, int]] = [{} for _ in range(gpus)]
-        n_layers = len(architecture.layers)
-        for index, layer in enumerate(architecture.layers):
-            cache = layer.mixer.cache
-            if cache is not None:
-                own = counts[device_of(index, n_layers, gpus)]
-                own[cache] = own.get(cache, 0) + 1
-        kept[gpus] = tuple(tuple(own.items()) for own in counts)
-    return kept[gpus]
+    if (mix.name, index) not in kept:
+        place, sizes = Place(architecture, index), {}
+        weights = outside(architecture) if index is None else architecture.layers[index].weights
+        for weight in weights:
+            for stored, piece in mix.stored(weight, place):
+                name = piece.name if piece.name not in sizes else f"mixer.{piece.name}"
+                sizes[name] = stored.nbytes(piece) + row_padding(stored.name, piece.columns)
+        kept[mix.name, index] = sizes
+    return kept[mix.name, index]
 
 
-def kv_bytes(architecture: Architecture, setting: Setting, device: int) -> int:
-    """Bytes of the cache on one card."""
-    windowed = honours_window(architecture)
-    return sum(
-        count * cache_bytes(cache, setting, windowed=windowed)
-        for cache, count in caches_on(architecture, setting.gpus)[device]
-    )
+def outside(architecture: Architecture) -> tuple[Weight, ...]:
+    """The tensors of the output: norm and head, the embedding itself where it serves as head."""
+    tables = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
+    return (*architecture.final_norm, *architecture.head, *(tables if architecture.tied_head else ()))
 
 
 def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
-    outside = Place(architecture, None)
-    layers = []
-    for index, layer in enumerate(architecture.layers):
-        place = Place(architecture, index)
-        layers.append(sum(_on_cuda(mix, weight, place) for weight in layer.weights))
-    output = sum(_on_cuda(mix, weight, outside) for weight in (*architecture.final_norm, *architecture.head))
-    tables = [weight for weight in architecture.embedding if weight.role is Role.EMBEDDING]
-    if architecture.tied_head:
-        output += sum(_on_cuda(mix, weight, outside) for weight in tables)
-    host = sum(mix.weight_bytes(weight, outside) for weight in architecture.embedding)
-    return Loaded(tuple(layers), output, host, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
-
-
-def _on_cuda(mix: GgufMix, weight: Weight, place: Place) -> int:
-    """Bytes that a tensor takes in a CUDA buffer: padded, and aligned to 128."""
-    return sum(
-        round_up(stored.nbytes(piece) + row_padding(stored.name, piece.columns), _ALIGNMENT)
-        for stored, piece in mix.stored(weight, place)
+    layers = tuple(
+        _weigh(mix, layer.weights, Place(architecture, index))
+        for index, layer in enumerate(architecture.layers)
     )
+    nowhere = Place(architecture, None)
+    output = _weigh(mix, outside(architecture), nowhere)
+    if architecture.tied_head and not architecture.model_type.startswith(_TWICE):
+        # On the host the embedding serves as head; on a GPU the head is a copy.
+        tied = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
+        again = _weigh(mix, tied, nowhere)
+        output = Weighed(output.gpu, output.host - again.host, 0, 0)
+    embedding = sum(mix.weight_bytes(weight, nowhere) for weight in architecture.embedding)
+    return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
+
+
+def _weigh(mix: GgufMix, weights: Iterable[Weight], place: Place) -> Weighed:
+    """Sizes padded and aligned as the buffers do: to 128 bytes on CUDA, to 32 on the host."""
+    gpu = host = gpu_experts = host_experts = 0
+    for weight in weights:
+        for stored, piece in mix.stored(weight, place):
+            plain = stored.nbytes(piece)
+            padded = round_up(plain + row_padding(stored.name, piece.columns), _ALIGNMENT)
+            plain = round_up(plain, _HOST_ALIGNMENT)
+            gpu, host = gpu + padded, host + plain
+            if is_experts(piece.name):
+                gpu_experts, host_experts = gpu_experts + padded, host_experts + plain
+    return Weighed(gpu, host, gpu_experts, host_experts)

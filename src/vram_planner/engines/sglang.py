@@ -151,7 +151,7 @@ def _weights_part(ask: Ask, rank: Rank) -> Part:
     return Part(
         name="weights",
         n_bytes=rank.weights_bytes,
-        basis=Basis.FORMULA,
+        basis=getattr(ask.precision, "basis", Basis.FORMULA),
         source=WEIGHT_SOURCE,
         detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}: the fullest of "
         f"tp {layout.tp} × pp {layout.pp}, vocabulary padded to 64 rows",

@@ -118,7 +118,7 @@ class TensorRtLlm:
             Part(
                 name="weights",
                 n_bytes=weights,
-                basis=Basis.FORMULA,
+                basis=getattr(ask.precision, "basis", Basis.FORMULA),
                 source="tensor shapes of the model's configuration",
                 detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
                 f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",

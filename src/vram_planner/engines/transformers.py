@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.parallel import Layout, rank_weight_bytes, stage_layers
-from vram_planner.basis import Basis, Part
+from vram_planner.architecture.weight import Role
 from vram_planner.engines.base import Capacity, KvNeed, Memory
-from vram_planner.engines.transformers_peaks import Pass
+from vram_planner.engines.transformers_parts import (
+    HOPPER,
+    NOT_MODELLED,
+    CardPlan,
+    activations_part,
+    cache_parts,
+    found_warnings,
+    launch_line,
+    runtime_part,
+    weights_part,
+)
+from vram_planner.engines.transformers_pass import Pass
+from vram_planner.engines.transformers_place import shares
 from vram_planner.engines.transformers_stack import Peak, Stack, make_stack
+from vram_planner.engines.transformers_traits import EAGER_ONLY
 from vram_planner.errors import ParallelError, RequestError
-from vram_planner.units import GIB, MIB, ceil_div
+from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from vram_planner.engines.base import Ask, Device, Workload
 
-_TREE = "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers"
-CACHE_SOURCE = f"{_TREE}/cache_utils.py"
-PEAK_SOURCE = f"{_TREE}/models/llama/modeling_llama.py"
-WEIGHT_SOURCE = f"{_TREE}/modeling_utils.py"
-RUNTIME_SOURCE = "https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-management"
-
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-# 5.23 refuses sdpa for these: sinks and capped scores have no place in the fused kernel.
-_EAGER_ONLY = frozenset({"gemma2", "gpt_oss"})
-# A CUDA context with torch's kernels loaded: 250 to 600 MiB have been seen on cards from A40 to RTX 5090.
-_CONTEXT = (450 * MIB, 250 * MIB, 600 * MIB)
-# torch keeps one cuBLAS workspace a handle: 32 MiB from compute capability 9.0 on, 8.125 MiB before.
-_WORKSPACE_NEW, _WORKSPACE_OLD, _HOPPER = 32 * MIB, 8 * MIB + 128 * 1024, (9, 0)
-# Segments that are never quite full, and a cache whose tensors outgrow their old blocks: reserved over live (best, low, high).
-_FRAGMENTATION_PERCENT = (2, 0, 10)
+DYNAMIC, STATIC = "dynamic", "static"
+_PACKED_ON_LOAD = "nf4"
 _MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
 _NEARLY = 4
-
-NOT_MODELLED = (
-    "static, quantised and offloaded caches",
-    "beams, assisted decoding and torch.compile",
-    "padding: requests of one batch are taken to be equally long",
-    "work space of quantised kernels, and weights unpacked on the fly",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """One card's answer: its cache, the peak beyond the weights, and which pass sets it."""
-
-    stack: Stack
-    kv_bytes: int
-    peak: Peak
-    worst: Peak
 
 
 class Transformers:
@@ -62,13 +45,13 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
-    kinds: frozenset[str] = frozenset()
+    kinds = frozenset({"state", "indexer", "chunked", "cross", "mixed_heads"})
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
         """Only the cuBLAS workspace depends on the card."""
         capability = ask.device.compute_capability if ask.device else None
-        return capability is None or capability >= _HOPPER
+        return capability is None or capability >= HOPPER
 
     def usable_bytes(self, ask: Ask) -> int:
         """All of the card."""
@@ -81,12 +64,11 @@ class Transformers:
         stacks, cards = _stacks(ask), ask.layout.tp * ask.layout.pp
         work = _per_replica(ask)
         plan = max((_plan(stack, work, ask, attn) for stack in stacks), key=_plan_total)
-        activations = _activations(plan, work, attn)
         parts = (
-            _weights(plan.stack, ask, cards),
-            _kv_part(plan, work),
-            activations,
-            _runtime(ask.device, plan.kv_bytes + activations.n_bytes),
+            weights_part(plan.stack, ask, cards),
+            *cache_parts(plan, work, static=ask.options.cache == STATIC),
+            activations_part(plan, work, attn),
+            runtime_part(ask.device, plan.held_bytes + plan.activation_bytes),
         )
         return Memory(
             parts=parts,
@@ -95,13 +77,14 @@ class Transformers:
                 "attn": attn,
                 "dtype": ask.precision.name,
                 "kv_dtype": "auto",
+                "cache": ask.options.cache or DYNAMIC,
                 "batch": work.concurrency,
                 "cards": cards,
                 "logits_to_keep": 1,
             },
-            launch=_launch(ask, attn, cards),
+            launch=launch_line(ask, attn, cards),
             not_modelled=NOT_MODELLED,
-            warnings=_warnings(ask, attn, cards),
+            warnings=found_warnings(ask, attn),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
@@ -122,8 +105,9 @@ class Transformers:
         longest = ask.architecture.max_context or _LONGEST
         most = _most_requests(stacks, work, ask, usable)
         at_once = largest_under(lambda batch: needed(batch, work.context), usable, most)
-        pool = max(0, usable - sum(part.n_bytes for part in memory.parts if part.name != "kv_cache"))
-        one = memory.kv.bytes_per_request
+        others = memory.bytes_of("weights", "activations", "runtime")
+        pool = max(0, usable - others)
+        one = memory.kv.bytes_per_request + memory.bytes_of("recurrent_state") // work.concurrency
         return Capacity(
             usable_bytes=usable,
             rule="all of the card: transformers sets itself no limit. "
@@ -168,14 +152,14 @@ def _device(ask: Ask) -> Device:
 
 
 def _attention(ask: Ask) -> str:
-    eager_only = ask.architecture.model_type in _EAGER_ONLY
+    eager_only = ask.architecture.model_type in EAGER_ONLY
     chosen = ask.options.attn or ("eager" if eager_only else "sdpa")
     if chosen not in ATTENTIONS:
         raise RequestError(
             f"transformers has no attention {chosen!r} that we model",
             hint=f"choose one of {', '.join(ATTENTIONS)}",
         )
-    if chosen == "sdpa" and eager_only:
+    if chosen == "sdpa" and eager_only and ask.architecture.caches:
         raise RequestError(
             f"transformers 5.23 does not run {ask.architecture.model_type} with sdpa",
             hint="use --attn eager, or leave --attn out",
@@ -188,6 +172,11 @@ def _refuse(ask: Ask) -> None:
         raise RequestError(
             f"a cache in {ask.options.kv_dtype} is not modelled for transformers",
             hint="leave --kv-dtype out: DynamicCache keeps the dtype of the model; or use --engine vllm",
+        )
+    if ask.options.cache not in (None, DYNAMIC, STATIC):
+        raise RequestError(
+            f"transformers has no cache {ask.options.cache!r} that we model",
+            hint=f"choose {DYNAMIC} or {STATIC}",
         )
     cards = ask.layout.tp * ask.layout.pp
     if cards > len(ask.architecture.layers):
@@ -203,17 +192,17 @@ def _per_replica(ask: Ask) -> Workload:
 
 
 def _stacks(ask: Ask) -> tuple[Stack, ...]:
-    """One stack a card: `device_map="auto"` deals out whole layers, as pipeline stages without a pipeline."""
+    """One stack a card: `device_map="auto"` deals out whole layers, in order, and each card waits for the one before."""
     architecture, cards = ask.architecture, ask.layout.tp * ask.layout.pp
     if cards == 1:
         weights = architecture.weights_bytes(ask.precision)
         return (make_stack(architecture, architecture.layers, weights),)
-    weights_of = rank_weight_bytes(architecture, ask.precision, Layout(pp=cards), vocabulary_multiple=1)
-    stacks, start = [], 0
-    for count, weights in zip(stage_layers(len(architecture.layers), cards), weights_of, strict=True):
-        stacks.append(make_stack(architecture, architecture.layers[start : start + count], weights))
-        start += count
-    return _heaviest_of_each(stacks)
+    return _heaviest_of_each(
+        [
+            make_stack(architecture, architecture.layers[start : start + count], weights)
+            for start, count, weights in shares(architecture, ask.precision, cards)
+        ]
+    )
 
 
 def _heaviest_of_each(stacks: list[Stack]) -> tuple[Stack, ...]:
@@ -224,155 +213,101 @@ def _heaviest_of_each(stacks: list[Stack]) -> tuple[Stack, ...]:
     return tuple(kept.values())
 
 
-def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> _Plan:
+def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     """
     The cache and the peak of one card: the largest of prefill, first decode step, last decode step and sampling.
 
-    `worst` takes the unfused kernel where keys and values differ in width, should CUDA not find a fused one.
+    `worst` takes the unfused kernel where keys and values differ in width, should CUDA not find a fused one;
+    `least` fused kernels in recurrent layers.
     """
     size, decoded = ask.precision.element_bytes, work.context > work.prompt_tokens
     prompt = min(work.prompt_tokens, work.context)
-    prefill = Pass(batch=work.concurrency, new=prompt, attn=attn, element_bytes=size)
-    passes = [prefill]
-    peaks = []
-    if decoded:
+    static = work.context if ask.options.cache == STATIC else None
+    prefill = Pass(batch=work.concurrency, new=prompt, attn=attn, element_bytes=size, static=static)
+    best = worst = least = max(_largest(stack, prefill, work), _loading(stack, ask), key=_peak_bytes)
+    if attn == "sdpa" and stack.latent:
+        worst = max(best, _largest(stack, replace(prefill, math_kernel=True), work), key=_peak_bytes)
+    states = stack.state_bytes(work.concurrency, size)
+    if states:
+        least = min(best, _largest(stack, replace(prefill, fused=True), work), key=_peak_bytes)
+    return CardPlan(
+        stack=stack,
+        kv_bytes=stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static),
+        state_bytes=states,
+        peak=best,
+        worst=worst,
+        least=least,
+    )
+
+
+def _loading(stack: Stack, ask: Ask) -> Peak:
+    """What bitsandbytes packs arrives on the card in 16 bits, one tensor after the other: at most the largest one."""
+    if ask.precision.name != _PACKED_ON_LOAD or ask.architecture.precision.name == _PACKED_ON_LOAD:
+        return Peak(n_bytes=0, moment="loading")
+    largest = max(
+        (
+            weight.elements
+            for kind in stack.kinds
+            for weight in kind.layer.weights
+            if weight.role in (Role.LINEAR, Role.EXPERT)
+        ),
+        default=0,
+    )
+    return Peak(n_bytes=largest * ask.precision.element_bytes, moment="loading")
+
+
+def _largest(stack: Stack, prefill: Pass, work: Workload) -> Peak:
+    """The peak of a prefill and of all that follows it."""
+    passes, peaks = [prefill], []
+    if work.context > work.prompt_tokens:
         passes.append(replace(prefill, new=1, past=work.context - 1))
-        if any(stack.windows):
-            peaks.append(stack.first_decode(replace(prefill, new=1, past=prompt)))
+        if prefill.static is None and any(stack.windows):
+            peaks.append(stack.first_decode(replace(prefill, new=1, past=prefill.new)))
     peaks += [stack.forward(step) for step in passes]
     peaks.append(stack.sampling(passes[-1]))
-    best = max(peaks, key=_peak_bytes)
-    worst = best
-    if attn == "sdpa" and stack.latent:
-        worst = max((stack.forward(replace(step, math_kernel=True)) for step in passes), key=_peak_bytes)
-    return _Plan(
-        stack=stack,
-        kv_bytes=stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded),
-        peak=best,
-        worst=max(best, worst, key=_peak_bytes),
-    )
+    return max(peaks, key=_peak_bytes)
 
 
 def _peak_bytes(peak: Peak) -> int:
     return peak.n_bytes
 
 
-def _plan_total(plan: _Plan) -> int:
-    return plan.stack.weights_bytes + max(plan.peak.n_bytes, plan.kv_bytes)
+def _plan_total(plan: CardPlan) -> int:
+    return plan.stack.weights_bytes + max(plan.peak.n_bytes, plan.held_bytes)
 
 
-def _needed(plan: _Plan, device: Device | None) -> int:
-    activations = max(0, plan.peak.n_bytes - plan.kv_bytes)
-    return (
-        plan.stack.weights_bytes
-        + plan.kv_bytes
-        + activations
-        + _runtime(device, plan.kv_bytes + activations).n_bytes
-    )
+def _needed(plan: CardPlan, device: Device | None) -> int:
+    live = plan.held_bytes + plan.activation_bytes
+    return plan.stack.weights_bytes + live + runtime_part(device, live).n_bytes
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:
     """No batch can be larger than what the emptiest card's free memory holds of cache alone."""
-    size = ask.precision.element_bytes
     most = _MOST_REQUESTS
     for stack in stacks:
-        one = stack.kv_bytes(1, work.context, size, decoded=work.context > work.prompt_tokens)
+        one = _one_request(stack, work, ask) + stack.state_bytes(1, ask.precision.element_bytes)
         if one:
             most = min(most, max(0, usable - stack.weights_bytes) // one + 1)
     return most
 
 
-def _weights(stack: Stack, ask: Ask, cards: int) -> Part:
-    where = "" if cards == 1 else f" on the fullest of {cards} cards"
-    return Part(
-        name="weights",
-        n_bytes=stack.weights_bytes,
-        basis=Basis.FORMULA,
-        source=WEIGHT_SOURCE,
-        detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}, tied tensors once, and buffers{where}",
+def _one_request(stack: Stack, work: Workload, ask: Ask, more: int = 0) -> int:
+    """The cache of one request, `more` tokens longer than asked."""
+    context = work.context + more
+    return stack.kv_bytes(
+        1,
+        context,
+        ask.precision.element_bytes,
+        decoded=work.context > work.prompt_tokens,
+        static=context if ask.options.cache == STATIC else None,
     )
 
 
-def _kv_part(plan: _Plan, work: Workload) -> Part:
-    return Part(
-        name="kv_cache",
-        n_bytes=plan.kv_bytes,
-        basis=Basis.FORMULA,
-        source=CACHE_SOURCE,
-        detail=f"DynamicCache of {work.concurrency} × {work.context:,} tokens; what rounding each tensor to 512 B adds "
-        "is counted under activations",
-    )
-
-
-def _activations(plan: _Plan, work: Workload, attn: str) -> Part:
-    n_bytes = max(0, plan.peak.n_bytes - plan.kv_bytes)
-    return Part(
-        name="activations",
-        n_bytes=n_bytes,
-        basis=Basis.FORMULA,
-        source=PEAK_SOURCE,
-        detail=f"most at {plan.peak.moment}: {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; "
-        f"{plan.peak.n_bytes / GIB:.3f} GiB live beyond the weights, less the cache at full length",
-        low_bytes=n_bytes,
-        high_bytes=max(n_bytes, plan.worst.n_bytes - plan.kv_bytes),
-    )
-
-
-def _runtime(device: Device | None, live: int) -> Part:
-    """
-    CUDA context, cuBLAS workspace, and segments of the caching allocator that are not full.
-
-    context + workspace + 2 % (0 to 10 %) of all that comes and goes. Assumed: no machine of ours has measured it.
-    """
-    new = device is None or device.compute_capability is None or device.compute_capability >= _HOPPER
-    workspace = _WORKSPACE_NEW if new else _WORKSPACE_OLD
-    best, low, high = (
-        context + workspace + live * percent // 100
-        for context, percent in zip(_CONTEXT, _FRAGMENTATION_PERCENT, strict=True)
-    )
-    return Part(
-        name="runtime",
-        n_bytes=best,
-        basis=Basis.ASSUMED,
-        source=RUNTIME_SOURCE,
-        detail=f"CUDA context {_CONTEXT[0] // MIB} MiB, cuBLAS workspace {workspace / MIB:.1f} MiB, "
-        f"fragmentation {_FRAGMENTATION_PERCENT[0]} % of cache and activations",
-        low_bytes=low,
-        high_bytes=high,
-    )
-
-
-def _kv_need(plan: _Plan, work: Workload, ask: Ask) -> KvNeed:
-    size, decoded = ask.precision.element_bytes, work.context > work.prompt_tokens
-    one = plan.stack.kv_bytes(1, work.context, size, decoded=decoded)
+def _kv_need(plan: CardPlan, work: Workload, ask: Ask) -> KvNeed:
+    one = _one_request(plan.stack, work, ask)
     return KvNeed(
-        bytes_per_token=plan.stack.kv_bytes(1, work.context + 1, size, decoded=decoded) - one,
+        bytes_per_token=_one_request(plan.stack, work, ask, more=1) - one,
         bytes_per_request=one,
         n_bytes=plan.kv_bytes,
         replicated_ranks=1,
     )
-
-
-def _launch(ask: Ask, attn: str, cards: int) -> str:
-    placed = "auto" if cards > 1 else "cuda"
-    dtype = ask.precision.name if ask.precision.name in {"bfloat16", "float16", "float32"} else "auto"
-    return (
-        f'AutoModelForCausalLM.from_pretrained("{{model}}", dtype="{dtype}", device_map="{placed}", '
-        f'attn_implementation="{attn}")'
-    )
-
-
-def _warnings(ask: Ask, attn: str, cards: int) -> tuple[str, ...]:
-    found = []
-    if cards > 1:
-        found.append(
-            f'device_map="auto" deals out whole layers over {cards} cards, which then work one after the other; '
-            "this is no tensor parallelism"
-        )
-    if ask.layout.expert_parallel:
-        found.append("expert parallelism is ignored: the layers are dealt out whole")
-    if attn == "eager" and ask.options.attn is None:
-        found.append(f"transformers runs {ask.architecture.model_type} with eager attention")
-    if ask.options.gpu_memory_utilization is not None:
-        found.append("transformers knows no memory utilization: all of the card is its own")
-    return tuple(found)

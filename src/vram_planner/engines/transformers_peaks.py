@@ -15,253 +15,106 @@ https://github.com/huggingface/transformers/tree/v5.23.0/src/transformers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
-from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts, NoFeedForward
+from vram_planner.engines.transformers_cache import growing_cache, layer_cache_bytes, stored_tokens
+from vram_planner.engines.transformers_mixers import (
+    before_cache_bytes,
+    kept_scores_bytes,
+    mixer_bytes,
+    plain_attention,
+)
+from vram_planner.engines.transformers_pass import FLOAT_BYTES, INDEX_BYTES, Pass, rounded
 from vram_planner.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.feed_forward import FeedForward
     from vram_planner.architecture.model import Layer
-
-BLOCK_BYTES = 512  # c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize
-WINDOW_TENSOR_BYTES = 8  # DynamicSlidingWindowLayer keeps its window as an int64 tensor
-FLOAT_BYTES = 4
-INDEX_BYTES = 8
+    from vram_planner.engines.transformers_traits import Traits
 
 
-def rounded(n_bytes: int) -> int:
-    """One tensor as the caching allocator counts it."""
-    return -(-n_bytes // BLOCK_BYTES) * BLOCK_BYTES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+def _gated_width(block: DenseMLP, traits: Traits) -> int:
     """
-    One forward pass: `batch` requests with `past` cached tokens each and `new` query tokens.
+    How many tensors of I live when an MLP multiplies: act(gate), up and the product; fused gate_up keeps 2 I beside both.
+    An activation written in Python takes two more.
 
-    `math_kernel` says that `scaled_dot_product_attention` falls back to its unfused form where the
-    widths of keys and values differ (as on CPU; CUDA has the memory-efficient kernel for that).
-    """
-
-    batch: int
-    new: int
-    past: int = 0
-    attn: str = "sdpa"
-    element_bytes: int = 2
-    math_kernel: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """T: query tokens of the whole batch."""
-        return self.batch * self.new
-
-    @property
-    def total(self) -> int:
-        """Tokens of one request once the pass is over."""
-        return self.past + self.new
-
-    def keys(self, window: int | None) -> int:
-        """K: keys a layer sees; a sliding layer at decode has its last window − 1 and the new one."""
-        return self.total if window is None or self.past == 0 else min(self.total, window)
-
-    def size(self, elements: int, n_bytes: int | None = None) -> int:
-        """One tensor of activations."""
-        return rounded(elements * (n_bytes or self.element_bytes))
-
-
-def stored_tokens(total: int, window: int | None, *, decoded: bool) -> int:
-    """
-    Tokens whose keys and values one layer's storage holds: n, or min(n, window) once decoding has begun.
-
-    After prefill a sliding layer keeps a view of its last window − 1 tokens, and the view pins the whole
-    prompt's storage; the first decode step concatenates window − 1 old tokens and a new one into new storage.
-    Source: DynamicSlidingWindowLayer.update, cache_utils.py.
-    """
-    return min(total, window) if window is not None and decoded else total
-
-
-def layer_cache_bytes(cache: KvCache, tokens: int, element_bytes: int) -> tuple[int, int]:
-    """
-    Bytes of the two tensors that one layer caches for `tokens` tokens.
-
-    Keys and values of every KV head; for MLA the latent and the shared rotary key, whose widths only
-    matter as a sum: they are cached compressed (DeepseekV3Attention.forward, "while latent KV is still compressed").
-    """
-    return (
-        cache.n_heads * cache.key_dim * tokens * element_bytes,
-        cache.n_heads * cache.value_dim * tokens * element_bytes,
-    )
-
-
-def cache_bytes(cache: KvCache, batch: int, tokens: int, element_bytes: int) -> int:
-    """Bytes of one layer's cache as its tensors' storages hold them, the window's own tensor included."""
-    window = 0 if cache.window is None else WINDOW_TENSOR_BYTES
-    return batch * sum(layer_cache_bytes(cache, tokens, element_bytes)) + window
-
-
-def _gated_width(block: DenseMLP) -> int:
-    """
-    Widths alive when an MLP multiplies: act(gate), up and the product; fused gate_up keeps 2 I beside both.
-
-    Source: LlamaMLP.forward, Phi3MLP.forward.
+    Source: LlamaMLP.forward, Phi3MLP.forward, Gemma3nTextMLP.forward (which keeps the gate's projection).
     """
     if not block.gated:
-        return 2 * block.intermediate
-    return (4 if block.fused else 3) * block.intermediate
+        return 4 if traits.gelu_in_steps else 2
+    return 4 if block.fused or traits.streams > 1 else 3
 
 
-def feed_forward_bytes(block: FeedForward, step: Pass) -> int:
+def feed_forward_bytes(block: FeedForward, step: Pass, traits: Traits) -> int:
     """Peak of a feed-forward block beyond its input."""
+    if isinstance(block, NoFeedForward):
+        return 0
     if isinstance(block, DenseMLP):
-        return _gated_width(block) // block.intermediate * step.size(step.tokens * block.intermediate)
+        return _gated_width(block, traits) * step.size(step.tokens * block.intermediate)
     if isinstance(block, MixtureOfExperts):
-        return _experts_bytes(block, step)
+        return _all_experts_bytes(block, step) if traits.all_experts else _experts_bytes(block, step, traits)
     raise UnsupportedArchitectureError(
         f"the transformers engine does not know the block {type(block).__name__}", hint="use --engine vllm"
     )
 
 
-def _experts_bytes(block: MixtureOfExperts, step: Pass) -> int:
+def _all_experts_bytes(block: MixtureOfExperts, step: Pass) -> int:
+    """
+    Every expert computes every token, and the shared block's output waits: E·T·(H + 4·I) + T·H.
+
+    Source: Llama4TextMoe.forward, Llama4TextExperts.forward.
+    """
+    tokens = step.tokens * block.n_experts
+    wide = 4 * step.size(tokens * block.expert_intermediate)
+    return step.size(tokens * block.hidden) + wide + step.size(step.tokens * block.hidden)
+
+
+def _experts_bytes(block: MixtureOfExperts, step: Pass, traits: Traits) -> int:
     """
     Peak of grouped_mm_experts_forward: max(S·(H + 4·I) + biases, 4·S·H), or the shared block after it.
 
     First moment: the sorted copy of the input, gate_up (2 I), act(gate) and the product. Second: sorted input,
-    output, weighted output and the same in the old order. Beside them: indices (sorted, order, inverse, chosen), weights,
-    the histogram's input, router logits.
+    output, weighted output and the same in the old order, the last two in float32 where the router's weights are.
+    Beside them: indices (sorted, order, inverse, chosen), weights, the histogram's input, router logits.
     """
     tokens, pairs = step.tokens, step.tokens * block.top_k
     rows, width = step.size(pairs * block.hidden), step.size(pairs * block.expert_intermediate)
     gate = (4 if block.gated else 2) * width + (2 * width if block.bias else 0)
     books = 3 * rounded(pairs * INDEX_BYTES) + rounded(pairs * FLOAT_BYTES) + 2 * step.size(pairs)
     books += step.size(tokens * block.n_experts) + 2 * rounded(block.n_experts * FLOAT_BYTES)
-    routed = max(rows + gate, 4 * rows + rounded(pairs * INDEX_BYTES)) + books
+    in_float = block.correction_bias if traits.routes_in_float is None else traits.routes_in_float
+    weighted = step.floats(pairs * block.hidden) if in_float else rows
+    routed = max(rows + gate, 2 * rows + 2 * weighted + rounded(pairs * INDEX_BYTES)) + books
     if block.shared is None:
         return routed
-    shared = step.size(tokens * block.hidden) + feed_forward_bytes(block.shared, step)
-    return max(routed, shared + step.size(tokens * block.n_experts))
+    output = step.size(tokens * block.hidden)
+    shared = output + feed_forward_bytes(block.shared, step, traits)
+    waiting = output if traits.shared_first else 0
+    return max(routed + waiting, shared + step.size(tokens * block.n_experts))
 
 
-def mask_bytes(windows: Iterable[int | None], step: Pass) -> int:
+def mask_bytes(windows: Iterable[int | None], step: Pass, *, forced: int = 0) -> int:
     """
     Bytes of the causal masks, one for each kind of layer, shared by the batch.
 
     Eager attention adds a mask of L · K activations. sdpa and flash leave the mask out, unless a window is shorter than
-    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself).
+    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself). `forced` are
+    masks that are made all the same.
     """
     if step.attn == "eager":
-        return sum(step.size(step.new * step.keys(window)) for window in windows)
+        idle = forced * step.size(step.new * step.keys(None))
+        return idle + sum(step.size(step.new * step.keys(window)) for window in windows)
     if step.attn != "sdpa" or step.new == 1:
         return 0
-    return sum(
+    return forced * rounded(step.new * step.total) + sum(
         rounded(step.new * step.keys(window))
         for window in windows
-        if window is not None and window < step.total
+        if window is not None and window <= step.total
     )
-
-
-def _scores_bytes(heads: int, keys: int, step: Pass, *, sinks: bool) -> int:
-    """
-    Copies of the B · h · L · K scores at eager attention's peak, the softmax.
-
-    The scores, their float32 copy and its softmax: b + 4 + 4 bytes each (4 + 4 in float32). With sinks the softmax stays
-    in b: scores, scores with the sink beside them, and the same less their maximum: 3 b.
-    Source: eager_attention_forward of Llama and of gpt-oss.
-    """
-    count = step.batch * heads * step.new * keys
-    if sinks:
-        wide = count + step.batch * heads * step.new
-        return step.size(count) + 2 * step.size(wide)
-    floats = 2 if step.element_bytes < FLOAT_BYTES else 1
-    return step.size(count) + floats * rounded(count * FLOAT_BYTES)
-
-
-def mixer_bytes(mixer: Mixer, step: Pass) -> int:
-    """Peak of attention proper, once this layer's cache is written, beyond hidden states, masks and cache."""
-    if isinstance(mixer, Latent):
-        return _latent_bytes(mixer, step)
-    inner = mixer.inner if isinstance(mixer, SlidingWindow) else mixer
-    if not isinstance(inner, FullAttention):
-        raise UnsupportedArchitectureError(
-            f"the transformers engine does not know the layer {type(mixer).__name__}",
-            hint="use --engine vllm",
-        )
-    window = mixer.window if isinstance(mixer, SlidingWindow) else None
-    keys = step.keys(window)
-    query = output = step.size(step.tokens * inner.n_heads * inner.head_dim)
-    copies = 0  # repeat_kv: eager always, sdpa only beside a mask; of a single head it is a view
-    if inner.n_heads > inner.n_kv_heads > 1:
-        copies = 2 * step.size(step.batch * keys * inner.n_heads * inner.head_dim)
-    if inner.fused_qkv:  # Phi3Attention.forward keeps the fused projection until it returns
-        query += step.size(step.tokens * (inner.n_heads + 2 * inner.n_kv_heads) * inner.head_dim)
-    if step.attn == "eager":
-        return query + copies + _scores_bytes(inner.n_heads, keys, step, sinks=inner.sinks)
-    masked = window is not None and window < step.total and step.new > 1 and step.attn == "sdpa"
-    softmax = rounded(step.tokens * inner.n_heads * FLOAT_BYTES)  # the fused kernels keep log-sum-exp
-    return query + output + softmax + (copies if masked else 0)
-
-
-def _latent_bytes(mixer: Latent, step: Pass) -> int:
-    """
-    MLA expands the cached latent for every head at every step: keys h·(nope + rope), kv_b's output h·(nope + v).
-
-    Beside them live the projected queries, their rotary part, the queries put together, the compressed input.
-    The unfused sdpa adds float32 copies: q twice, k, v, a mask, and two of the scores.
-    Source: DeepseekV3Attention.forward and expand_kv; at::_scaled_dot_product_attention_math.
-    """
-    heads, key_dim = mixer.n_heads, mixer.nope_dim + mixer.rope_dim
-    stored = step.batch * step.total
-    kept = 2 * step.size(step.tokens * heads * key_dim) + step.size(step.tokens * heads * mixer.rope_dim)
-    kept += step.size(step.tokens * (mixer.kv_rank + mixer.rope_dim))
-    kept += step.size(stored * heads * key_dim) + step.size(
-        stored * heads * (mixer.nope_dim + mixer.value_dim)
-    )
-    if step.attn == "eager":
-        return kept + _scores_bytes(heads, step.total, step, sinks=False)
-    if step.attn == "sdpa" and step.math_kernel and key_dim != mixer.value_dim:
-        return kept + _math_kernel_bytes(mixer, step)
-    padded = step.size(step.tokens * heads * key_dim) if step.attn == "flash_attention_2" else 0
-    return kept + 2 * step.size(step.tokens * heads * mixer.value_dim) + padded
-
-
-def _math_kernel_bytes(mixer: Latent, step: Pass) -> int:
-    """
-    at::_scaled_dot_product_attention_math in float32: q, k and v, then scaled copies of q and k for one product.
-
-    While the product is made: q and k twice, v, the scores; while the mask is added: q twice, k, v, mask, scores twice.
-    """
-    heads, key_dim = mixer.n_heads, mixer.nope_dim + mixer.rope_dim
-    stored = step.batch * step.total
-    query = rounded(step.tokens * heads * key_dim * FLOAT_BYTES)
-    key = rounded(stored * heads * key_dim * FLOAT_BYTES)
-    value = rounded(stored * heads * mixer.value_dim * FLOAT_BYTES)
-    scores = rounded(step.tokens * heads * step.total * FLOAT_BYTES)
-    mask = rounded(step.new * step.total * FLOAT_BYTES) if step.new > 1 else 0
-    return 2 * query + key + value + mask + scores + max(key, scores)
-
-
-def _before_cache_bytes(mixer: Mixer, step: Pass) -> int:
-    """
-    Peak of projections, head norms and rotation, before the layer's cache is written.
-
-    Rotation: q, q·cos, rotate_half(q), its product with sin, and k and v. Norms over heads work in float32: q, its float32
-    copy and the normalised one, twice over (Qwen3RMSNorm.forward).
-    """
-    if isinstance(mixer, Latent):
-        return 0  # what expand_kv makes is larger by far
-    inner = mixer.inner if isinstance(mixer, SlidingWindow) else mixer
-    if not isinstance(inner, FullAttention):
-        return 0
-    query = step.size(step.tokens * inner.n_heads * inner.head_dim)
-    pair = 2 * step.size(step.tokens * inner.n_kv_heads * inner.head_dim)
-    normed = 0 if inner.qk_norm is None else query + 2 * FLOAT_BYTES // step.element_bytes * query
-    return pair + max(4 * query, normed)
 
 
 def fresh_bytes(cache: KvCache, step: Pass) -> int:
@@ -277,6 +130,8 @@ def _appended_bytes(cache: KvCache, step: Pass) -> int:
     A sliding layer concatenates both before it drops either. At prefill nothing is old.
     """
     fresh = fresh_bytes(cache, step)
+    if step.static is not None:
+        return fresh + _rolled_bytes(cache, step, step.static)
     if step.past == 0:
         return fresh
     past = step.batch * step.past * cache.n_heads
@@ -286,23 +141,56 @@ def _appended_bytes(cache: KvCache, step: Pass) -> int:
     return fresh + step.size(old * cache.key_dim) + step.size(old * cache.value_dim)
 
 
-def layer_bytes(layer: Layer, cache: KvCache | None, step: Pass, hidden: int) -> int:
+def _rolled_bytes(cache: KvCache, step: Pass, static: int) -> int:
+    """A full window of a StaticCache is rolled on into new tensors, and copied back (StaticSlidingWindowLayer.update)."""
+    if cache.window is None or step.past < (places := min(cache.window, static)):
+        return 0
+    return sum(
+        rounded(step.batch * n_bytes) for n_bytes in layer_cache_bytes(cache, places, step.element_bytes)
+    )
+
+
+def layer_bytes(layer: Layer, step: Pass, hidden: int, traits: Traits) -> int:
     """
     Peak of one layer beyond the cache of all layers and the masks.
 
     Beside each stage live the embedded input, the layer's input, and the normalised input; in the
     feed-forward block also the sum after attention. A norm holds two float32 copies of its input.
-    Until the layer's own cache is written its bytes are still to come.
+    Until the layer's own cache or state is written its bytes are still to come.
     """
+    cache = growing_cache(layer.mixer)
     state = step.size(step.tokens * hidden)
+    beside = (2 if traits.post_norm else 3) * state + (state if traits.wide_residual else 0)
+    beside += 4 * traits.streams * state if traits.streams > 1 else 0
+    fed = beside
+    if not isinstance(layer.feed_forward, NoFeedForward):
+        with_experts = isinstance(layer.feed_forward, MixtureOfExperts)
+        more = traits.kept_states + (traits.kept_beside_experts if with_experts else 0)
+        fed += (1 + more) * state + feed_forward_bytes(layer.feed_forward, step, traits)
+        fed += kept_scores_bytes(layer.mixer, step) if traits.keeps_scores else 0
+    new_state = layer.mixer.state if step.past == 0 and plain_attention(layer.mixer) is None else None
+    unset = 0 if new_state is None else step.floats(step.batch * new_state.state_elements)
     stages = [
-        3 * state + mixer_bytes(layer.mixer, step),
-        4 * state + feed_forward_bytes(layer.feed_forward, step),
+        beside + mixer_bytes(layer.mixer, step, traits) - unset,
+        fed,
         3 * state + 2 * FLOAT_BYTES // step.element_bytes * state,
     ]
     if cache is not None:
         query = 0 if cache.latent else step.size(step.tokens * layer.mixer.n_heads * cache.key_dim)
-        stages.append(3 * state + query + _appended_bytes(cache, step))
-        to_come = sum(layer_cache_bytes(cache, step.tokens, step.element_bytes))
-        stages.append(3 * state + _before_cache_bytes(layer.mixer, step) - to_come)
+        stages.append(beside + query + _appended_bytes(cache, step))
+        tokens = stored_tokens(step.new, cache.window, decoded=False, static=step.static)
+        to_come = sum(layer_cache_bytes(cache, step.batch * tokens, step.element_bytes))
+        stages.append(beside + before_cache_bytes(layer.mixer, step, traits) - to_come)
     return max(stages)
+
+
+def per_layer_embedding_bytes(step: Pass, hidden: int, width: int) -> int:
+    """
+    Making all layers' own embeddings: the embedded input, two tensors of all layers, and their norm in float32.
+
+    Source: Gemma4TextModel.project_per_layer_inputs, Gemma3nTextModel.project_per_layer_inputs.
+    """
+    if not width:
+        return 0
+    every = step.tokens * width
+    return step.size(step.tokens * hidden) + 2 * step.size(every) + 2 * step.floats(every)

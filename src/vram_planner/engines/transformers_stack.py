@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
+from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent
+from vram_planner.architecture.model import Layer
+from vram_planner.engines.transformers_cache import cache_bytes, growing_cache, state_bytes, stored_tokens
+from vram_planner.engines.transformers_mixers import mixer_bytes, plain_attention
+from vram_planner.engines.transformers_pass import FLOAT_BYTES, INDEX_BYTES, Pass, rounded
 from vram_planner.engines.transformers_peaks import (
-    FLOAT_BYTES,
-    INDEX_BYTES,
-    Pass,
-    cache_bytes,
     fresh_bytes,
     layer_bytes,
     mask_bytes,
-    mixer_bytes,
-    rounded,
-    stored_tokens,
+    per_layer_embedding_bytes,
 )
+from vram_planner.engines.transformers_traits import Traits, traits_of
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.cache import KvCache
-    from vram_planner.architecture.model import Architecture, Layer
-
-# These scale or cap the logits out of place, so that two copies of them live at once (gemma2, granite: `logits / x`).
-_TWO_LOGITS = frozenset(
-    {"gemma2", "gemma3n", "granite", "granitemoe", "granitemoehybrid", "cohere", "cohere2"}
-)
-
-# One rotary table for sliding layers and one for the others (Gemma3RotaryEmbedding).
-_TWO_ROPES = frozenset({"gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text"})
+    from vram_planner.architecture.cache import KvCache, StateCache
+    from vram_planner.architecture.model import Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +33,15 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Layers that are alike: how many, what each caches, and how many of each kind stand before the first."""
+    """Layers that are alike: how many, what each caches, and how many of each kind stand before the first and after the last."""
 
     layer: Layer
     count: int
     cache: KvCache | None
+    indexer: KvCache | None
+    state: StateCache | None
     before: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,53 +56,113 @@ class Stack:
     hidden: int
     vocabulary: int
     rope_dim: int
-    rope_sets: int
     windows: tuple[int | None, ...]
-    logit_copies: int
+    traits: Traits
     weights_bytes: int
 
     @property
     def latent(self) -> bool:
         """Whether some layer's keys and values differ in width, as MLA's do."""
-        return any(isinstance(kind.layer.mixer, Latent) for kind in self.kinds)
+        return any(
+            (found := plain_attention(kind.layer.mixer)) is not None and isinstance(found[0], Latent)
+            for kind in self.kinds
+        )
 
-    def kv_bytes(self, batch: int, tokens: int, element_bytes: int, *, decoded: bool) -> int:
-        """Bytes of the cache of `batch` requests of `tokens` tokens: what the storages of DynamicCache hold."""
-        total = 0
-        for kind in self.kinds:
-            if (cache := kind.cache) is not None:
-                stored = stored_tokens(tokens, cache.window, decoded=decoded)
-                total += kind.count * cache_bytes(cache, batch, stored, element_bytes)
-        return total
+    def kv_bytes(
+        self, batch: int, tokens: int, element_bytes: int, *, decoded: bool, static: int | None = None
+    ) -> int:
+        """Bytes of the cache of `batch` requests of `tokens` tokens: what the storages of the Cache hold."""
+        return sum(
+            kind.count
+            * cache_bytes(
+                cache,
+                batch,
+                stored_tokens(tokens, cache.window, decoded=decoded, static=static),
+                element_bytes,
+                static=static is not None and cache is kind.cache,
+            )
+            for kind in self.kinds
+            for cache in (kind.cache, kind.indexer)
+            if cache is not None
+        )
+
+    def state_bytes(self, batch: int, element_bytes: int) -> int:
+        """Bytes of the recurrent states of `batch` sequences, whatever their length."""
+        return sum(
+            kind.count * state_bytes(kind.state, batch, element_bytes)
+            for kind in self.kinds
+            if kind.state is not None
+        )
+
+    def held_bytes(self, step: Pass) -> int:
+        """All caches and states once a pass is over."""
+        kv = self.kv_bytes(
+            step.batch, step.total, step.element_bytes, decoded=step.past > 0, static=step.static
+        )
+        return kv + self.state_bytes(step.batch, step.element_bytes)
 
     def _around(self, step: Pass) -> int:
         """Bytes that live through the whole pass: masks, rotary cos and sin, positions, windows rounded up to a block."""
-        rope = 2 * self.rope_sets * step.size(step.new * self.rope_dim) + rounded(step.new * INDEX_BYTES)
-        return rope + self._slack() + mask_bytes(self.windows, step)
+        rope = 2 * self.traits.rope_sets * step.size(step.new * self.rope_dim)
+        rope += rounded(step.new * INDEX_BYTES)
+        own = step.size(step.tokens * self.traits.per_layer_width) if self.traits.per_layer_width else 0
+        return rope + own + self._slack(step) + mask_bytes(self.windows, step, forced=self._forced)
 
-    def _slack(self) -> int:
-        """What rounding adds to the window tensors of sliding layers, eight bytes each."""
+    @property
+    def _forced(self) -> int:
+        """Masks that are made though nothing asks for them: an idle window's, and the one that an indexer cuts."""
+        return int(self.traits.idle_mask) + int(any(kind.indexer is not None for kind in self.kinds))
+
+    def _slack(self, step: Pass) -> int:
+        """What rounding adds to the counters of sliding layers, or of a StaticCache's, eight bytes each."""
         return sum(
             kind.count * (rounded(1) - INDEX_BYTES)
             for kind in self.kinds
-            if kind.cache is not None and kind.cache.window is not None
+            if kind.cache is not None and (step.static is not None or kind.cache.window is not None)
         )
 
     def forward(self, step: Pass, logits: int = 1) -> Peak:
         """
         The peak of one forward pass that computes the logits of the last `logits` positions.
 
-        The cache of all layers is there when the last layer runs; each kind of layer is taken to stand last.
+        The cache of all layers is there when the last layer runs. The last layer of each kind is looked at; in
+        a prefill the layers behind it have nothing yet.
         """
-        decoded = step.past > 0
-        cache = self.kv_bytes(step.batch, step.total, step.element_bytes, decoded=decoded)
-        stages = [layer_bytes(kind.layer, kind.cache, step, self.hidden) for kind in self.kinds]
+        cache = self.held_bytes(step)
+        stages = [
+            layer_bytes(kind.layer, self._share(kind, step, logits), self.hidden, self.traits)
+            - self._to_come(kind.after, step)
+            for kind in self.kinds
+        ]
         best = Peak(n_bytes=cache + self._around(step) + max(stages), moment="layer")
-        table = self.logit_copies * step.size(step.batch * logits * self.vocabulary)
+        table = self.traits.logit_copies * step.size(step.batch * logits * self.vocabulary)
         last = Peak(
-            n_bytes=cache + step.size(step.tokens * self.hidden) + self._slack() + table, moment="logits"
+            n_bytes=cache + step.size(step.tokens * self.hidden) + self._slack(step) + table, moment="logits"
         )
-        return max(best, last, key=lambda peak: peak.n_bytes)
+        first = Peak(
+            n_bytes=per_layer_embedding_bytes(step, self.hidden, self.traits.per_layer_width),
+            moment="per-layer embeddings",
+        )
+        return max(best, last, first, key=lambda peak: peak.n_bytes)
+
+    def _share(self, kind: Kind, step: Pass, logits: int) -> Pass:
+        """The tokens of a pass that this kind of layer runs: all, or the one whose logits are kept."""
+        if logits > 1 or not self.traits.skips_borrowed or not isinstance(kind.layer.mixer, BorrowedKv):
+            return step
+        return replace(step, new=1, past=step.total - 1)
+
+    def _to_come(self, after: tuple[int, ...], step: Pass) -> int:
+        """Caches and states that a prefill has not made yet while `after` of each kind of layer are to run."""
+        if step.past or not any(after):
+            return 0
+        total = 0
+        for kind, count in zip(self.kinds, after, strict=True):
+            for cache in (kind.cache, kind.indexer):
+                if cache is not None and count:
+                    tokens = stored_tokens(step.new, cache.window, decoded=False, static=step.static)
+                    total += count * cache_bytes(cache, step.batch, tokens, step.element_bytes)
+            total += count * state_bytes(kind.state, step.batch, step.element_bytes) if kind.state else 0
+        return total
 
     def first_decode(self, step: Pass) -> Peak:
         """
@@ -125,11 +179,12 @@ class Stack:
             stored = stored_tokens(step.total, cache.window, decoded=True)
             own = cache_bytes(cache, step.batch, stored, step.element_bytes)
             pinned = cache_bytes(cache, step.batch, step.past, step.element_bytes)
-            best = max(best, held - pinned + own + mixer_bytes(kind.layer.mixer, step))
+            best = max(best, held - pinned + own + mixer_bytes(kind.layer.mixer, step, self.traits))
             if cache.window is not None:
                 query = step.size(step.tokens * kind.layer.mixer.n_heads * cache.key_dim)
                 best = max(best, held + own + query + fresh_bytes(cache, step))
-        return Peak(n_bytes=best + state + self._around(step), moment="first decode step")
+        beside = state + self.state_bytes(step.batch, step.element_bytes)
+        return Peak(n_bytes=best + beside + self._around(step), moment="first decode step")
 
     def _half_way(self, before: tuple[int, ...], step: Pass) -> int:
         """The cache when `before` of each kind of layer have decoded one token and the others have not."""
@@ -143,7 +198,7 @@ class Stack:
 
     def sampling(self, step: Pass) -> Peak:
         """generate() turns the last logits into float32 and softmaxes them: B · V · (b + 4 + 4) beside the cache."""
-        cache = self.kv_bytes(step.batch, step.total, step.element_bytes, decoded=step.past > 0)
+        cache = self.held_bytes(step)
         count = step.batch * self.vocabulary
         return Peak(n_bytes=cache + step.size(count) + 2 * rounded(count * FLOAT_BYTES), moment="sampling")
 
@@ -158,6 +213,29 @@ def _before(kinds: list[int], n_kinds: int) -> tuple[tuple[int, ...], ...]:
     return tuple(found[kind] for kind in range(n_kinds))
 
 
+def _kind(layer: Layer, count: int, before: tuple[int, ...], after: tuple[int, ...]) -> Kind:
+    mixer = layer.mixer
+    return Kind(
+        layer=layer,
+        count=count,
+        cache=growing_cache(mixer),
+        indexer=mixer.indexer,
+        state=mixer.state,
+        before=before,
+        after=after,
+    )
+
+
+def _as_run(layer: Layer, traits: Traits) -> Layer:
+    """Falcon's new decoder repeats keys and values for every query head before it caches them."""
+    mixer = layer.mixer
+    if not traits.every_head or not isinstance(mixer, FullAttention):
+        return layer
+    return Layer(
+        mixer=replace(mixer, n_kv_heads=mixer.n_heads), feed_forward=layer.feed_forward, norms=layer.norms
+    )
+
+
 def make_stack(architecture: Architecture, layers: tuple[Layer, ...], parameter_bytes: int) -> Stack:
     """
     The stack of these of a model's layers, in order.
@@ -168,29 +246,23 @@ def make_stack(architecture: Architecture, layers: tuple[Layer, ...], parameter_
     known = {id(layer): kind for kind, layer in enumerate(alike)}
     numbers = [known[id(layer)] if id(layer) in known else alike.index(layer) for layer in layers]
     order = list(dict.fromkeys(numbers))
-    before = _before([order.index(number) for number in numbers], len(order))
-    mixers = [alike[number].mixer for number in order]
-    inner = [mixer.inner if isinstance(mixer, SlidingWindow) else mixer for mixer in mixers]
-    widths = [
-        one.head_dim if isinstance(one, FullAttention) else one.rope_dim if isinstance(one, Latent) else 0
-        for one in inner
-    ]
-    rope_dim, rope_sets = max(widths, default=0), 2 if architecture.model_type in _TWO_ROPES else 1
+    places = [order.index(number) for number in numbers]
+    before, after = _before(places, len(order)), _before(places[::-1], len(order))
+    traits = traits_of(architecture)
+    found = [plain_attention(alike[number].mixer) for number in order]
+    inner = [one[0] for one in found if one is not None]
+    rope_dim = max(
+        (one.head_dim if isinstance(one, FullAttention) else one.rope_dim for one in inner), default=0
+    )
     return Stack(
         kinds=tuple(
-            Kind(
-                layer=alike[number],
-                count=numbers.count(number),
-                cache=alike[number].mixer.cache,
-                before=earlier,
-            )
-            for number, earlier in zip(order, before, strict=True)
+            _kind(_as_run(alike[number], traits), numbers.count(number), earlier, later)
+            for number, earlier, later in zip(order, before, after, strict=True)
         ),
         hidden=architecture.hidden,
         vocabulary=architecture.vocabulary,
         rope_dim=rope_dim,
-        rope_sets=rope_sets,
-        windows=tuple({mixer.window if isinstance(mixer, SlidingWindow) else None for mixer in mixers}),
-        logit_copies=2 if architecture.model_type in _TWO_LOGITS else 1,
-        weights_bytes=parameter_bytes + rope_sets * rope_dim * FLOAT_BYTES,
+        windows=tuple({one[1] for one in found if one is not None}),
+        traits=traits,
+        weights_bytes=parameter_bytes + traits.rope_sets * rope_dim * FLOAT_BYTES,
     )

@@ -68,7 +68,7 @@ def weights_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
     return Part(
         name="weights",
         n_bytes=stage.weights_bytes + padded,
-        basis=Basis.FORMULA,
+        basis=getattr(ask.precision, "basis", Basis.FORMULA),
         source="tensor shapes of the model's configuration",
         detail=f"{ask.architecture.parameters:,} parameters × {ask.precision.element_bytes} B{share}"
         if ask.precision.name in DTYPES

@@ -42,7 +42,7 @@ class Setting:
 def settle(ask: Ask) -> Setting:
     """The profile of the version, and every option after its defaults, which go by card."""
     profile, warning = profile_for("vllm", ask.options.version)
-    options, defaults = ask.options, _SMALL_DEFAULTS
+    options, defaults = ask.options, profile.get("small_card", _SMALL_DEFAULTS)
     if ask.device is not None:
         total, name = ask.device.total_bytes, ask.device.name.lower()
         if profile["huge_card"] and total >= HUGE_CARD:

@@ -35,11 +35,22 @@ class Assigned:
     tensors_of: dict[Spot, list[GgufTensor]] = field(default_factory=dict)
     elements_of: dict[Spot, int] = field(default_factory=dict)
     uncounted: set[Spot] = field(default_factory=set)
+    elements_by_name: dict[int | None, dict[str, int]] = field(default_factory=dict)
     main_bytes: dict[str, int] = field(default_factory=dict)
     unknown: list[StoredTensor] = field(default_factory=list)
     draft_bytes: int = 0
     second_head_bytes: int = 0
     ignored_bytes: int = 0
+
+    def shared(self, architecture: Architecture) -> dict[Spot, int]:
+        """Elements of all tensors of one name in a layer, where there are several of that name."""
+        several: dict[Spot, int] = {}
+        for index, layer in enumerate(architecture.layers):
+            table = self.elements_by_name[index]
+            if len(table) < len(layer.weights):
+                names = [weight.name for weight in layer.weights]
+                several |= {(index, name): table[name] for name in names if names.count(name) > 1}
+        return several
 
     @property
     def loaded_bytes(self) -> int:
@@ -56,7 +67,7 @@ def assign(
     Every byte ends in `bytes_of` or in one of the three sums of what is not loaded.
     """
     found = Assigned()
-    tables = _tables(architecture)
+    tables = found.elements_by_name = _tables(architecture)
     tower = _tower_spots(architecture)
     for tensor in tensors:
         meant = meaning(tensor.name, len(architecture.layers))
@@ -64,7 +75,7 @@ def assign(
             found.draft_bytes += tensor.n_bytes
         elif meant.kind == "ignored":
             found.ignored_bytes += tensor.n_bytes
-        elif architecture.tied_head and meant.names == (("lm_head",),) and not meant.bias:
+        elif architecture.tied_head and ("lm_head",) in meant.names and not meant.bias:
             found.second_head_bytes += tensor.n_bytes
         elif meant.kind == "tower" and tower:
             _share(found, tensor, tower, main=False)
@@ -80,23 +91,34 @@ def assign(
     return found
 
 
-def _tables(architecture: Architecture) -> dict[int | None, dict[str, Weight]]:
+def _tables(architecture: Architecture) -> dict[int | None, dict[str, int]]:
+    """Elements by name, outside the layers and in each; tensors of one name are taken together."""
     outside = (*architecture.embedding, *architecture.final_norm, *architecture.head)
-    tables: dict[int | None, dict[str, Weight]] = {None: {weight.name: weight for weight in outside}}
-    known: dict[int, dict[str, Weight]] = {}
+    tables: dict[int | None, dict[str, int]] = {None: _elements(outside)}
+    known: dict[int, dict[str, int]] = {}
     for index, layer in enumerate(architecture.layers):
         if id(layer) not in known:
-            known[id(layer)] = {weight.name: weight for weight in layer.weights}
+            known[id(layer)] = _elements(layer.weights)
         tables[index] = known[id(layer)]
     return tables
 
 
-def _spots(table: dict[str, Weight], meant: Meant) -> list[tuple[Spot, int]]:
+def _elements(weights: Iterable[Weight]) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for weight in weights:
+        table[weight.name] = table.get(weight.name, 0) + weight.elements
+    return table
+
+
+def _spots(table: dict[str, int], meant: Meant) -> list[tuple[Spot, int]]:
     """Where a tensor belongs, and the elements of each place; none where the architecture has no such tensor."""
     for names in _with_bias(meant.names, bias=meant.bias):
         if all(name in table for name in names):
-            return [((meant.layer, name), table[name].elements) for name in names]
-    return []
+            return [((meant.layer, name), table[name]) for name in names]
+    # A family may put a block's name before its own: the only tensor that ends so is meant.
+    last = meant.names[-1][-1].rpartition(".")[2] if meant.names else ""
+    alike = [name for name in table if name.endswith(f".{last}{'.bias' if meant.bias else ''}")]
+    return [((meant.layer, alike[0]), table[alike[0]])] if last and len(alike) == 1 else []
 
 
 def _with_bias(names: Alternatives, *, bias: bool) -> Alternatives:
@@ -139,14 +161,14 @@ def _share(found: Assigned, tensor: StoredTensor, spots: list[tuple[Spot, int]],
     )
 
 
-def remarks(architecture: Architecture, found: Assigned, *, what: str) -> tuple[str, ...]:
+def remarks(found: Assigned, *, what: str) -> tuple[str, ...]:
     """
     What the user may not expect of a file: tensors too many, missing, or of another size.
 
     `what` names where the architecture comes from.
     """
     told = []
-    missing, other = _differences(architecture, found)
+    missing, other = _differences(found)
     if missing:
         told.append(f"the file has no tensor for {_some(missing)}, which the {what} speaks of")
     if other:
@@ -164,18 +186,18 @@ def remarks(architecture: Architecture, found: Assigned, *, what: str) -> tuple[
     return tuple(told)
 
 
-def _differences(architecture: Architecture, found: Assigned) -> tuple[list[str], list[str]]:
+def _differences(found: Assigned) -> tuple[list[str], list[str]]:
     missing, other = [], []
-    for layer, table in _tables(architecture).items():
-        for name, weight in table.items():
+    for layer, table in found.elements_by_name.items():
+        for name, elements in table.items():
             where = name if layer is None else f"layer {layer} {name}"
             got = found.elements_of.get((layer, name))
             if (layer, name) in found.uncounted:
                 continue
             if got is None:
                 missing.append(where)
-            elif got != weight.elements:
-                other.append(f"{where} {got:,} instead of {weight.elements:,}")
+            elif got != elements:
+                other.append(f"{where} {got:,} instead of {elements:,}")
     return missing, other
 
 

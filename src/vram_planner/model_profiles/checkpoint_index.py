@@ -83,21 +83,24 @@ def _read_weight_map(reader: JsonReader, files: dict[str, str]) -> dict[str, str
     last = reader.peek() == b"}"
     reader.pos += last
     match, data = _ENTRY.match, reader.data
+    known: dict[bytes, str] = {}
     while not last:
         position = reader.pos
         entry = match(data, position)
         if entry is not None:
-            name, raw_file = entry[1].decode(), entry[2].decode()
+            raw_name, raw_file, after = entry.groups()
+            name = raw_name.decode()
             reader.pos = entry.end()
-            last = entry[3] == b"}"
+            last = after == b"}"
         else:
             name = reader.string(1024)
             reader.expect(b":")
-            raw_file = reader.string(255)
+            raw_file = reader.string(255).encode()
             last = reader.after_item()
-        file = files.get(raw_file)
+        file = known.get(raw_file)
         if file is None:
-            file = files[raw_file] = _checked_file(reader, raw_file, position, len(files))
+            file = known[raw_file] = _checked_file(reader, raw_file.decode(), position, len(known))
+            files[file] = file
         if name in found:
             reader.refuse(f"the tensor {name[:80]!r} comes twice", position)
         found[name] = file

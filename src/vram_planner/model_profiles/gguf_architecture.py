@@ -161,8 +161,9 @@ def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
         file_type=file_type,
         tensors_of={spot: tuple(tensors) for spot, tensors in found.tensors_of.items()},
         bytes_of=found.bytes_of,
+        shared=found.shared(architecture),
     )
-    notes = (*architecture.notes, *header.notes, *remarks(architecture, found, what="metadata"))
+    notes = (*architecture.notes, *header.notes, *remarks(found, what="metadata"))
     return replace(architecture, precision=precision, notes=notes), config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Protocol, Self
 
 from vram_planner.errors import HeaderError
 
@@ -19,8 +19,7 @@ DAMAGED = "is the download complete? Get the file again"
 LONGEST_TEXT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """
     One tensor as a file stores it.
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vram_planner.errors import HubError, UnknownModelError
-from vram_planner.model_profiles.checkpoint import PYTORCH_INDEX, SAFETENSORS_INDEX, index_header, join_indexed
+from vram_planner.model_profiles.checkpoint import (
+    PYTORCH_INDEX,
+    SAFETENSORS_INDEX,
+    index_header,
+    join_indexed,
+)
 from vram_planner.model_profiles.checkpoint_index import MOST_BYTES, CheckpointIndex, read_index
 from vram_planner.model_profiles.from_config import architecture_from_config, parse_config, read_model
 from vram_planner.model_profiles.gguf import read_gguf

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NO_DTYPE: Final = (
     "the config names no dtype: bfloat16 is taken, as published checkpoints have been since 2023"
 )
-_FOUR, _EIGHT, _NVFP4_GROUP = 4, 8, 16
+_FOUR, _EIGHT, _NVFP4_GROUP, _MXFP4_GROUP = 4, 8, 16, 32
 # A group that no row is longer than: one scale a row.
 _ROW: Final = 1 << 40
 
@@ -227,12 +227,11 @@ def _compressed_tensors(quantisation: Config) -> Scheme:
 def _compressed_group(weights: Config) -> Scheme:
     bits, kind = _bits(weights, "num_bits"), weights.text("type", default="int")
     strategy = weights.text("strategy", default="group" if weights.raw("group_size") else "tensor")
-    if (
-        kind == "float"
-        and bits == _FOUR
-        and weights.integer("group_size", default=_NVFP4_GROUP) == _NVFP4_GROUP
-    ):
-        return _both("nvfp4", storage.NVFP4)
+    four_bit_floats = {_NVFP4_GROUP: storage.NVFP4, _MXFP4_GROUP: storage.MXFP4}
+    if kind == "float" and bits == _FOUR:
+        narrow = four_bit_floats.get(weights.integer("group_size", default=_NVFP4_GROUP))
+        if narrow is not None:
+            return _both(narrow.name, narrow)
     if bits == _EIGHT and strategy in _EIGHT_BIT_TILES and kind in ("int", "float"):
         name = {"int": "w8a8", "float": "fp8"}[kind]
         return _both(name, Tiles(name, *_EIGHT_BIT_TILES[strategy]))

@@ -97,34 +97,43 @@ def gguf_name(name: str, n_layers: int) -> Meant:
 _TOWER: Final = re.compile(
     r"(?:^|\.)(?:vision_tower|vision_model|vision_encoder|vision_language_adapter|vision_embed_tokens|visual|"
     r"audio_tower|audio_model|audio_encoder|multi_modal_projector|mm_projector|mm_whisper_embeddings|patch_merger|"
-    r"pre_mm_projector_norm|img_projector|embed_vision|embed_audio)(?:\.|$)"
+    r"vision_adapter|vision_projection|pre_mm_projector_norm|img_projector|embed_vision|embed_audio)(?:\.|$)"
 )
 _LAYER: Final = re.compile(r"(?:^|.*?\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+)")
 # Buffers that older checkpoints store and no engine loads.
-_IGNORED: Final = re.compile(r"rotary_emb\.inv_freq|attn\.(?:masked_)?bias|attention\.(?:masked_)?bias")
+_IGNORED: Final = re.compile(
+    r"(?:^|\.)(?:rotary_emb\.inv_freq|(?:attn|attention|self_attn|self_attention)\.(?:masked_)?bias)$"
+)
 _ENDING: Final = re.compile(
     r"\.(?:weight|bias|qweight|qzeros|scales|g_idx|SCB|biases|weight_format|absmax|quant_map|nested_absmax|"
     r"nested_quant_map|quant_state\.[\w.]+|weight\.[\w.]+|(?:weight|input|output|k|v|kv|q|prob)_scale\w*|"
     r"weight_(?:packed|shape|zero_point|g_idx|global_scale)|input_global_scale|input_zero_point)$"
 )
-_EXPERT: Final = re.compile(r"(?:^|\.)experts\.(?:\d{1,6}\.)?(\w+)$")
+_EXPERT: Final = re.compile(r"(?:^|\.)experts\.(?:\d{1,6}\.|mlp\.)?(\w+)$")
 _EXPERT_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "gate_proj": ("gate",), "w1": ("gate",), "up_proj": ("up",), "w3": ("up",), "down_proj": ("down",), "w2": ("down",),
-    "gate_up_proj": ("gate", "up"), "linear": ("gate",), "linear_v": ("up",), "linear_1": ("down",),
+    "gate_up_proj": ("gate", "up"), "v1": ("up",), "linear": ("gate",), "linear_v": ("up",), "linear_1": ("down",),
 }  # fmt: skip
 _HF_LEAF: Final[Mapping[str, Alternatives]] = {
     "wq": _one("q_proj"), "wk": _one("k_proj"), "wv": _one("v_proj"), "wo": _one("o_proj"),
     "out_proj": _one("o_proj"), "query_key_value": _QKV, "c_attn": _QKV, "Wqkv": _QKV, "qkv_proj": _QKV,
     "gate_up_proj": _GATE_UP, "w1": _one("gate_proj"), "w3": _one("up_proj"), "w2": _one("down_proj"),
-    "fc1": _one("up_proj"), "c_fc": _one("up_proj"), "dense_h_to_4h": _one("up_proj"),
+    "fc_in": _one("up_proj"), "fc_out": _one("down_proj"), "fc1": _one("up_proj"), "c_fc": _one("up_proj"), "dense_h_to_4h": _one("up_proj"),
     "fc2": _one("down_proj"), "dense_4h_to_h": _one("down_proj"),
     "gate": _one("router"), "router": _one("router"), "wg": _one("router"), "shared_expert_gate": _one("shared_gate"),
-    "e_score_correction_bias": _CORRECTION,
+    "e_score_correction_bias": _CORRECTION, "expert_bias": _CORRECTION,
+    "attention_sink_bias": _one("sinks"), "query_layernorm": _one("q_norm"), "key_layernorm": _one("k_norm"),
+    "q_conv1d": _one("conv1d"), "k_conv1d": _one("conv1d"), "v_conv1d": _one("conv1d"),
+    "attention_layer_norm": _one("input_layernorm"), "feedforward_layer_norm": _one("post_attention_layernorm"),
+    "post_attn_norm": _one("post_self_attn_layernorm", "post_attention_layernorm"),
+    "post_ffn_norm": _one("post_mlp_layernorm", "post_feedforward_layernorm"),
+    "input_linear": _one("shared_mlp.gate_up_proj"), "output_linear": _one("shared_mlp.down_proj"),
 }  # fmt: skip
 _HF_OUTSIDE: Final[Mapping[str, Alternatives]] = {
     "embed_tokens": _one("embed_tokens"), "wte": _one("embed_tokens"), "word_embeddings": _one("embed_tokens"),
     "embed_in": _one("embed_tokens"), "tok_embeddings": _one("embed_tokens"), "lm_head": _one("lm_head"),
     "embed_out": _one("lm_head"), "output": _one("lm_head"),
+    "embeddings": _one("embed_tokens"), "norm_f": _one("norm", "norm_f"),
     "norm": _one("norm"), "ln_f": _one("ln_f"), "final_layernorm": _one("norm"), "embedding_norm": _one("norm"),
     "final_layer_norm": _one("norm", "final_layer_norm"), "wpe": _one("positions"), "embed_positions": _one("positions"),
     "word_embeddings_layernorm": _one("word_embeddings_layernorm"),
@@ -135,7 +144,7 @@ def hf_name(name: str, n_layers: int) -> Meant:
     """What the name of a tensor in a checkpoint of transformers says."""
     if _TOWER.search(name):
         return Meant("tower", None, ())
-    if _IGNORED.search(name) and not name.endswith("proj.bias"):
+    if _IGNORED.search(name):
         return Meant("ignored", None, ())
     found = _LAYER.fullmatch(name)
     if name.startswith("mtp.") or (found is not None and int(found[1]) >= n_layers):
@@ -143,7 +152,7 @@ def hf_name(name: str, n_layers: int) -> Meant:
     path, bias, main = _module(name if found is None else found[2])
     leaf = path.rpartition(".")[2]
     if found is None:
-        return Meant("outside", None, _HF_OUTSIDE.get(leaf, ()), bias, main)
+        return Meant("outside", None, (*_HF_OUTSIDE.get(leaf, ()), *_ends(path)), bias, main)
     return Meant("layer", int(found[1]), _in_layer(path, leaf), bias, main)
 
 
@@ -167,4 +176,10 @@ def _in_layer(path: str, leaf: str) -> Alternatives:
         return _shared(leaf.removesuffix("_proj"))
     if leaf in ("c_proj", "dense"):
         return _one("down_proj" if "mlp" in path else "o_proj")
-    return _HF_LEAF.get(leaf, _one(leaf))
+    return (*_ends(path), *_HF_LEAF.get(leaf, ()), *(_one("router") if "router" in path else ()))
+
+
+def _ends(path: str) -> Alternatives:
+    """The path from each of its steps on, the longest first: 'self_attn.indexer.wk', 'indexer.wk', 'wk'."""
+    steps = path.split(".")
+    return tuple((".".join(steps[start:]),) for start in range(len(steps)))

@@ -90,7 +90,7 @@ def model_of_header(config: dict[str, Any], header: Header) -> Found:
     if not header.tensors:
         return Found(_by_index(architecture, header), config, Basis.FORMULA, header.source)
     found = assign(architecture, header.tensors, hf_name)
-    notes = (*architecture.notes, *header.notes, *remarks(architecture, found, what="config"))
+    notes = (*architecture.notes, *header.notes, *remarks(found, what="config"))
     formula = architecture.precision
     if not isinstance(formula, Uniform | Except):
         return Found(replace(architecture, notes=notes), config, Basis.FORMULA, header.source)
@@ -98,7 +98,11 @@ def model_of_header(config: dict[str, Any], header: Header) -> Found:
     if cast:
         return Found(replace(architecture, notes=(*notes, cast)), config, Basis.FORMULA, header.source)
     precision = FromHeader(
-        formula=formula, bytes_of=found.bytes_of, source=f"header of {short_name(header.source)}", label=label
+        formula=formula,
+        bytes_of=found.bytes_of,
+        shared=found.shared(architecture),
+        source=f"header of {short_name(header.source)}",
+        label=label,
     )
     return Found(replace(architecture, precision=precision, notes=notes), config, Basis.EXACT, header.source)
 

@@ -9,6 +9,7 @@ from vram_planner.architecture.parallel import Layout, why_not_tp
 from vram_planner.engines.base import Device
 from vram_planner.errors import PlannerError
 from vram_planner.hardware_profiles import all_gpus
+from vram_planner.planning.performance import Served
 from vram_planner.planning.plan import Candidate, headroom, judge
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class _Search:
         """The row of a card that holds it."""
         ask, memory, price = found.ask, found.memory, found.gpu.hourly_price
         count, total_bytes = ask.layout.gpus, found.gpu.total_bytes
+        capacity = self.engine.capacity(ask, memory)
+        served = Served(engine=self.engine.name, ask=ask, gpu=found.gpu, memory=memory, capacity=capacity)
+        speed = served.performance()
         return Candidate(
             gpu=found.gpu.name,
             count=count,
@@ -71,9 +75,11 @@ class _Search:
             total_bytes=sum(part.n_bytes for part in memory.parts),
             usable_bytes=found.usable_bytes,
             headroom_bytes=found.headroom_bytes,
-            max_concurrency=self.engine.capacity(ask, memory).max_concurrency,
+            max_concurrency=capacity.max_concurrency,
             cost_per_hour=None if price is None else round(price.middle * count, 2),
             cost_source=None if price is None else price.label,
+            per_user_tokens_per_s=None if speed is None else speed.per_user_tokens_per_s,
+            ttft_s=None if speed is None else speed.ttft_s,
         )
 
     def _layout(self, count: int) -> Layout:

@@ -12,11 +12,9 @@ from vram_planner.architecture.precision import (
     DTYPE_ALIASES,
     DTYPES,
     FORMATS,
-    Except,
     Precision,
-    Uniform,
+    named_format,
     plain,
-    quantised,
 )
 from vram_planner.engines.base import Ask, Options, Workload
 from vram_planner.engines.register import engine
@@ -34,18 +32,23 @@ from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, Engine, Memory
+    from vram_planner.planning.performance import Served
     from vram_planner.planning.request import PlanRequest
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
 _NO_GPU = "none"
 
 
-def estimate(request: PlanRequest) -> MemoryPlan:
-    """Answer a request. Raises a PlannerError for what cannot be planned."""
-    profile = resolve(request.model)
+def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
+    """
+    Answer a request; `card` stands for `request.gpu` where a card of other size than the catalogue's is meant.
+
+    Raises a PlannerError for what cannot be planned.
+    """
+    profile = resolve(request.model, offline=request.offline)
     chosen = engine(request.engine)
     _check_kinds(profile, chosen)
-    choice = _choose_gpu(request)
+    choice = card or _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
     layout = _layout(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
@@ -74,7 +77,18 @@ def estimate(request: PlanRequest) -> MemoryPlan:
         not_modelled=memory.not_modelled,
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
+        find_served=lambda: _served(chosen.name, ask, choice, memory, capacity),
     )
+
+
+def _served(
+    name: str, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
+) -> Served | None:
+    if choice is None or capacity is None:
+        return None
+    from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
+
+    return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
 
 
 def _check_kinds(profile: ModelProfile, chosen: Engine) -> None:
@@ -131,16 +145,21 @@ def _options(request: PlanRequest) -> Options:
         ubatch=request.ubatch,
         flash_attn=request.flash_attn,
         slots=request.slots,
+        ngl=request.ngl,
+        n_cpu_moe=request.n_cpu_moe,
+        kv_unified=request.kv_unified,
+        swa_full=request.swa_full,
         enforce_eager=request.enforce_eager,
         attn=request.attn,
+        cache=request.cache,
     )
 
 
 @lru_cache(maxsize=256)
 def _named_precision(quant: str, base: str) -> Precision:
     name = quant.lower()
-    if name in FORMATS:
-        return quantised(name, DTYPES[base], *FORMATS[name])
+    if (named := named_format(name, DTYPES[base])) is not None:
+        return named
     if name in DTYPES or name in DTYPE_ALIASES:
         return plain(name)
     from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision  # noqa: PLC0415  rarely asked for
@@ -159,7 +178,7 @@ def _precision(
     dtype = DTYPE_ALIASES.get(request.dtype, request.dtype)
     if dtype != "auto" and dtype not in DTYPES:
         raise PrecisionError(f"no dtype is called {request.dtype[:40]!r}", hint=f"auto, {', '.join(DTYPES)}")
-    base = stored.base.name if isinstance(stored, Uniform | Except) else "bfloat16"
+    base = stored.base.name if hasattr(stored, "with_base") else "bfloat16"
     if dtype != "auto":
         base = dtype
     notes: tuple[str, ...] = ()
@@ -171,14 +190,14 @@ def _precision(
     if request.quant is not None:
         named = _named_precision(request.quant, base)
         return named, (*notes, *_format_notes(chosen, named, stored))
-    if isinstance(stored, Uniform | Except) and stored.base.name != base:
+    if hasattr(stored, "with_base") and stored.base.name != base:
         return stored.with_base(DTYPES[base]), notes
-    return stored, notes
+    return stored, (*notes, *_format_notes(chosen, stored, stored))
 
 
 def _format_notes(chosen: Engine, named: Precision, stored: Precision) -> tuple[str, ...]:
     """GGUF is llama.cpp's; vLLM reads it with experimental kernels, others unpack it. The stored file stays as it is."""
-    if named.by_layer and chosen.name != "llama.cpp":
+    if getattr(named, "container", None) == "gguf" and chosen.name != "llama.cpp":
         if chosen.name != "vllm":
             raise PrecisionError(
                 f"{chosen.title} does not serve GGUF files such as {named.name}",

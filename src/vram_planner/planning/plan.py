@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.precision import Precision
     from vram_planner.basis import Part
     from vram_planner.engines.base import Capacity, KvNeed
+    from vram_planner.planning.performance import Band, Performance, Served
 
 SCHEMA_VERSION = 1
 
@@ -65,7 +66,7 @@ class GpuFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A card and a count that hold the asked workload."""
+    """A card and a count that hold the asked workload, and how fast (None where its speed is not known)."""
 
     gpu: str
     count: int
@@ -78,6 +79,8 @@ class Candidate:
     max_concurrency: float
     cost_per_hour: float | None
     cost_source: str | None
+    per_user_tokens_per_s: Band | None = None
+    ttft_s: Band | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class MemoryPlan:
     not_modelled: tuple[str, ...]
     warnings: tuple[str, ...]
     find_candidates: Callable[[], tuple[Candidate, ...]]
+    find_served: Callable[[], Served | None]
 
     @cached_property
     def total_bytes(self) -> int:
@@ -122,6 +126,16 @@ class MemoryPlan:
     def candidates(self) -> tuple[Candidate, ...]:
         """Cards that hold it, smallest first; looked up when first asked for, none where a card is named."""
         return self.find_candidates()
+
+    @cached_property
+    def served(self) -> Served | None:
+        """The plan on its card, to be asked how fast it is under other traffic; None while no card is named."""
+        return self.find_served()
+
+    @cached_property
+    def performance(self) -> Performance | None:
+        """How fast it serves; None where no card is named, its speed is not known, or nothing fits."""
+        return None if self.served is None else self.served.performance()
 
     @cached_property
     def headroom_bytes(self) -> int | None:
@@ -172,7 +186,7 @@ class MemoryPlan:
             "verdict": self.verdict,
             "headroom_bytes": self.headroom_bytes,
             "capacity": None if self.capacity is None else _capacity_dict(self.capacity),
-            "performance": None,
+            "performance": None if self.performance is None else self.performance.to_dict(),
             "candidates": [asdict(candidate) for candidate in self.candidates],
             "launch": self.launch,
             "not_modelled": list(self.not_modelled),

@@ -33,9 +33,11 @@ _RANGES = {
     "block_size": _Range(1, 1 << 16),
     "ubatch": _Range(1, 1 << 20),
     "slots": _Range(1, _MOST_REQUESTS),
+    "ngl": _Range(0, 1 << 16),
+    "n_cpu_moe": _Range(0, 1 << 16),
 }
 _NAMES = ("model", "engine", "kv_dtype", "dtype")
-_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn")
+_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache")
 _TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
@@ -72,8 +74,13 @@ class PlanRequest:
     ubatch: int | None = None
     flash_attn: bool | None = None
     slots: int | None = None
+    ngl: int | None = None
+    n_cpu_moe: int | None = None
+    kv_unified: bool | None = None
+    swa_full: bool | None = None
     enforce_eager: bool = False
     attn: str | None = None
+    cache: str | None = None
     offline: bool = False
 
     def __post_init__(self) -> None:

@@ -23,16 +23,17 @@ def scores_text(found: Sequence[Any], scores: Sequence[Any]) -> str:
             f"{score.p90:.2%}",
             f"{score.worst:.1%}",
             f"{score.bias:+.2%}",
+            "" if score.covered is None else f"{score.covered:.0%}",
         ]
         for score in scores
     ]
     replayed = sum(hasattr(row, "pairs") for row in found)
     table = tabulate(
         rows,
-        headers=["records", "component", "n", "median", "P90", "worst", "bias"],
+        headers=["records", "component", "n", "median", "P90", "worst", "bias", "in band"],
         tablefmt="plain",
         disable_numparse=True,
-        colalign=("left", "left", "right", "right", "right", "right", "right"),
+        colalign=("left", "left", "right", "right", "right", "right", "right", "right"),
     )
     return f"{replayed} records replayed, {len(found) - replayed} not (--rows says why)\n\n{table}"
 

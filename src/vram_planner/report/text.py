@@ -11,11 +11,13 @@ from vram_planner.units import format_count, format_gib
 
 if TYPE_CHECKING:
     from vram_planner.basis import Part
+    from vram_planner.planning.performance import Band
     from vram_planner.planning.plan import Candidate, MemoryPlan
     from vram_planner.planning.ways_out import WayOut
 
 _WIDTH = 100
 _SHOWN_CANDIDATES = 6
+_WHOLE = 10  # tokens a second from which no decimals are shown
 _LABELS = {
     "kv_cache": "KV cache",
     "cuda_graphs": "CUDA graphs",
@@ -36,10 +38,13 @@ def plan_table(plan: MemoryPlan, ways: tuple[WayOut, ...] = ()) -> str:
 def headline(plan: MemoryPlan) -> str:
     """What was understood, in one line."""
     model, request = plan.model, plan.request
-    alias = f" ({model.resolved_from})" if model.alias_of else ""
+    short = model.name.rsplit("/", 1)[-1]
+    alias = (
+        "" if model.resolved_from.rsplit("/", 1)[-1].lower() == short.lower() else f" ({model.resolved_from})"
+    )
     requests = "request" if request["concurrency"] == 1 else "requests"
     return (
-        f"{model.name.rsplit('/', 1)[-1]}{alias} · {format_count(model.architecture.parameters)} parameters"
+        f"{short}{alias} · {format_count(model.architecture.parameters)} parameters"
         f" in {model.precision.name} · {plan.engine_title} · "
         f"{request['concurrency']:,} {requests} of {request['ctx']:,} tokens"
     )
@@ -105,8 +110,30 @@ def _verdict(plan: MemoryPlan) -> str:
             f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
             f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
             f"  longest    {longest} for {asked:,} at once",
+            *_speed(plan),
         )
     )
+
+
+def _speed(plan: MemoryPlan) -> list[str]:
+    found = plan.performance
+    if found is None:
+        return []
+    user, total = found.per_user_tokens_per_s, found.output_tokens_per_s
+    words = (
+        f"{_about(user.best)} tokens/s per user ({_about(user.low)}-{_about(user.high)}), "
+        f"{_about(total.best)} in all; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
+    )
+    return [_line("speed", words)]
+
+
+def _about(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= _WHOLE else f"{rate:.1f}"
+
+
+def _seconds(band: Band) -> str:
+    digits = 1 if band.low >= 1 else 2
+    return f"{band.best:.{digits}f} s ({band.low:.{digits}f}-{band.high:.{digits}f})"
 
 
 def _line(name: str, words: str) -> str:
@@ -133,25 +160,36 @@ def _candidates(plan: MemoryPlan) -> str:
     if not found:
         return "no card of the catalogue holds it, eight of a kind included: raise --tp and --pp, or quantise"
     rows = [_candidate_row(candidate) for candidate in found]
-    return tabulate(
+    table = tabulate(
         rows,
-        headers=["the smallest cards that hold it", "", f"at once @{plan.request['ctx']:,}", "$/hour", ""],
+        headers=[
+            "the smallest that hold it",
+            "",
+            f"at once @{plan.request['ctx']:,}",
+            "tokens/s a user",
+            "first in",
+            "$/hour",
+        ],
         tablefmt="plain",
-        colalign=("left", "left", "right", "right", "left"),
+        colalign=("left", "left", "right", "right", "right", "right"),
         disable_numparse=True,
     )
+    unsure = any(candidate.verdict != "fits" for candidate in found)
+    return f"{table}\n* may fit: by the best estimate, not by the highest" if unsure else table
 
 
 def _candidate_row(candidate: Candidate) -> list[str]:
     layout = f"tp {candidate.tp}" if candidate.tp > 1 else ""
     cost = "" if candidate.cost_per_hour is None else f"{candidate.cost_per_hour:.2f}"
-    unsure = "" if candidate.verdict == "fits" else candidate.verdict
+    unsure = "" if candidate.verdict == "fits" else " *"
+    user = candidate.per_user_tokens_per_s
     return [
-        f"  {candidate.count} × {candidate.gpu}",
+        f"  {candidate.count} × {candidate.gpu.removeprefix('NVIDIA ')}{unsure}",
         layout,
         f"{candidate.max_concurrency:.1f}",
+        "" if user is None else f"{_about(user.best)} ({_about(user.low)}-{_about(user.high)})",
+        "" if candidate.ttft_s is None else f"{candidate.ttft_s.best:.2f} s",
         cost,
-        unsure,
     ]
 
 

@@ -1,1 +1,24 @@
 """Prove it on the machine: torch and its kin are imported here alone, inside functions."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vram_planner.validate.live_run import live
+    from vram_planner.validate.shadow_run import shadow
+
+_HOME = {"live": "live_run", "shadow": "shadow_run"}
+
+__all__ = ["live", "shadow"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    if name not in _HOME:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

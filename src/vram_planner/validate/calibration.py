@@ -70,7 +70,7 @@ def load_calibrations(path: Path | None = None) -> tuple[Calibration, ...]:
             raise CalibrationError(f"{file} is too large for a calibration", hint="move it away")
         document = json.loads(file.read_text(encoding="utf-8"))
         return tuple(_entry(row) for row in document["entries"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CalibrationError(

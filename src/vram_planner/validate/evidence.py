@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import PlannerError, RecordError
-from vram_planner.validate import replay_llama_cpp, replay_servers
+from vram_planner.validate import replay_llama_cpp, replay_servers, replay_serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ class Replayed:
     One record through the planner: component -> (predicted, logged), in the record's own unit.
 
     `fitted` says that a constant of the profile it ran with was read from logs of this model: such rows
-    are scored apart.
+    are scored apart. `covered` says of each component that has a band whether what was logged lies in it.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Replayed:
     gpu: str
     pairs: dict[str, tuple[float, float]]
     fitted: bool = False
+    covered: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Relative error of one component over a group of rows."""
+    """Relative error of one component over a group of rows; `covered` is the share that lies in the stated band."""
 
     group: str
     component: str
@@ -56,6 +57,7 @@ class Score:
     p90: float
     worst: float
     bias: float
+    covered: float | None = None
 
 
 # A log line says two decimals of GiB at best, so a part of less than this cannot be scored in per cent.
@@ -99,6 +101,8 @@ def _record(line: str, where: str) -> dict[str, Any]:
 def engine_of(row: dict[str, Any]) -> str:
     """Our name of the record's engine; forks of llama.cpp keep their own."""
     name: str = row["engine"]
+    if replay_serving.is_serving(row):
+        return replay_serving.ENGINES.get(name, name)
     return {"trtllm": "tensorrt-llm"}.get(name, name)
 
 
@@ -108,7 +112,7 @@ def replay_all(records: Iterable[dict[str, Any]], engine: str | None = None) -> 
         name = engine_of(row)
         if engine is not None and name != engine:
             continue
-        replay = _REPLAYS.get(name)
+        replay = replay_serving.replay if replay_serving.is_serving(row) else _REPLAYS.get(name)
         if replay is None:
             yield Skipped(id=row["id"], engine=name, reason=f"{name} is not planned for")
             continue
@@ -131,18 +135,22 @@ def replay_all(records: Iterable[dict[str, Any]], engine: str | None = None) -> 
             gpu=str(row.get("gpu") or "?"),
             pairs=pairs,
             fitted=found["fitted"],
+            covered=found.get("covered", {}),
         )
 
 
 def scores(rows: Iterable[Replayed], by: str = "engine") -> list[Score]:
     """Error per component of each group; `by` is engine, version, gpu, model or fitted."""
     groups: dict[str, dict[str, list[float]]] = {}
+    inside: dict[tuple[str, str], list[bool]] = {}
     for row in rows:
         group = groups.setdefault(_group(row, by), {})
+        for component, covered in row.covered.items():
+            inside.setdefault((_group(row, by), component), []).append(covered)
         for component, (ours, logged) in row.pairs.items():
             group.setdefault(component, []).append(ours / logged - 1)
     return [
-        _score(group, component, values)
+        _score(group, component, values, inside.get((group, component)))
         for group, components in sorted(groups.items())
         for component, values in components.items()
     ]
@@ -155,7 +163,7 @@ def _group(row: Replayed, by: str) -> str:
     return str(value) if by == "engine" else f"{row.engine} {value}"
 
 
-def _score(group: str, component: str, values: list[float]) -> Score:
+def _score(group: str, component: str, values: list[float], inside: list[bool] | None) -> Score:
     sizes = sorted(map(abs, values))
     return Score(
         group=group,
@@ -165,4 +173,5 @@ def _score(group: str, component: str, values: list[float]) -> Score:
         p90=sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))],
         worst=sizes[-1],
         bias=statistics.mean(values),
+        covered=sum(inside) / len(inside) if inside else None,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def knee(steps: tuple[Step, ...], gain: float = 0.1) -> int | None:
     Steps that are not a doubling count by their share of one.
     """
     timed = [(step.batch, step.tokens_per_s) for step in steps if step.tokens_per_s]
-    for (small, slow), (large, fast) in zip(timed, timed[1:], strict=False):
+    for (small, slow), (large, fast) in pairwise(timed):
         needed = 1 + gain * min(1.0, (large - small) / small)
         if fast is not None and slow is not None and fast < slow * needed:
             return small

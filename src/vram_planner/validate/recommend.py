@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vram_planner.validate.shadow_run import Shadowed
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """
@@ -38,7 +37,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """So many at once; `bound_by` is memory, latency or throughput; `flags` start the engine so."""
+    """
+    So many at once; `flags` start the engine so.
+
+    `bound_by` is memory, latency, throughput, or ramp where it ended before any of them did.
+    """
 
     concurrency: int
     bound_by: str
@@ -146,7 +149,7 @@ def _by_memory(evidence: Evidence, most: int) -> tuple[int, str, str]:
     }
     return (
         most,
-        "memory",
+        "ramp" if evidence.at_least else "memory",
         f"{most} requests of {evidence.ctx:,} tokens fit, {known.get(evidence.rung, '')}{more}",
     )
 

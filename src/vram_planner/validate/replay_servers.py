@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.architecture.precision import DTYPES
 from vram_planner.engines.versions import profile_for
 from vram_planner.errors import PlannerError, RecordError
 from vram_planner.hardware_profiles import GpuChoice, find_gpu
@@ -43,6 +44,9 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
     request = _request(row, engine)
     plan = estimate(request, _card(row, request))
+    word = str(row.get("quantization") or "")
+    if word and plan.model.precision.name in DTYPES:
+        raise RecordError(f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint")
     fitted = False
     if engine == "vllm":
         profile, _ = profile_for("vllm", request.engine_version)
@@ -73,6 +77,8 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         engine_version=version,
         tp=tp,
         pp=row.get("pp"),
+        dp=row.get("dp"),
+        offline=True,
         ep=bool(row.get("ep")) or None,
         dtype=row.get("dtype"),
         quant=quant,

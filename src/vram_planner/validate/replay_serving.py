@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import RecordError
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.performance import Assumptions
+from vram_planner.planning.performance_constants import load as constants_of
 from vram_planner.planning.request import PlanRequest
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance import Band, Performance, Served
     from vram_planner.planning.performance_model import Times
 
-_ENGINES = {
+ENGINES = {
     "vLLM": "vllm",
     "vLLM (KAITO)": "vllm",
     "vLLM (ROCm)": "vllm",
@@ -88,6 +92,8 @@ _RANDOM_RANGE = 0.9
 _SHARE_GPT = (280, 310)
 _WITHOUT_END = 1e6
 _MS = 1000.0
+_FULL = 0.95  # of the room: arrivals that fill it outrun the server
+_RECORDS = Path(__file__).parent / "records"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,20 +124,36 @@ def is_serving(row: dict[str, Any]) -> bool:
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and measured components; PlannerError with the reason where a row cannot be replayed."""
     case = case_of(row)
-    found = case.served.times(case.assumed)
-    bands = case.served.performance(case.assumed)
+    served = case.served
+    found, bands = served.times(case.assumed), served.performance(case.assumed)
     if found is None or bands is None:
         raise RecordError("by the plan it does not fit, or the card's speed is not known", hint="see --rows")
-    if case.assumed.rate and found.batch >= min(case.served.load(case.assumed).room, case.served.load(case.assumed).most):
-        raise RecordError("requests arrive faster than they are served", hint="TTFT then measures the run's length")
+    load = served.load(case.assumed)
+    if load.rate and found.batch >= _FULL * min(load.room, load.most):
+        raise RecordError("requests arrive faster than they are served", hint="TTFT is then the run's length")
     predicted = case.predicted(found)
     pairs, covered = {}, {}
     for name, theirs in case.measured.items():
-        component = f"{_shown(name, case)}, {_KINDS[case.served.kind]}"
-        pairs[component] = (predicted[name], theirs)
-        band = _band(name, predicted[name], bands)
-        covered[component] = band[0] <= theirs <= band[1]
-    return {"pairs": pairs, "covered": covered, "version": _version(row) or "newest", "fitted": True}
+        component = f"{_shown(name, case)}, {_KINDS[served.kind]}"
+        scale = 1.0 if name == "throughput" else _MS
+        pairs[component] = (predicted[name] * scale, theirs * scale)
+        low, high = _band(name, predicted[name], bands)
+        covered[component] = low <= theirs <= high
+    fitted = family(row) in constants_of(served.engine).get("sources", ())
+    return {"pairs": pairs, "covered": covered, "version": _version(row) or "newest", "fitted": fitted}
+
+
+def family(row: dict[str, Any]) -> str:
+    """Who published a record: owner/repository, or host/path. Records of the package name a line of a list."""
+    source = _sources().get(str(row.get("source")), str(row.get("source")))
+    match = re.match(r"(?:https?://)?(?:github\.com/)?([^/]+/[^/]+)", source)
+    return match[1] if match else source
+
+
+@lru_cache(maxsize=1)
+def _sources() -> dict[str, str]:
+    found: dict[str, str] = json.loads((_RECORDS / "serving_sources.json").read_text(encoding="utf-8"))
+    return found
 
 
 _KINDS = {"dense": "one card, dense", "several": "several cards", "experts": "experts"}
@@ -140,7 +162,7 @@ _KINDS = {"dense": "one card, dense", "several": "several cards", "experts": "ex
 def _shown(name: str, case: Case) -> str:
     if name == "throughput":
         return "saturated tokens/s" if case.saturated else "tokens/s"
-    return name
+    return f"{name} ms"
 
 
 def _band(name: str, best: float, bands: Performance) -> tuple[float, float]:
@@ -166,13 +188,13 @@ def case_of(row: dict[str, Any]) -> Case:
 
 def _check(row: dict[str, Any]) -> None:
     reasons = {
-        f"{row['engine']} is not planned for": row["engine"] not in _ENGINES,
-        "its quality is C": row.get("quality") not in ("A", "B"),
+        f"{row['engine']} is not planned for": row["engine"] not in ENGINES,
+        "its quality is C": row.get("quality", "A") not in ("A", "B"),
         "speculative decoding with an acceptance rate that is not said": not str(
             row.get("spec_decode") or "none"
         ).startswith("none"),
         "its card is not in the catalogue": row.get("gpu_norm") is None and row.get("gpu") is None,
-        "its prompt's length is not said": row.get("isl") is None and "ShareGPT" not in str(row.get("metric_notes")),
+        "its prompt's length is not said": row.get("isl") is None and "ShareGPT" not in _note(row),
     }
     for reason, holds in reasons.items():
         if holds:
@@ -180,7 +202,7 @@ def _check(row: dict[str, Any]) -> None:
 
 
 def _request(row: dict[str, Any]) -> PlanRequest:
-    engine = _ENGINES[row["engine"]]
+    engine = ENGINES[row["engine"]]
     prompt, output = _lengths(row)
     quant, kv_dtype = _format(row, engine)
     tp, pp = row.get("tp") or 1, row.get("pp") or 1
@@ -232,24 +254,33 @@ def _format(row: dict[str, Any], engine: str) -> tuple[str | None, str | None]:
         return None, kv_dtype  # as published
     for pattern, quant, _ in _FORMATS:
         if re.search(pattern, word):
-            return quant or ("bfloat16" if "minimax" in name or "deepseek" in name or "gemma-4-31" in name else None), kv_dtype
+            return quant or (
+                "bfloat16" if "minimax" in name or "deepseek" in name or "gemma-4-31" in name else None
+            ), kv_dtype
     return None, kv_dtype
+
+
+def _note(row: dict[str, Any]) -> str:
+    return str(row.get("metric_notes") or row.get("note") or "")
 
 
 def _lengths(row: dict[str, Any]) -> tuple[float, float]:
     prompt, output = row.get("isl"), row.get("osl")
     if prompt is None:
         prompt, output = _SHARE_GPT
-    scale = _RANDOM_RANGE if "random-range-ratio 0.8" in str(row.get("metric_notes") or row.get("note")) else 1.0
-    depth = re.search(r"@d(\d+)", str(row.get("metric_notes") or row.get("note")))
+    note = _note(row)
+    scale = _RANDOM_RANGE if "random-range-ratio 0.8" in note or "mean 0.9" in note else 1.0
+    depth = re.search(r"@d(\d+)", note)
     behind = int(depth[1]) if depth else 0
     return prompt * scale + behind, (output or 0) * scale
 
 
 def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bool]:
-    note = str(row.get("metric_notes") or row.get("note") or "")
+    note = _note(row)
     prompt, output = _lengths(row)
-    kernels = next((k for pattern, _, k in _FORMATS if k and re.search(pattern, str(row.get("quant")).lower())), None)
+    kernels = next(
+        (k for pattern, _, k in _FORMATS if k and re.search(pattern, str(row.get("quant")).lower())), None
+    )
     depth = re.search(r"@d(\d+)", note)
     concurrency, rate = row.get("concurrency"), row.get("request_rate")
     saturated = False
@@ -265,13 +296,14 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
         output=max(1.0, output),
         kernels=kernels if request.engine != "llama.cpp" else None,
         prefix_hit=int(depth[1]) / prompt if depth else 0.0,
+        streamed=not saturated,
     )
     return found, saturated
 
 
 def _measured(row: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
-    note = str(row.get("metric_notes") or row.get("note") or "")
+    note = _note(row)
     bench = "llama-bench" in note or "batched-bench" in note or bool(re.match(r"(pp|tg)\d", note))
     at_once, rate = row.get("concurrency") or 1, row.get("output_tok_s")
     if row.get("ttft_ms") and row.get("isl"):

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 ENGINES = ("transformers", "vllm", "llama.cpp")
 NOT_COVERED = (
     "the CUDA context, cuBLAS work space, and segments of the allocator that are not full",
-    "work space inside CUDA kernels; where keys and values differ in width the CPU's unfused attention is counted, "
-    "which CUDA may not need",
+    (
+        "work space inside CUDA kernels; where keys and values differ in width the CPU's unfused attention is "
+        "counted, which CUDA may not need"
+    ),
     "kernels of mamba-ssm, causal-conv1d and flash-linear-attention: the plain torch path is counted",
     "quantised weights, several cards, torch.compile",
 )
@@ -159,10 +161,16 @@ def compare(plan: MemoryPlan, moments: tuple[Moment, ...]) -> tuple[Checked, ...
     sums = planned["weights"] + kv_planned + planned["activations"]
     rows = (
         Checked(
-            name="weights", planned_bytes=planned["weights"], measured_bytes=weights, how="alive after loading"
+            name="weights",
+            planned_bytes=planned["weights"],
+            measured_bytes=weights,
+            how="alive after loading",
         ),
         Checked(
-            name="kv_cache", planned_bytes=kv_planned, measured_bytes=cache, how="held by the cache at the end"
+            name="kv_cache",
+            planned_bytes=kv_planned,
+            measured_bytes=cache,
+            how="held by the cache at the end",
         ),
         Checked(
             name="activations",
@@ -199,7 +207,7 @@ def _plan(model: str, dtype: str, stored: str, **options: Any) -> MemoryPlan:
     return estimate(request)
 
 
-def _run(  # noqa: PLR0917  the five words of a workload are clearer than a type for one call
+def _run(
     torch: Any,
     transformers: Any,
     values: dict[str, Any],
@@ -229,7 +237,7 @@ def _run(  # noqa: PLR0917  the five words of a workload are clearer than a type
                 named_cache(cache_class, ledger, lambda layer: storages_of(torch, layer).keys())
             )
             walk = Generation(torch, model, batch=batch, device="cpu")
-            return _moments(torch, walk, ledger, prompt, context, tell)
+            return _moments(torch, walk, ledger, prompt=prompt, context=context, tell=tell)
     except (RuntimeError, ValueError, NotImplementedError, KeyError, TypeError, AttributeError) as error:
         raise CannotMeasureError(
             f"transformers {transformers.__version__} does not run this model without data: "
@@ -239,7 +247,7 @@ def _run(  # noqa: PLR0917  the five words of a workload are clearer than a type
 
 
 def _moments(
-    torch: Any, walk: Generation, ledger: Ledger, prompt: int, context: int, tell: Tell
+    torch: Any, walk: Generation, ledger: Ledger, *, prompt: int, context: int, tell: Tell
 ) -> tuple[Moment, ...]:
     found = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def dispatch_mode(torch: Any, ledger: Ledger) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in leaves(out):
             if isinstance(leaf, torch.Tensor):
-                ledger.see(leaf.untyped_storage(), lambda leaf=leaf: _told(func, leaf, ledger))
+                ledger.see(leaf.untyped_storage(), partial(_told, func, leaf, ledger))
         return out
 
     return type("LiveBytes", (mode,), {"__torch_dispatch__": dispatch})()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vram_planner.architecture.recurrent import KimiDelta
+from vram_planner.architecture.weight import Role, Weight
+from vram_planner.architecture.weight import linear as gate
 from vram_planner.errors import ConfigError
 from vram_planner.model_profiles.families.common import (
     RMS_NORMS,
@@ -43,8 +45,13 @@ _MAX_CONTEXT: Final = 1_048_576
 _EVERY: Final = 4
 
 
-def build(config: Config) -> Architecture:
-    """Source: transformers models/kimi_linear/modeling_kimi_linear.py and KimiLinearConfig.__post_init__."""
+def build(config: Config, **rest: Any) -> Architecture:
+    """
+    Source: transformers models/kimi_linear/modeling_kimi_linear.py and KimiLinearConfig.__post_init__.
+
+    What Kimi K3 adds under keys of its own is in vLLM models/kimi_k3/nvidia/model.py. `rest` are Architecture's
+    own fields.
+    """
     config = config.with_defaults(_DEFAULTS)
     count, linear = n_layers(config), config.sub("linear_attn_config")
     head_dim = linear.optional_integer("head_dim") or config.integer("linear_head_dim", default=128)
@@ -55,13 +62,13 @@ def build(config: Config) -> Architecture:
         kernel=linear.optional_integer("short_conv_kernel_size")
         or config.integer("linear_conv_kernel_dim", default=4, most=10**3),
         gate_rank=head_dim,
+        full_gate=linear.flag("use_full_rank_gate", default=False),
     )
     found = kinds(config, count, (LINEAR, FULL), _usual(linear, count), keys=("layer_types",))
-    mixers: dict[str, Mixer] = {LINEAR: delta, FULL: latent_attention(config)}
+    mixers: dict[str, Mixer] = {LINEAR: delta, FULL: latent_attention(config, extras=_output_gate(config))}
     layers = sparse_layers(config, [mixers[kind] for kind in found], dense_first=1, n_experts=256)
-    return decoder(
-        config, layers, max_context=config.integer("model_max_length", default=_MAX_CONTEXT, most=10**9)
-    )
+    context = config.integer("model_max_length", "max_position_embeddings", default=_MAX_CONTEXT, most=10**9)
+    return decoder(config, layers, max_context=context, **rest)
 
 
 def _usual(linear: Config, count: int) -> tuple[str, ...]:
@@ -75,6 +82,21 @@ def _usual(linear: Config, count: int) -> tuple[str, ...]:
             hint="layers count from 1",
         )
     return tuple(FULL if index + 1 in full else LINEAR for index in range(count))
+
+
+def _output_gate(config: Config) -> tuple[Weight, ...]:
+    """A gate as wide as all values, where `mla_use_output_gate` (Kimi K3)."""
+    if not config.flag("mla_use_output_gate", default=False):
+        return ()
+    heads = config.integer("num_attention_heads", most=10**5)
+    return gate("g_proj", heads * config.integer("v_head_dim"), hidden_size(config), units=heads)
+
+
+def residual_choice(config: Config, name: str) -> tuple[Weight, ...]:
+    """A norm and a row that score the residuals of earlier blocks of layers. Source: KimiDecoderLayer, attn_res."""
+    hidden = hidden_size(config)
+    row = Weight(name=f"{name}_res_proj", shape=(1, hidden), role=Role.NORM)
+    return (*norms(hidden, f"{name}_res_norm"), row)
 
 
 def sparse_layers(
@@ -104,6 +126,10 @@ def sparse_layers(
             width=("moe_intermediate_size",),
             shared=mlp(config, intermediate=width * shared, prefix="shared_experts.") if shared else None,
             correction_bias=True,
+            latent=config.optional_integer("routed_expert_hidden_size"),
+            latent_norm=config.flag("latent_moe_use_norm", default=False),
         )
     around = norms(hidden_size(config), *RMS_NORMS)
+    if config.raw("attn_res_block_size") is not None:
+        around += (*residual_choice(config, "self_attention"), *residual_choice(config, "mlp"))
     return assemble(Parts(mixer, feeds[kind], around) for mixer, kind in zip(mixers, found, strict=True))

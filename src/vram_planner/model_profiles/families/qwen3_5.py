@@ -72,12 +72,13 @@ def _text(
     config = config.with_defaults(_SPARSE if sparse else _DENSE)
     feed: FeedForward = shared_and_routed(config) if sparse else mlp(config)
     layers = delta_layers(config, [feed] * n_layers(config), fused=_FUSED)
-    count = config.integer("mtp_num_hidden_layers", default=0, least=0)
+    count = config.integer("mtp_num_hidden_layers", default=0, least=0, most=1000)
     draft: tuple[Weight, ...] = ()
     if count:
         around = norms(hidden_size(config), *RMS_NORMS)
         drafting = Layer(mixer=gated_attention(config), feed_forward=feed, norms=around)
-        draft = mtp_weights(hidden_size(config), drafting) * count
+        # Norms and the joint projection come once. Source: vLLM qwen3_next_mtp.py, Qwen3NextMultiTokenPredictor.
+        draft = mtp_weights(hidden_size(config), drafting) + drafting.weights * (count - 1)
     return decoder(config, layers, draft_layers=draft, towers=towers, notes=notes)
 
 

@@ -1,0 +1,145 @@
+"""`vram-plan validate shadow` and `validate live`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from vram_planner.cli import options as opt
+from vram_planner.errors import RequestError
+
+_DRIFTED = 3
+_WIDTH = 60
+
+_model = click.option("--model", required=True, help="An alias, org/name, a directory or a config.json.")
+_dtype = click.option("--dtype", default="auto", help="bfloat16, float16 or float32. [default: as stored]")
+_attn = click.option("--attn", help="sdpa, eager or flash_attention_2. [default: sdpa]")
+_prompt = click.option("--prompt-tokens", type=opt.TOKENS, help="Part of --ctx. [default: half of it]")
+_tolerance = click.option(
+    "--tolerance", type=float, default=0.05, show_default=True, help="How far off the plan may be."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+
+
+class _Steps:
+    """The step that runs now, on stderr; silent where no one looks."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, name: str) -> None:
+        """Say what begins."""
+        if self._shown:
+            took = time.monotonic() - self._started
+            click.echo(f"\r{f'{took:5.0f} s  {name} …'[:_WIDTH]:<{_WIDTH}}", nl=False, err=True)
+
+    def close(self) -> None:
+        """Leave an empty line."""
+        if self._shown:
+            click.echo(f"\r{'':<{_WIDTH}}\r", nl=False, err=True)
+
+
+@click.command()
+@_model
+@click.option("--ctx", type=opt.TOKENS, default=4096, show_default=True, help="Prompt and generated tokens.")
+@click.option("--concurrency", type=opt.WHOLE, default=1, show_default=True, help="Requests at once.")
+@click.option("--engine", default="transformers", show_default=True, help="transformers, vllm or llama.cpp.")
+@_prompt
+@_dtype
+@_attn
+@opt.offline_option
+@_tolerance
+@_json
+def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
+    """Run the engine's own code at full size without a GPU, and compare it with the plan (needs [validate])."""
+    from vram_planner.cli.show import emit
+    from vram_planner.report.data import as_json as json_text
+    from vram_planner.report.validation import shadow_text
+    from vram_planner.validate.shadow_run import shadow as run
+
+    steps = _Steps()
+    try:
+        found = run(**options, offline=bool(offline), tell=steps)
+    finally:
+        steps.close()
+    emit(json_text(found.to_dict()) if as_json else shadow_text(found))
+    return 0 if found.held else _DRIFTED
+
+
+@click.command()
+@_model
+@click.option("--ctx", type=opt.TOKENS, default=1024, show_default=True, help="Prompt and generated tokens.")
+@click.option(
+    "--concurrency", default="auto", show_default=True, help="A number, or auto: ramp up to what fits."
+)
+@click.option("--device", default="cuda", show_default=True, help="cuda, or cpu for a small model.")
+@click.option("--gpu", type=opt.WHOLE, default=0, show_default=True, help="NVML's number of the GPU.")
+@click.option("--random-weights", is_flag=True, help="From the configuration alone: no weight file is read.")
+@click.option("--most", type=opt.WHOLE, help="Ramp no further. [default: 256, on the CPU 8]")
+@click.option(
+    "--ttft", "ttft_s", type=float, metavar="S", help="Keep the first token within so many seconds."
+)
+@click.option("--tpot", "tpot_s", type=float, metavar="S", help="Keep each further token within so many.")
+@click.option(
+    "--headroom", type=float, default=0.05, show_default=True, help="Share of the memory that stays free."
+)
+@click.option("--memory-limit", metavar="SIZE", help="Use no more than this, as in 8GiB.")
+@click.option(
+    "--time-limit",
+    "step_limit_s",
+    type=float,
+    default=300,
+    show_default=True,
+    help="Seconds that one step may take.",
+)
+@click.option("--no-save", is_flag=True, help="Keep no calibration.")
+@_prompt
+@_dtype
+@_attn
+@opt.offline_option
+@_tolerance
+@_json
+def live(
+    *,
+    as_json: bool,
+    offline: bool | None,
+    concurrency: str,
+    memory_limit: str | None,
+    no_save: bool,
+    **options: Any,
+) -> int:
+    """Load the model here, measure it part by part, and ramp up to what fits (needs [validate])."""
+    from vram_planner.cli.show import emit, warn
+    from vram_planner.report.data import as_json as json_text
+    from vram_planner.report.validation import live_text
+    from vram_planner.units import parse_size
+    from vram_planner.validate.live_run import live as run
+
+    steps = _Steps()
+    try:
+        found = run(
+            **options,
+            concurrency=_count(concurrency),
+            memory_limit_bytes=None if memory_limit is None else parse_size(memory_limit),
+            save=not no_save,
+            offline=bool(offline),
+            tell=steps,
+        )
+    finally:
+        steps.close()
+    for line in found.warnings:
+        warn(line)
+    emit(json_text(found.to_dict()) if as_json else live_text(found))
+    return 0 if found.held else _DRIFTED
+
+
+def _count(text: str) -> int | None:
+    if text.strip().lower() == "auto":
+        return None
+    if text.isdecimal():
+        return int(text)
+    raise RequestError(f"--concurrency {text[:20]!r} is no number", hint="as in 4, or auto")

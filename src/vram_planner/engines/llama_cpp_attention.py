@@ -1,0 +1,248 @@
+"""
+llama.cpp's graph of attention.
+
+Sources (b11434): src/llama-graph.cpp (build_attn, build_attn_mha), src/models/*.cpp (projections, MLA, indexer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent, SlidingWindow
+from vram_planner.architecture.cross import ChunkedAttention
+from vram_planner.architecture.sparse import SparseLatent
+from vram_planner.engines.llama_cpp_cache import value_width
+from vram_planner.engines.llama_cpp_layout import row_bytes
+from vram_planner.engines.llama_cpp_writer import Inputs, unknown
+
+if TYPE_CHECKING:
+    from vram_planner.architecture.attention import Mixer
+    from vram_planner.architecture.cache import KvCache
+    from vram_planner.engines.llama_cpp_writer import Writer
+
+
+_NORMED_VALUES = ("gemma4",)
+# Families whose full layers know no positions but scale queries by them.
+_SCALED_QUERIES = ("llama4",)
+
+
+def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
+    """The block's result. Raises UnsupportedArchitectureError for a kind that we do not know."""
+    if isinstance(mixer, SparseLatent):
+        return _sparse(writer, mixer, normed)
+    if isinstance(mixer, Latent):
+        return _latent(writer, mixer, normed)
+    if isinstance(mixer, SlidingWindow) and isinstance(mixer.inner, FullAttention):
+        return _grouped(writer, mixer.inner, mixer.cache, normed)
+    if isinstance(mixer, FullAttention):
+        return _grouped(writer, mixer, mixer.cache, normed)
+    if isinstance(mixer, ChunkedAttention):
+        return _grouped(writer, mixer.inner, mixer.cache, normed)
+    if isinstance(mixer, BorrowedKv):
+        return _borrowed(writer, mixer, normed)
+    raise unknown(mixer)
+
+
+def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
+    graph, inputs = writer.graph, writer.attention_inputs(cache)
+    width, kv_width = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
+    writer.scaled_by_position = both = None
+    if cache.window is None and writer.architecture.model_type.startswith(_SCALED_QUERIES):
+        writer.scaled_by_position = writer.input("query scale", 4 * writer.tokens)
+    if mixer.gated_query:
+        both = writer.product("q_proj", 2 * width, normed)
+        query = _normed(writer, both, "q", width, mixer)
+        key = _turned(writer, _projected(writer, "k", kv_width, normed, mixer), inputs.rotate_keys)
+        value = _turned(writer, _projected(writer, "v", kv_width, normed, mixer), inputs.rotate_values)
+        query = _turned(writer, query, inputs.rotate_keys)
+    elif mixer.fused_qkv:
+        fused = graph.tensor(
+            writer.row(width + 2 * kv_width), *writer.weight("qkv_proj", "q_proj", "k_proj", "v_proj"), normed
+        )
+        query = writer.made(width, fused, writer.positions)
+        key = writer.made(kv_width, fused, writer.positions)
+        seen = writer.setting.flash or writer.cache_on_host
+        value = fused if seen else writer.made(kv_width, fused)
+    else:
+        query = _turned(writer, _projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
+        if mixer.values_from_keys:
+            value = writer.product("k_proj", kv_width, normed)
+            key = _normed(writer, value, "k", kv_width, mixer)
+        else:
+            key = _projected(writer, "k", kv_width, normed, mixer)
+            value = _projected(writer, "v", kv_width, normed, mixer)
+        if writer.architecture.model_type.startswith(_NORMED_VALUES):
+            value = writer.made(kv_width, value)
+        key, value = _turned(writer, key, inputs.rotate_keys), _turned(writer, value, inputs.rotate_values)
+    # One cache for all layers: values come before keys in the graph; with two caches after them.
+    graph.expand(query, *((key, value) if writer.windowed else (value, key)))
+    widest = value_width(writer.architecture, cache, writer.setting)
+    if widest > kv_width:  # transposed values are padded to the widest layer's
+        graph.expand(query, key, value)
+        value = writer.made(widest, value)
+    before = 4 * (width + kv_width) if mixer.fused_qkv else 0
+    writer.stored(inputs, key, value, before=before)
+    mixed = _attended(writer, mixer, inputs, query)
+    if both is not None:
+        gate = graph.in_place(writer.made(width, both))
+        mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))
+    return writer.product("o_proj", mixer.hidden, mixed)
+
+
+def _projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
+    """
+    A projection; its bias is written over it, its norm and rotary embedding over a second tensor.
+
+    What follows the reshape into heads reads a view, and the allocator never reuses what is behind a view.
+    """
+    tensor = writer.product(f"{letter}_proj", width, normed)
+    return tensor if letter == "v" else _normed(writer, tensor, letter, width, mixer)
+
+
+def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAttention) -> int:
+    graph, by_head = writer.graph, mixer.qk_norm is not None and mixer.qk_norm[0] <= mixer.head_dim
+    if mixer.qk_norm is not None:
+        tensor = writer.norm(tensor, f"{letter}_norm", width, view=by_head)
+    if not writer.rotary:
+        return tensor
+    if writer.scaled_by_position is not None:
+        return writer.made(width, tensor, writer.scaled_by_position) if letter == "q" else tensor
+    if by_head:
+        return graph.in_place(tensor, writer.positions, *writer.rotary_factors)
+    return writer.made(width, tensor, writer.positions, *writer.rotary_factors)
+
+
+def _turned(writer: Writer, tensor: int, rotation: int | None) -> int:
+    return tensor if rotation is None else writer.graph.tensor(writer.graph.size(tensor), rotation, tensor)
+
+
+def _attended(writer: Writer, mixer: FullAttention, inputs: Inputs, query: int) -> int:
+    graph, size, cache = writer.graph, writer.row(mixer.n_heads * mixer.head_dim), mixer.cache
+    copies = writer.cached(cache, inputs.cells)
+    if writer.setting.flash:
+        extra = _half_precision_copies(writer, cache, inputs)
+        sinks = writer.copies.get("sinks", 0)
+        small = (graph.copied(sinks),) if sinks else ()
+        mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
+    else:
+        scores = graph.tensor(inputs.cells * writer.tokens * mixer.n_heads * 4, *copies[:1], query)
+        scores = graph.in_place(scores, inputs.mask)
+        mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
+    if inputs.rotate_values is not None:
+        mixed = graph.tensor(size, inputs.rotate_values, mixed)
+    graph.expand(mixed)
+    return mixed
+
+
+def _half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
+    """Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves."""
+    setting = writer.setting
+    cells = inputs.cells * setting.streams * cache.n_heads
+    widths = [cache.key_dim] if setting.type_k != "f16" else []
+    if setting.type_v != "f16" and not cache.latent:
+        widths.append(cache.value_dim)
+    return sum(cells * width * 2 for width in widths)
+
+
+def _latent(writer: Writer, mixer: Latent, normed: int) -> int:
+    graph, inputs = writer.graph, writer.attention_inputs(mixer.cache)
+    query, _ = _latent_query(writer, mixer, normed)
+    key = _latent_key(writer, mixer, normed)
+    graph.expand(query, key)
+    writer.stored(inputs, key, None)
+    return _latent_attended(writer, mixer, inputs, query)
+
+
+def _latent_query(writer: Writer, mixer: Latent, normed: int) -> tuple[int, int | None]:
+    """The query against the latent, and the low-rank query if there is one."""
+    graph, heads, low = writer.graph, mixer.n_heads, None
+    width = heads * (mixer.nope_dim + mixer.rope_dim)
+    if mixer.q_rank is None:
+        query = writer.product("q_proj", width, normed)
+    else:
+        low = writer.norm(writer.product("q_a_proj", mixer.q_rank, normed), "q_a_layernorm", mixer.q_rank)
+        query = writer.product("q_b_proj", width, low)
+    absorbed = writer.product("k_b_proj", heads * mixer.kv_rank, query)
+    rotary = writer.made(heads * mixer.rope_dim, query, writer.positions)
+    return graph.tensor(writer.row(heads * (mixer.kv_rank + mixer.rope_dim)), absorbed, rotary), low
+
+
+def _latent_key(writer: Writer, mixer: Latent, normed: int) -> int:
+    both = writer.product("kv_a_proj_with_mqa", mixer.kv_rank + mixer.rope_dim, normed)
+    latent = writer.norm(both, "kv_a_layernorm", mixer.kv_rank, view=True)
+    rotary = writer.made(mixer.rope_dim, both, writer.positions)
+    return writer.made(mixer.kv_rank + mixer.rope_dim, latent, rotary)
+
+
+def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) -> int:
+    cache = mixer.cache
+    graph, heads, setting = writer.graph, mixer.n_heads, writer.setting
+    wide, narrow = heads * mixer.kv_rank, heads * mixer.value_dim
+    copies = writer.cached(cache, inputs.cells)
+    if copies:  # the values are a part of the keys, and copied once more
+        tail = row_bytes(setting.type_k, mixer.rope_dim)
+        copies += (graph.copied(graph.size(copies[0]) - tail),)
+    if setting.flash:
+        extra = _half_precision_copies(writer, cache, inputs)
+        mixed = graph.tensor(writer.row(wide) + extra, query, *copies, inputs.mask)
+    else:
+        turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])
+        scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
+        mixed = writer.made(wide, turned, graph.in_place(scores, inputs.mask))
+    mixed = writer.made(narrow, writer.product("v_b_proj", narrow, mixed))
+    return writer.product("o_proj", mixer.hidden, mixed)
+
+
+def _sparse(writer: Writer, mixer: SparseLatent, normed: int) -> int:
+    """
+    An indexer scores all cells, the best stay in a copy of the mask, attention runs over all.
+
+    Source: src/models/glm-dsa.cpp; src/llama-graph.cpp, build_attn for llm_graph_input_attn_k_dsa.
+    """
+    graph, inner, chooser = writer.graph, mixer.inner, mixer.chooser
+    if chooser is None:
+        raise unknown(mixer)
+    cells = writer.setting.stream_cells
+    top, width = min(mixer.top_k, cells), chooser.head_dim
+    turn = writer.input("indexer keys turned", width * width * 4)
+    index_key = writer.made(width, writer.product("indexer.wk", width, normed))
+    index_key = graph.in_place(index_key, *writer.weight("indexer.k_norm"))
+    index_key = graph.in_place(index_key, *writer.weight("indexer.k_norm.bias"))
+    index_key = writer.made(width, turn, writer.made(width, index_key, writer.positions))
+    writer.keys_stored(index_key, "indexer")
+    query, low = _latent_query(writer, inner, normed)
+    key = _latent_key(writer, inner, normed)
+    graph.expand(query, key)
+    writer.keys_stored(key, "all")
+    n_mask = cells * writer.tokens
+    size = n_mask * (2 if writer.setting.flash else 4)
+    index_mask, mask = writer.input("indexer mask", 2 * n_mask), writer.input("all mask", size)
+    zeros = graph.in_place(graph.leaf(writer.row(top)))
+    graph.expand(zeros)
+    heads = chooser.n_heads
+    index_query = writer.product("indexer.wq_b", heads * width, normed if low is None else low)
+    index_query = writer.made(heads * width, index_query, writer.positions)
+    index_query = writer.made(heads * width, turn, index_query)
+    weights = writer.made(heads, writer.product("indexer.weights_proj", heads, normed))
+    copies = writer.cached(chooser.cache, cells)
+    scores = graph.tensor(n_mask * 4, index_query, *copies, weights, index_mask)
+    best = writer.made(top, writer.made(top, scores))
+    graph.expand(best)
+    blank = graph.tensor(size, mask)
+    graph.expand(blank)
+    graph.use(zeros, best, blank)
+    chosen = graph.tensor(size, blank, mask, over=(mask,))
+    inputs = Inputs(chosen, None, None, cells, None, None)
+    return _latent_attended(writer, inner, inputs, query)
+
+
+def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
+    """Queries of its own against the cache of an earlier layer."""
+    inner = mixer.inner
+    inputs = writer.attention_inputs(replace(inner.cache, window=mixer.window))
+    query = _turned(
+        writer, _projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
+    )
+    writer.graph.expand(query)
+    return writer.product("o_proj", inner.hidden, _attended(writer, inner, inputs, query))

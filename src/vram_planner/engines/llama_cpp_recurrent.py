@@ -1,0 +1,211 @@
+"""
+llama.cpp's graph of layers that keep a state.
+
+Sources (b11434): src/models/mamba-base.cpp, src/models/delta-net-base.cpp, src/models/qwen3next.cpp,
+src/llama-graph.cpp (build_rs: a state is gathered for each slot, and written back).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2
+from vram_planner.engines.llama_cpp_writer import unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vram_planner.architecture.attention import Mixer
+    from vram_planner.architecture.cache import StateCache
+    from vram_planner.engines.llama_cpp_writer import Writer
+
+    Norm = Callable[[], int]
+
+
+def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
+    """
+    The block's result; `norm` writes the norm before it.
+
+    Raises UnsupportedArchitectureError for a kind that we do not know.
+    """
+    if isinstance(mixer, Mamba):
+        return _mamba(writer, mixer, norm)
+    if isinstance(mixer, Mamba2):
+        return _mamba2(writer, mixer, norm)
+    if isinstance(mixer, GatedDeltaNet):
+        return _delta(writer, mixer, norm)
+    raise unknown(mixer)
+
+
+def _gathered(writer: Writer, numbers: int) -> int:
+    """One state of each slot, read from the cache; a copy of what the host gathered if the cache is there."""
+    n_bytes = 4 * numbers * writer.setting.slots
+    if writer.cache_on_host:
+        writer.host_inputs["states"] = 4 * writer.setting.slots
+        writer.graph.elsewhere()
+        return writer.graph.copied(n_bytes)
+    gathered = writer.graph.tensor(n_bytes, _states(writer))
+    writer.graph.expand(gathered)
+    writer.graph.nothing(writer.input("no other states", 0))
+    return gathered
+
+
+def _states(writer: Writer) -> int:
+    """Numbers of the slots' states."""
+    return writer.input("states", 4 * writer.setting.slots)
+
+
+def _convolved(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
+    """Kept inputs and new ones in one tensor, the last of them written back, then the convolution."""
+    both = _joined(writer, state, kept, fed)
+    return writer.graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d"))
+
+
+def _joined(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
+    slots, width = writer.setting.slots, writer.tokens // writer.setting.slots + state.conv_tokens
+    both = writer.graph.tensor(4 * state.conv_channels * width * slots, kept, fed)
+    # What is written back is a view of the last inputs of every channel: its copy spans nearly all.
+    _written(writer, 4 * (state.conv_channels * slots - 1) * width + 4 * state.conv_tokens, both)
+    return both
+
+
+def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
+    if writer.cache_on_host:
+        writer.cached_on_host = max(writer.cached_on_host, n_bytes)
+        writer.graph.elsewhere(*sources)
+    else:
+        writer.graph.use(*sources)
+
+
+def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
+    """The scan: outputs of every token and, behind them, the new states, which are written back."""
+    state, graph = mixer.state, writer.graph
+    new_states = 4 * state.state_elements * writer.setting.slots
+    if "A_log" in writer.copies:
+        # A result of one dimension counts as one row: too few to be worked out on the GPU with tensors of the host.
+        writer.cached_on_host = max(
+            writer.cached_on_host, _scan_inputs(writer, mixer) + writer.row(mixer.inner) + new_states
+        )
+        graph.elsewhere(*sources)
+        return graph.copied(writer.row(mixer.inner))
+    old, rest = ((graph.copied(new_states),) if writer.cache_on_host else () for _ in range(2))
+    scanned = graph.tensor(
+        writer.row(mixer.inner) + new_states, *old, *sources, *writer.weight("A_log"), _states(writer)
+    )
+    graph.expand(scanned)
+    graph.nothing(*rest, writer.input("no other states", 0))
+    _written(writer, new_states, scanned)
+    return scanned
+
+
+def _scan_inputs(writer: Writer, mixer: Mamba | Mamba2) -> int:
+    """Bytes of x, step, B and C on the host; the copy of a view spans nearly all of what it views."""
+    before = 4 * (writer.tokens - 1)
+    if isinstance(mixer, Mamba2):
+        channels, each = mixer.state.conv_channels, mixer.groups * mixer.state_size
+        views = 3 * before * channels + 4 * (mixer.inner + 2 * each)
+        return views + writer.row(mixer.heads)
+    narrow = mixer.step_rank + 2 * mixer.state_size
+    return 2 * writer.row(mixer.inner) + 2 * (before * narrow + 4 * mixer.state_size)
+
+
+def _summed(writer: Writer, scanned: int, skipped: int) -> int:
+    """The scan's outputs are a view, unless they were copied from the host: then the sum is written over the copy."""
+    over = (scanned, skipped) if "A_log" in writer.copies else (skipped,)
+    return writer.graph.tensor(writer.graph.size(skipped), scanned, skipped, over=over)
+
+
+def _gate(writer: Writer, inner: int, both: int) -> int:
+    """
+    A copy of the gate's half.
+
+    At the end of a GPU's layers the next GPU makes it: its own layers' states come before it in the graph.
+    """
+    if not writer.hands_over:
+        return writer.made(inner, both)
+    writer.graph.use(both)
+    return writer.arrival(writer.row(inner))
+
+
+def taken_over(writer: Writer, mixer: Mamba | Mamba2) -> None:
+    """What the next GPU does for the last layer of the one before: a gate, out of a copy of the whole projection."""
+    whole = 2 * mixer.inner
+    if isinstance(mixer, Mamba2):
+        whole = mixer.inner + mixer.state.conv_channels + mixer.heads
+    view = 4 * ((writer.tokens - 1) * whole + mixer.inner)
+    writer.graph.use(writer.made(mixer.inner, writer.arrival(view)))
+
+
+def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
+    graph, inner, state = writer.graph, mixer.inner, mixer.state
+    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    both = writer.product("in_proj", 2 * inner, norm())
+    convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
+    convolved = graph.in_place(convolved)
+    rank = mixer.step_rank
+    selected = writer.product("x_proj", rank + 2 * mixer.state_size, convolved)
+    step = writer.made(rank, selected)
+    step = graph.in_place(
+        graph.tensor(writer.row(inner), *writer.weight("dt_proj"), step), *writer.weight("dt_proj.bias")
+    )
+    scanned = _scanned(writer, mixer, convolved, step, selected)
+    gate = _gate(writer, inner, both)
+    skipped = graph.tensor(writer.row(inner), convolved, *writer.weight("D"), over=(convolved,))
+    gated = writer.made(inner, gate, _summed(writer, scanned, skipped))
+    return writer.product("out_proj", mixer.hidden, gated)
+
+
+def _mamba2(writer: Writer, mixer: Mamba2, norm: Norm) -> int:
+    graph, inner, state = writer.graph, mixer.inner, mixer.state
+    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    both = writer.product("in_proj", inner + state.conv_channels + mixer.heads, norm())
+    convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
+    convolved = graph.in_place(convolved)
+    step = graph.in_place(writer.made(mixer.heads, both), *writer.weight("dt_bias"))
+    scanned = _scanned(writer, mixer, convolved, step)
+    gate = _gate(writer, inner, both)
+    skipped = writer.made(inner, convolved, *writer.weight("D"))
+    gated = writer.made(inner, gate, _summed(writer, scanned, skipped))
+    if mixer.gated_norm:
+        # Where the layer's own norm has that name too.
+        name = "mixer.norm" if "mixer.norm" in writer.copies else "norm"
+        gated = writer.norm(gated, name, inner, view=True)
+    return writer.product("out_proj", mixer.hidden, gated)
+
+
+def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
+    graph, state = writer.graph, mixer.state
+    keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
+    normed = norm()
+    graph.expand(normed)
+    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    fed = writer.product("in_proj_qkv", state.conv_channels, normed)
+    both = _joined(writer, state, kept, fed)
+    gathered = _gathered(writer, state.state_elements)
+    convolved = graph.in_place(graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d")))
+    fused = "in_proj_ba" in mixer.fused
+    query, key = (
+        _unit(writer, convolved, keys, mixer.value_heads * mixer.key_dim if fused else None) for _ in range(2)
+    )
+    if fused:
+        pair = writer.product("in_proj_ba", 2 * mixer.value_heads, normed)
+        decay, correction = (writer.made(mixer.value_heads, pair) for _ in range(2))
+        decay = graph.in_place(decay, *writer.weight("dt_bias"))
+        correction = graph.in_place(correction)
+    else:
+        decay = writer.made(mixer.value_heads, writer.product("in_proj_a", mixer.value_heads, normed))
+        correction = writer.made(mixer.value_heads, writer.product("in_proj_b", mixer.value_heads, normed))
+    decay = graph.in_place(graph.in_place(decay), *writer.weight("A_log"))
+    new_states = 4 * state.state_elements * writer.setting.slots
+    ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, gathered)
+    _written(writer, new_states, ruled)
+    scaled = writer.norm(ruled, "norm", values, view=True)
+    gate = writer.made(values, writer.product("in_proj_z", values, normed))
+    gated = graph.in_place(scaled, gate)
+    return writer.product(mixer.out_name, mixer.hidden, gated)
+
+
+def _unit(writer: Writer, convolved: int, keys: int, repeated: int | None) -> int:
+    """Queries or keys scaled to unit length, then repeated for each value head of a group."""
+    unit = writer.graph.in_place(writer.made(keys, convolved))
+    return unit if repeated is None or repeated == keys else writer.made(repeated, unit)

@@ -1,0 +1,173 @@
+"""The parts of a transformers plan, its launch line and its warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vram_planner.basis import Basis, Part
+from vram_planner.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from vram_planner.engines.base import Ask, Device, Workload
+    from vram_planner.engines.transformers_stack import Peak, Stack
+
+_TREE = "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers"
+CACHE_SOURCE = f"{_TREE}/cache_utils.py"
+PEAK_SOURCE = f"{_TREE}/models/llama/modeling_llama.py"
+WEIGHT_SOURCE = f"{_TREE}/modeling_utils.py"
+RUNTIME_SOURCE = "https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-management"
+
+# A CUDA context with torch's kernels loaded: 250 to 600 MiB have been seen on cards from A40 to RTX 5090.
+_CONTEXT = (450 * MIB, 250 * MIB, 600 * MIB)
+# torch keeps one cuBLAS workspace a handle: 32 MiB from compute capability 9.0 on, 8.125 MiB before.
+_WORKSPACE_NEW, _WORKSPACE_OLD, HOPPER = 32 * MIB, 8 * MIB + 128 * 1024, (9, 0)
+# Segments that are never quite full, and a cache whose tensors outgrow their old blocks: reserved over live (best, low, high).
+_FRAGMENTATION_PERCENT = (2, 0, 10)
+
+NOT_MODELLED = (
+    "quantised and offloaded caches",
+    "beams, assisted decoding and torch.compile (a static cache is compiled for by generate)",
+    "padding: requests of one batch are taken to be equally long (else count each as the longest)",
+    "work space of quantised kernels, and weights unpacked on the fly",
+    "layers offloaded to the CPU's memory: all weights are taken to be on the cards",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardPlan:
+    """
+    One card's answer: its cache and states, the peak beyond the weights, and which pass sets it.
+
+    `worst` and `least` bound that peak: other kernels may be chosen, or installed.
+    """
+
+    stack: Stack
+    kv_bytes: int
+    state_bytes: int
+    peak: Peak
+    worst: Peak
+    least: Peak
+
+    @property
+    def held_bytes(self) -> int:
+        """Cache and states at full length."""
+        return self.kv_bytes + self.state_bytes
+
+    @property
+    def activation_bytes(self) -> int:
+        """What the peak needs beyond cache and states."""
+        return max(0, self.peak.n_bytes - self.held_bytes)
+
+
+def weights_part(stack: Stack, ask: Ask, cards: int) -> Part:
+    """The weights of the fullest card."""
+    where = "" if cards == 1 else f" on the fullest of {cards} cards"
+    return Part(
+        name="weights",
+        n_bytes=stack.weights_bytes,
+        basis=Basis.FORMULA,
+        source=WEIGHT_SOURCE,
+        detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}, tied tensors once, and buffers{where}",
+    )
+
+
+def cache_parts(plan: CardPlan, work: Workload, *, static: bool) -> tuple[Part, ...]:
+    """The cache, and the recurrent states where there are any."""
+    kind = "StaticCache" if static else "DynamicCache"
+    kv = Part(
+        name="kv_cache",
+        n_bytes=plan.kv_bytes,
+        basis=Basis.FORMULA,
+        source=CACHE_SOURCE,
+        detail=f"{kind} of {work.concurrency} × {work.context:,} tokens; what rounding each tensor to 512 B adds "
+        "is counted under activations",
+    )
+    if not plan.state_bytes:
+        return (kv,)
+    state = Part(
+        name="recurrent_state",
+        n_bytes=plan.state_bytes,
+        basis=Basis.FORMULA,
+        source=CACHE_SOURCE,
+        detail=f"states of {work.concurrency} sequences, whatever their length: the inputs of each short convolution "
+        "over its whole kernel, and recurrent states, most in float32",
+    )
+    return (kv, state)
+
+
+def activations_part(plan: CardPlan, work: Workload, attn: str) -> Part:
+    """What the largest moment needs beyond weights, cache and states."""
+    n_bytes = plan.activation_bytes
+    return Part(
+        name="activations",
+        n_bytes=n_bytes,
+        basis=Basis.FORMULA,
+        source=PEAK_SOURCE,
+        detail=f"most at {plan.peak.moment}: {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; "
+        f"{plan.peak.n_bytes / GIB:.3f} GiB live beyond the weights, less the cache at full length",
+        low_bytes=min(n_bytes, max(0, plan.least.n_bytes - plan.held_bytes)),
+        high_bytes=max(n_bytes, plan.worst.n_bytes - plan.held_bytes),
+    )
+
+
+def runtime_part(device: Device | None, live: int) -> Part:
+    """
+    CUDA context, cuBLAS workspace, and segments of the caching allocator that are not full.
+
+    context + workspace + 2 % (0 to 10 %) of all that comes and goes. Assumed: no machine of ours has measured it.
+    """
+    new = device is None or device.compute_capability is None or device.compute_capability >= HOPPER
+    workspace = _WORKSPACE_NEW if new else _WORKSPACE_OLD
+    best, low, high = (
+        context + workspace + live * percent // 100
+        for context, percent in zip(_CONTEXT, _FRAGMENTATION_PERCENT, strict=True)
+    )
+    return Part(
+        name="runtime",
+        n_bytes=best,
+        basis=Basis.ASSUMED,
+        source=RUNTIME_SOURCE,
+        detail=f"CUDA context {_CONTEXT[0] // MIB} MiB, cuBLAS workspace {workspace / MIB:.1f} MiB, "
+        f"fragmentation {_FRAGMENTATION_PERCENT[0]} % of cache and activations",
+        low_bytes=low,
+        high_bytes=high,
+    )
+
+
+def launch_line(ask: Ask, attn: str, cards: int) -> str:
+    """The Python call that loads the model so."""
+    placed = "auto" if cards > 1 else "cuda"
+    dtype = ask.precision.name if ask.precision.name in {"bfloat16", "float16", "float32"} else "auto"
+    chosen = "" if not ask.architecture.caches else f', attn_implementation="{attn}"'
+    return (
+        f'AutoModelForCausalLM.from_pretrained("{{model}}", dtype="{dtype}", device_map="{placed}"{chosen})'
+    )
+
+
+def found_warnings(ask: Ask, attn: str) -> tuple[str, ...]:
+    """What the user should know of how transformers takes the request."""
+    found = []
+    if ask.layout.tp > 1:
+        found.append(
+            f'tp {ask.layout.tp} is read as a number of cards: device_map="auto" deals out whole layers, and the '
+            "cards work one after the other; this is no tensor parallelism"
+        )
+    if ask.layout.expert_parallel:
+        found.append("expert parallelism is ignored: the layers are dealt out whole")
+    if attn == "eager" and ask.options.attn is None and ask.architecture.caches:
+        found.append(f"transformers runs {ask.architecture.model_type} with eager attention")
+    if ask.options.gpu_memory_utilization is not None:
+        found.append("transformers knows no memory utilization: all of the card is its own")
+    for cache, count in ask.architecture.caches:
+        if cache.fixed_tokens is not None:
+            size = count * cache.elements_per_token() * cache.fixed_tokens * ask.precision.element_bytes
+            found.append(
+                f"prompts are taken to be text alone: an image adds {size / MIB:,.0f} MiB of cache to its request"
+            )
+    if ask.architecture.states:
+        found.append(
+            "recurrent layers are taken to run on torch's own code; with mamba-ssm, causal-conv1d or "
+            "flash-linear-attention installed they need less (the low end of the activations)"
+        )
+    return tuple(found)

@@ -1,0 +1,305 @@
+"""How fast a plan serves: time to first token, time per token and throughput, each with its band, and what binds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.architecture.precision import Place
+from vram_planner.planning import performance_constants as fitted
+from vram_planner.planning.performance_model import Card, Load, Times, times
+from vram_planner.planning.performance_work import work_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vram_planner.architecture.parallel import Layout
+    from vram_planner.engines.base import Ask, Capacity, Memory
+    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.planning.performance_work import Work
+
+# Class of kernels -> dtype that they multiply in, and the class that serves where a card cannot.
+_KERNELS = {
+    "16bit": ("bf16", "16bit"),
+    "fp8": ("fp8", "w8a16"),
+    "int8": ("int8", "w8a16"),
+    "w8a16": ("bf16", "w8a16"),
+    "w4a16": ("bf16", "w4a16"),
+    "fp4": ("fp4", "w4a16"),
+    "gguf": ("bf16", "gguf"),
+}
+_BY_FORMAT = {
+    "fp8": "fp8",
+    "int8": "int8",
+    "w8a8": "int8",
+    "awq": "w4a16",
+    "gptq": "w4a16",
+    "int4": "w4a16",
+    "w4a16": "w4a16",
+    "nf4": "w4a16",
+    "nvfp4": "fp4",
+    "mxfp4": "fp4",
+}
+_KV_BYTES = {"fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
+_LLAMA_CPP = "llama.cpp"
+_PIPELINED = frozenset({"vllm", "sglang", "tensorrt-llm"})
+_LARGE_GPU_BYTES = 70 << 30
+_NODE_GPUS = 8
+# The mean of the catalogue's measured products over nameplates, for cards of these generations without one.
+_REACHED = {"ampere": 0.84, "hopper": 0.79, "blackwell": 0.74, "volta": 0.68}
+_BRIDGE_BYTES_PER_S = 200_000_000_000
+_BRIDGED = 2
+# 400 Gb/s InfiniBand a GPU, one direction: the usual card between servers.
+_NETWORK_BYTES_PER_S = 50_000_000_000
+# Two channels of DDR5-5600, where the host's memory is slower than the link to it.
+_HOST_BYTES_PER_S = 80_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A figure with the ends between which it is expected."""
+
+    low: float
+    best: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performance:
+    """
+    What a user sees and the server gives at the asked concurrency, prompt and output.
+
+    `bound_by` is what takes most of a step: 'memory bandwidth', 'compute', 'scheduler' (fixed costs of host and
+    launches) or 'link'; or 'KV room' where requests wait for the cache, 'max_num_seqs' where they wait for a place.
+    """
+
+    ttft_s: Band
+    tpot_s: Band
+    output_tokens_per_s: Band
+    per_user_tokens_per_s: Band
+    bound_by: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the JSON of a plan."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """
+    What a plan does not say about the traffic; None leaves it to the plan.
+
+    `prefix_hit` is the share of each prompt that is found in the cache, `draft` and `acceptance` describe
+    speculative decoding, `rate` requests a second in place of a concurrency. `kernels` names the class of
+    kernels where the format's name does not tell (8-bit weights under 16-bit products: 'w8a16').
+    """
+
+    concurrency: float | None = None
+    rate: float | None = None
+    prompt: float | None = None
+    output: float | None = None
+    prefix_hit: float = 0.0
+    draft: int = 0
+    acceptance: float = 0.0
+    kernels: str | None = None
+    streamed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A planned model on a card, ready to be asked how fast it is."""
+
+    engine: str
+    ask: Ask
+    gpu: Gpu
+    memory: Memory
+    capacity: Capacity
+
+    def performance(self, assumed: Assumptions | None = None) -> Performance | None:
+        """Figures with bands; None where the card's bandwidth or peak is not known, or the model does not fit."""
+        found = self.times(assumed)
+        if found is None:
+            return None
+        kind = self.kind
+        return Performance(
+            ttft_s=_band(found.ttft_s, self.engine, "ttft", kind),
+            tpot_s=_band(found.tpot_s, self.engine, "tpot", kind),
+            output_tokens_per_s=_band(found.output_tokens_per_s, self.engine, "throughput", kind),
+            per_user_tokens_per_s=_band(found.per_user_tokens_per_s, self.engine, "throughput", kind),
+            bound_by=_bound_by(found, self._most(), self._room()),
+        )
+
+    @property
+    def kind(self) -> str:
+        """Which band holds: experts, several cards, or one card with a dense model."""
+        if any(
+            layer.feed_forward.active_share[0] != layer.feed_forward.active_share[1]
+            for layer, _ in self.ask.architecture.groups
+        ):
+            return "experts"
+        return "several" if self.ask.layout.gpus > 1 else "dense"
+
+    def times(self, assumed: Assumptions | None = None) -> Times | None:
+        """The best estimate, with what it is made of."""
+        assumed = assumed or Assumptions()
+        if self.capacity.max_concurrency < 1:
+            return None
+        kernels = assumed.kernels or kernel_class(self.ask.precision.name, self.engine)
+        made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
+        if made is None:
+            return None
+        card, kernels, link = made
+        document = fitted.load(self.engine)
+        span = fitted.era(document, self.ask.options.version)
+        found = fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
+        return times(self.work(), card, found, self.load(assumed))
+
+    def work(self) -> Work:
+        """What a step moves on one rank."""
+        ask = self.ask
+        kv_bytes = _KV_BYTES.get(
+            ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
+        )
+        work = work_of(ask.architecture, ask.precision, ask.layout, kv_bytes)
+        return replace(work, host_bytes=self._host_bytes(), dense_bytes=work.dense_bytes - self._host_bytes())
+
+    def _host_bytes(self) -> float:
+        """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
+        there = self.memory.settings.get("host_weights_bytes")
+        if not isinstance(there, int):
+            return 0.0
+        place = Place(self.ask.architecture, None)
+        table = sum(
+            self.ask.precision.weight_bytes(weight, place) for weight in self.ask.architecture.embedding
+        )
+        return float(max(0, there - table))
+
+    def load(self, assumed: Assumptions) -> Load:
+        """The traffic on one replica: requests are dealt out evenly over data parallel ones."""
+        workload, dp = self.ask.workload, self.ask.layout.dp
+        settings = self.memory.settings
+        output = assumed.output if assumed.output is not None else workload.context - workload.prompt_tokens
+        return Load(
+            prompt=assumed.prompt if assumed.prompt is not None else workload.prompt_tokens,
+            output=max(1.0, output),
+            concurrency=max(1.0, (assumed.concurrency or workload.concurrency) / dp),
+            rate=assumed.rate / dp if assumed.rate else None,
+            room=self._room(),
+            most=self._most(),
+            chunk=_chunk(settings, self.engine, self.gpu),
+            pipelined=self.engine in _PIPELINED,
+            in_flight=4 if self.engine == _LLAMA_CPP else 1,
+            prefix_hit=assumed.prefix_hit,
+            draft=assumed.draft,
+            acceptance=assumed.acceptance,
+            streamed=assumed.streamed,
+            static=self.engine == "transformers",
+        )
+
+    def _room(self) -> float:
+        """Requests of average length that the cache holds: a request in the middle of its output is shorter."""
+        kv, workload = self.memory.kv, self.ask.workload
+        left = (workload.context - workload.prompt_tokens) / 2
+        average = max(1.0, kv.bytes_per_request - kv.bytes_per_token * left)
+        room = self.capacity.max_concurrency / self.ask.layout.dp
+        return (
+            max(1.0, room * max(1.0, kv.bytes_per_request / average)) if self.engine in _PIPELINED else room
+        )
+
+    def _most(self) -> float:
+        """The engine's own bound on what runs at once."""
+        settings = self.memory.settings
+        asked = (
+            self.ask.options.max_num_seqs or settings.get("max_num_seqs") or settings.get("max_batch_size")
+        )
+        if isinstance(asked, int):
+            return float(asked)
+        return float(fitted.load(self.engine).get("most_sequences", 4096))
+
+
+def kernel_class(precision: str, engine: str) -> str:
+    """Which kernels multiply a format of weights."""
+    name = precision.lower()
+    if engine == _LLAMA_CPP:
+        return "16bit" if name in ("f16", "bf16", "float16", "bfloat16", "f32") else "gguf"
+    for start, found in _BY_FORMAT.items():
+        if name.startswith(start):
+            return found
+    return "16bit"
+
+
+def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, str, str] | None:
+    """The numbers of a card for a class of kernels, the class that really runs there, and the kind of link."""
+    flops_16 = gpu.tflops("bf16") or gpu.tflops("fp16")
+    dtype, instead = _KERNELS[kernels]
+    flops = gpu.tflops(dtype)
+    if engine == _LLAMA_CPP and flops_16:
+        # It accumulates in float16 and multiplies quantised blocks in int8: half of the int8 rate is its 16-bit peak.
+        flops = flops_16 = max(flops_16, gpu.tflops("fp16") or 0.0, (gpu.tflops("int8") or 0.0) / 2)
+    elif flops is None or dtype == "bf16":
+        flops, kernels = flops_16, instead
+    elif dtype == "fp8" and gpu.architecture == "Ada" and "GeForce" in gpu.name:
+        flops /= 2  # the datasheet's figure is with float16 accumulation, twice that with float32
+    if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
+        return None
+    link, speed = _link(gpu, layout.tp, layout.gpus)
+    reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
+    host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
+    if gpu.unified_memory:
+        host = gpu.bandwidth_bytes_per_s
+    card = Card(
+        bandwidth=float(gpu.bandwidth_bytes_per_s),
+        flops=flops * reached * 1e12,
+        flops_16=flops_16 * reached * 1e12,
+        link_bytes_per_s=speed,
+        host_bytes_per_s=host,
+    )
+    return card, kernels, link
+
+
+def _reached(gpu: Gpu) -> float:
+    """Share of the nameplate's peak that large products reach, where somebody measured it; else 1."""
+    for dtype, measured in gpu.measured_gemm_tflops:
+        nameplate = gpu.tflops(dtype)
+        if nameplate:
+            return min(1.0, measured / nameplate)
+    return _REACHED.get(fitted.generation(gpu), 1.0)
+
+
+def _link(gpu: Gpu, tp: int, gpus: int) -> tuple[str, float]:
+    """Between servers the network; within one NVLink and the like, but PCIe where bridges join two cards alone."""
+    if tp > _NODE_GPUS or (gpus > 1 and gpu.unified_memory):
+        return "network", _NETWORK_BYTES_PER_S
+    fast = gpu.link_bytes_per_s or 0
+    bridged = fast < _BRIDGE_BYTES_PER_S or " PCIe" in gpu.name
+    if fast and not (bridged and tp > _BRIDGED):
+        return "nvlink", fast / 2
+    return "pcie", (gpu.pcie_bytes_per_s or 0) / 2
+
+
+def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
+    for name in ("max_num_batched_tokens", "chunked_prefill_size", "max_num_tokens", "n_ubatch"):
+        value = settings.get(name)
+        if isinstance(value, int) and value > 0:
+            return float(value)
+    if engine == _LLAMA_CPP:
+        return 512.0
+    return 1e9 if engine == "transformers" else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
+
+
+def _band(best: float, engine: str, figure: str, kind: str) -> Band:
+    low, high = fitted.spread(engine, figure, kind)
+    return Band(best * low, best, best * high)
+
+
+def _bound_by(found: Times, most: float, room: float) -> str:
+    if found.waits:
+        return "max_num_seqs" if most < room else "KV room"
+    step = found.step
+    parts = {
+        "memory bandwidth": step.memory_s,
+        "compute": step.compute_s + max(0.0, found.tpot_s - step.total_s),
+        "scheduler": step.fixed_s,
+        "link": step.link_s,
+    }
+    return max(parts, key=lambda name: parts[name])

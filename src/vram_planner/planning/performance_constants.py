@@ -1,0 +1,98 @@
+"""Constants of the speed model as data: one file an engine, each with its sources and its fit error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.engines.versions import parse_version
+from vram_planner.errors import RequestError
+from vram_planner.planning.performance_model import Constants
+
+if TYPE_CHECKING:
+    from vram_planner.hardware_profiles import Gpu
+
+_FILES = Path(__file__).parent / "constants"
+_NAMES = frozenset(field.name for field in fields(Constants))
+# Generations of cards that behave alike, by the catalogue's architecture and compute capability.
+_BY_CAPABILITY = {"8.0": "ampere", "8.6": "ampere-8.6", "8.9": "ada", "9.0": "hopper", "12.0": "blackwell-12"}
+_BY_ARCHITECTURE = {
+    "Volta": "volta",
+    "Turing": "turing",
+    "Blackwell": "blackwell",
+    "CDNA3": "cdna",
+    "CDNA4": "cdna",
+    "RDNA3.5": "rdna-unified",
+}
+# Their GeForce cards multiply at half rate with float32 accumulation and come close to it; the others have the
+# full rate and not the power for it.
+_TWO_KINDS = frozenset({"ampere-8.6", "ada", "blackwell-12"})
+
+
+def generation(gpu: Gpu) -> str:
+    """The generation whose factors hold for a card."""
+    capability, architecture = gpu.compute_capability or "", gpu.architecture or ""
+    if capability in _BY_CAPABILITY:
+        name = _BY_CAPABILITY[capability]
+        return f"{name}-pro" if name in _TWO_KINDS and "GeForce" not in gpu.name else name
+    if capability == "12.1":
+        return "blackwell-unified"
+    if architecture in _BY_ARCHITECTURE:
+        return _BY_ARCHITECTURE[architecture]
+    if architecture.startswith("RDNA"):
+        return "rdna"
+    return "apple" if gpu.vendor.lower() == "apple" else "other"
+
+
+@lru_cache(maxsize=8)
+def load(engine: str) -> dict[str, Any]:
+    """The file of an engine: base values, and factors by era, generation, kernels and link."""
+    document: dict[str, Any] = json.loads((_FILES / f"{engine}.json").read_text(encoding="utf-8"))
+    return document
+
+
+def era(document: dict[str, Any], version: str | None) -> str:
+    """The span of versions that a version falls in; the newest where none is known."""
+    spans: list[dict[str, Any]] = document["eras"]
+    if version is None:
+        return str(spans[-1]["name"])
+    try:
+        wanted = parse_version(version.removesuffix("+v0"))
+    except RequestError:
+        return str(spans[-1]["name"])
+    for span in spans[:-1]:
+        if wanted < parse_version(span["below"]):
+            return str(span["name"])
+    return str(spans[-1]["name"])
+
+
+@lru_cache(maxsize=256)
+def constants(engine: str, span: str, cards: str, kernels: str, link: str) -> Constants:
+    """
+    Base value × factor of the era × of the generation × of the kernels × of the link, for each constant.
+
+    What a file has no factor for keeps the base value: a generation that was never measured is planned as
+    the average of those that were. `limits` keep a product of factors within what is physically possible.
+    """
+    document = load(engine)
+    values = dict(document["base"])
+    for table, key in (("era", span), ("generation", cards), ("kernels", kernels), ("link", link)):
+        for name, factor in document["factors"].get(table, {}).get(key, {}).items():
+            values[name] *= factor
+    for name, (least, most) in document.get("limits", {}).items():
+        values[name] = min(most, max(least, values[name]))
+    return Constants(**{name: value for name, value in values.items() if name in _NAMES})
+
+
+def spread(engine: str, figure: str, kind: str) -> tuple[float, float]:
+    """
+    Factors from the best value to the low and high end of the band of a figure.
+
+    They bound at least nine of ten measured rows of that kind in the fit.
+    """
+    table = load(engine)["bands"]
+    low, high = table.get(f"{figure}, {kind}") or table[figure]
+    return float(low), float(high)

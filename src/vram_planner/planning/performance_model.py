@@ -1,0 +1,308 @@
+"""Times of a served model from its work, a card and an engine's constants: pure arithmetic, seconds and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from vram_planner.planning.performance_work import Work
+
+_OVERLAP = 4  # how sharply the larger of memory and compute hides the other in a prefill
+_ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """
+    What was fitted to measurements, for one engine and version, generation of cards and class of kernels.
+
+    Shares are of the card's nameplate: `bandwidth_share` of its bandwidth, `compute_share` of the peak of the
+    dtype that the kernel multiplies in, `decode_share` of that where few tokens stand in a step, `cache_share`
+    of the bandwidth where the cache is read, `attention_share` of the 16-bit peak in attention, `expert_share`
+    of what experts reach beside dense matrices, `expert_compute` of the operations likewise, `link_share` of the link. Seconds: `layer_s` a layer and step,
+    `expert_layer_s` more for a layer of experts, `step_s` a step, `sequence_s` a sequence and step, `stream_s`
+    the same for sending its token to a client, `hop_s` an all-reduce, `first_s` a request until its first
+    token beside the prefill, `first_steps` steps of the others that pass until then. `queue` weighs the wait
+    behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
+    cache's room is in use on average when requests queue for it.
+    """
+
+    bandwidth_share: float = 0.8
+    cache_share: float = 0.8
+    compute_share: float = 0.6
+    decode_share: float = 0.6
+    attention_share: float = 0.3
+    expert_share: float = 0.8
+    expert_compute: float = 0.7
+    link_share: float = 0.5
+    layer_s: float = 50e-6
+    expert_layer_s: float = 20e-6
+    step_s: float = 1e-3
+    sequence_s: float = 10e-6
+    stream_s: float = 20e-6
+    hop_s: float = 10e-6
+    first_s: float = 10e-3
+    first_steps: float = 1.0
+    queue: float = 0.7
+    mixing: float = 1.0
+    room_share: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """
+    What counts of a card here, per second: bytes of its memory, operations of the kernels' dtype and in 16 bits.
+
+    `link_bytes_per_s` is what a rank can send to the others, one direction; `host_bytes_per_s` what reaches
+    it from the host's memory.
+    """
+
+    bandwidth: float
+    flops: float
+    flops_16: float
+    link_bytes_per_s: float = 0.0
+    host_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """
+    Requests of `prompt` + `output` tokens: so many at once, or (`rate`) so many a second.
+
+    `room` is how many of them the cache holds at once, `most` the engine's own bound. `chunk` is the most
+    prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `in_flight` how
+    many chunks of one prompt may. `prefix_hit` is the share of a prompt that lies in the cache already.
+    Speculation: `draft` tokens guessed a step, each accepted with `acceptance`, at `draft_cost` of a step.
+    `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together.
+    """
+
+    prompt: float
+    output: float
+    concurrency: float
+    room: float
+    most: float
+    chunk: float = 2048
+    rate: float | None = None
+    pipelined: bool = True
+    in_flight: int = 1
+    prefix_hit: float = 0.0
+    draft: int = 0
+    acceptance: float = 0.0
+    draft_cost: float = 0.1
+    streamed: bool = True
+    static: bool = False
+
+
+class Step(NamedTuple):
+    """One forward pass by what it waits for, in seconds."""
+
+    memory_s: float
+    compute_s: float
+    fixed_s: float
+    link_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All of it: memory and compute add."""
+        return sum(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """
+    What a request sees, and what the server gives.
+
+    `prefill_s` is the bare forward over the prompt, `ttft_s` what a request waits for its first token,
+    `batch` how many decode at once, `waits` whether requests queue for room or for a place in the batch.
+    """
+
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    per_user_tokens_per_s: float
+    prefill_s: float
+    batch: float
+    waits: bool
+    step: Step
+
+
+def tokens_per_step(draft: int, acceptance: float) -> float:
+    """
+    Tokens that one step of speculative decoding yields: (1 − a^(k+1)) / (1 − a).
+
+    k  tokens guessed    a  chance that a guess is accepted, each like the other
+    Source: Leviathan et al., https://arxiv.org/abs/2211.17192, equation 1.
+    """
+    if acceptance >= 1:
+        return draft + 1.0
+    return float((1 - acceptance ** (draft + 1)) / (1 - acceptance))
+
+
+def decode_step(
+    work: Work, card: Card, fitted: Constants, *, batch: float, context: float, draft: int = 0
+) -> Step:
+    """
+    One step that adds a token (or checks `draft` more) to each of `batch` sequences.
+
+    memory   (W(n) / e + B · KV(L) / e_kv) / BW + H / link_host
+    compute  n · 2N / (peak · mfu_d) + n · A(L) / (peak_16 · mfu_a)
+    fixed    c_step + c · layers + c_seq · B
+    link     all-reduces · (hop + 2 (tp − 1)/tp · n · h · b / link)
+
+    B  sequences, n = B · (draft + 1) tokens    W(n)  weights read, of experts those touched
+    KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights that lie on the host
+    """
+    tokens = batch * (draft + 1)
+    memory = _weights_s(work, card, fitted, tokens)
+    memory += batch * work.cache_bytes(context) / (card.bandwidth * fitted.cache_share)
+    peak = card.flops * fitted.compute_share * fitted.decode_share
+    compute = tokens * (_flops(work, fitted) + work.head_flops) / peak
+    compute += tokens * work.score_flops(context) / (card.flops_16 * fitted.attention_share)
+    fixed = _fixed_s(work, fitted) + batch * fitted.sequence_s
+    return Step(memory, compute, fixed, _link_s(work, card, fitted, tokens))
+
+
+def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end: float) -> Step:
+    """
+    One step over the tokens `start` to `end` of a prompt.
+
+    As `decode_step`, with compute n · 2N / (peak · mfu) + Σ A(i) / (peak_16 · mfu_a), n = end − start. Large
+    products read their weights behind the arithmetic, so of memory only what sticks out of it counts:
+    (memory⁴ + compute⁴)^¼ − compute.
+    """
+    tokens = end - start
+    memory = _weights_s(work, card, fitted, tokens)
+    memory += work.cache_bytes(start) / (card.bandwidth * fitted.cache_share)
+    compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
+    compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
+    beyond = (memory**_OVERLAP + compute**_OVERLAP) ** (1 / _OVERLAP) - compute
+    return Step(beyond, compute, _fixed_s(work, fitted), _link_s(work, card, fitted, tokens))
+
+
+def _flops(work: Work, fitted: Constants) -> float:
+    return work.matrix_flops + work.expert_flops * (1 / fitted.expert_compute - 1)
+
+
+def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
+    spread = card.bandwidth * fitted.bandwidth_share
+    experts = sum(group.touched(tokens) for group in work.experts)
+    from_host = work.host_bytes / card.host_bytes_per_s if work.host_bytes else 0.0
+    return (work.dense_bytes + experts / fitted.expert_share) / spread + from_host
+
+
+def _fixed_s(work: Work, fitted: Constants) -> float:
+    return fitted.step_s + work.layers * fitted.layer_s + work.expert_layers * fitted.expert_layer_s
+
+
+def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
+    if work.tp == 1 or not card.link_bytes_per_s:
+        return 0.0
+    sent = 2 * (work.tp - 1) / work.tp * tokens * work.activation_bytes
+    return work.all_reduces * (fitted.hop_s + sent / (card.link_bytes_per_s * fitted.link_share))
+
+
+def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:
+    """
+    The forward passes over what is new of a prompt, chunk by chunk.
+
+    Over p stages with m chunks in flight, a chain of chunks takes (m + p − 1)/(m · p) of its time in sequence.
+    """
+    start = load.prompt * load.prefix_hit
+    chunks = max(1, ceil((load.prompt - start) / load.chunk))
+    width = (load.prompt - start) / chunks
+    # The cost is close to a parabola over the chunks: first, middle and last tell the mean (Simpson).
+    picks = [(0.0, 1.0)] if chunks == 1 else [(0.0, 1 / 6), ((chunks - 1) / 2, 4 / 6), (chunks - 1.0, 1 / 6)]
+    overlap = min(load.in_flight, chunks)
+    scale = chunks * (overlap + work.pp - 1) / (overlap * work.pp)
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for at, share in picks:
+        step = prefill_step(work, card, fitted, start=start + at * width, end=start + (at + 1) * width)
+        for index, part in enumerate(step):
+            sums[index] += part * share * scale
+    return Step(*sums)
+
+
+def times(work: Work, card: Card, fitted: Constants, load: Load) -> Times:
+    """The answer for a load: at a concurrency, or at the one that an arrival rate settles at."""
+    if load.rate is None:
+        return _at(work, card, fitted, load, load.concurrency)
+    low, high = 1.0, max(2.0, min(load.room, load.most))
+    for _ in range(_ROUNDS):
+        middle = (low + high) / 2
+        found = _at(work, card, fitted, load, middle)
+        # Little's law: what is in flight is the rate times the stay.
+        if load.rate * (found.ttft_s + load.output * found.tpot_s) > middle:
+            low = middle
+        else:
+            high = middle
+    return _at(work, card, fitted, load, (low + high) / 2)
+
+
+def waiting_s(service_s: float, away_s: float, requests: float, weight: float) -> float:
+    """
+    How long a request waits for its prefill behind those of the others.
+
+    A closed queue: each of N requests asks for S seconds of prefill, then is away for Z seconds. By Schweitzer's
+    approximation of mean value analysis the stay is R = S (1 + f Q (N − 1)/N) with Q = N R / (R + Z), hence
+    R² + R (Z − S − f S (N − 1)) − S Z = 0; the wait is R − S. `weight` f is 1 for exponential service, less
+    for service of even length.
+    """
+    half = (away_s - service_s - weight * service_s * (requests - 1)) / 2
+    return max(0.0, sqrt(half * half + service_s * away_s) - half - service_s)
+
+
+def _at(work: Work, card: Card, fitted: Constants, load: Load, concurrency: float) -> Times:
+    """
+    Steady state with `concurrency` requests kept in flight.
+
+    B = min(concurrency, room, most). While a request decodes its O tokens each of the others is prefilled
+    once; what it did not wait for before its own first token it waits for between its tokens:
+    TTFT = first + prefill + wait, TPOT = step(B) + ((B − 1) · S − wait) / O, S what a prefill costs the others.
+    What does not fit waits: by Little's law a request stays concurrency / rate.
+    """
+    room = max(1.0, load.room * (fitted.room_share if concurrency > load.room else 1.0))
+    batch = max(1.0, min(concurrency, room, load.most))
+    output = max(1.0, load.output)
+    alone = prefill(work, card, fitted, load)
+    stages = work.pp if load.pipelined else 1
+    step = _decode(work, card, fitted, load, batch / stages)
+    decoding = (
+        step.total_s * (1 + load.draft_cost * load.draft) / tokens_per_step(load.draft, load.acceptance)
+    )
+    # Prompts that start in the same step share one reading of the weights.
+    together = max(1.0, min(load.chunk / load.prompt, batch / output))
+    behind = (
+        fitted.mixing
+        * (alone.compute_s + alone.link_s + (alone.memory_s + alone.fixed_s) / together)
+        / stages
+    )
+    wait = batch - 1 and waiting_s(behind, output * decoding, batch, fitted.queue)
+    if load.static:
+        wait, ahead = (batch - 1) * behind, 0.0
+    else:
+        ahead = max(0.0, (batch - 1) * behind - wait)
+    tpot = decoding + ahead / output
+    ttft = fitted.first_s + alone.total_s + wait + fitted.first_steps * decoding * (batch > 1)
+    rate = batch / (ttft + (output - 1) * tpot)
+    waits = concurrency > batch
+    if waits:
+        ttft += (concurrency - batch) / rate
+    return Times(
+        ttft_s=ttft,
+        tpot_s=tpot,
+        output_tokens_per_s=rate * output,
+        per_user_tokens_per_s=output / (ttft + (output - 1) * tpot),
+        prefill_s=alone.total_s,
+        batch=batch,
+        waits=waits,
+        step=step,
+    )
+
+
+def _decode(work: Work, card: Card, fitted: Constants, load: Load, batch: float) -> Step:
+    step = decode_step(
+        work, card, fitted, batch=max(1.0, batch), context=load.prompt + load.output / 2, draft=load.draft
+    )
+    return step._replace(fixed_s=step.fixed_s + batch * fitted.stream_s) if load.streamed else step

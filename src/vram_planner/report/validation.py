@@ -1,0 +1,136 @@
+"""What a shadow or a live run found, as text. Results come as the plain values that `validate` made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from vram_planner.units import format_gib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def shadow_text(found: Any) -> str:
+    """The plan beside the engine's own code, the moment that sets the size, and what is not in it."""
+    request, peak = found.request, found.peak
+    head = (
+        f"{found.model} · {found.engine} {found.versions['transformers']}, torch {found.versions['torch']}, no GPU · "
+        f"{request['concurrency']} × {request['ctx']:,} tokens, {request['prompt_tokens']:,} of them prompt · "
+        f"{request['dtype']}, {request['attn']}"
+    )
+    categories = sorted(peak.by_category.items(), key=lambda item: -item[1])
+    shares = tabulate(
+        [[name, f"{size:,}", format_gib(size)] for name, size in categories],
+        headers=[f"alive at the peak ({peak.name})", "bytes", "GiB"],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "right", "right"),
+    )
+    return "\n\n".join(
+        (head, rows_text(found), f"{shares}\nat {peak.op}", _not_covered(found.not_covered), _verdict(found))
+    )
+
+
+def live_text(found: Any) -> str:
+    """Stages, plan against measurement, the ramp, and what to run."""
+    request = found.request
+    head = (
+        f"{found.model} · transformers {found.versions['transformers']}, torch {found.versions['torch']} on {found.device} · "
+        f"{request['concurrency']} × {request['context']:,} tokens, {request['prompt']:,} of them prompt · "
+        f"{request['dtype']}, {request['attn']}"
+    )
+    blocks = [head, _stages(found.stages), rows_text(found)]
+    if found.ramp is not None:
+        blocks.append(_ramp(found.ramp))
+    if found.recommendation is not None:
+        one = found.recommendation
+        blocks.append(
+            f"recommended: {one.concurrency} at once (bound by {one.bound_by}): {one.why}\n{one.flags}"
+        )
+    if found.left_behind_bytes:
+        blocks.append(f"left on the device: {found.left_behind_bytes:,} B more than before")
+    return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))
+
+
+def rows_text(found: Any) -> str:
+    """Part by part: planned, measured, error."""
+    return tabulate(
+        [
+            [
+                row.name,
+                f"{row.planned_bytes:,}",
+                f"{row.measured_bytes:,}",
+                f"{row.error:+.2%}",
+                ("held" if row.holds(found.tolerance) else "NOT HELD") if row.judged else "shown",
+                row.how,
+            ]
+            for row in found.rows
+        ],
+        headers=["part", "planned B", "measured B", "error", "", "measured how"],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "right", "right", "right", "left", "left"),
+    )
+
+
+def _stages(stages: Iterable[Any]) -> str:
+    names = (
+        "allocated_bytes",
+        "allocated_peak_bytes",
+        "reserved_peak_bytes",
+        "process_bytes",
+        "process_peak_bytes",
+        "device_bytes",
+    )
+    rows = [[stage.name, *(_mib(getattr(stage, name)) for name in names)] for stage in stages]
+    return tabulate(
+        rows,
+        headers=["MiB at", "torch", "its peak", "reserved", "process", "its peak", "device"],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", *("right",) * len(names)),
+    )
+
+
+def _ramp(ramp: Any) -> str:
+    rows = [
+        [
+            step.batch,
+            step.ended.value if step.ended.value == "ran" else f"{step.ended.value} {step.note}".strip(),
+            _mib(step.peak_bytes),
+            _seconds(step.ttft_s),
+            _seconds(step.tpot_s),
+            "" if step.tokens_per_s is None else f"{step.tokens_per_s:,.1f}",
+        ]
+        for step in ramp.steps
+    ]
+    table = tabulate(
+        rows,
+        headers=["at once", "", "peak MiB", "TTFT s", "TPOT s", "tokens/s"],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("right", "left", "right", "right", "right", "right"),
+    )
+    usable = f"{_mib(ramp.limits.usable_bytes)} MiB usable of {_mib(ramp.limits.limit_bytes)}"
+    return f"{table}\n{usable}; stopped: {ramp.stopped}"
+
+
+def _mib(n_bytes: int | None) -> str:
+    return "" if n_bytes is None else f"{n_bytes / (1 << 20):,.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _not_covered(lines: Iterable[str]) -> str:
+    return "not covered:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _verdict(found: Any) -> str:
+    if found.held:
+        return f"the plan held within {found.tolerance:.0%}"
+    missed = ", ".join(f"{row.name} {row.error:+.1%}" for row in found.rows if not row.holds(found.tolerance))
+    return f"the plan did not hold within {found.tolerance:.0%}: {missed}"

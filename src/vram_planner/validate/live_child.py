@@ -1,0 +1,208 @@
+"""The measuring process: started by `live_run`, asked in JSON lines, and free to die."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from typing import IO, TYPE_CHECKING, Any
+
+from vram_planner.errors import PlannerError
+from vram_planner.validate.measure import limit_address_space, meter_for
+from vram_planner.validate.packages import torch_and_transformers
+from vram_planner.validate.passes import Generation, build_model, bytes_held, make_config, module_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FILL_CHUNK = 512
+_TIMED_TOKENS = 4
+_NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Servant:
+    """Holds the model between requests. Every answer has "ok", or "error" with its kind."""
+
+    def __init__(self) -> None:
+        self._torch: Any = None
+        self._transformers: Any = None
+        self._model: Any = None
+        self._device = "cpu"
+        self._meter: Any = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request; only what is not memory and not the weights' fault is let out as a traceback's last line."""
+        action: Callable[..., dict[str, Any]] = getattr(self, f"_do_{request.pop('do')}")
+        try:
+            return {"ok": True, **action(**request)}
+        except PlannerError as error:
+            return {"error": "refused", "message": str(error), "hint": error.hint}
+        except (MemoryError, RuntimeError) as error:
+            if not _is_no_room(error):
+                raise
+            message = str(error).splitlines()[0][:300] if str(error) else "MemoryError"
+        # The traceback held the tensors of the failed pass; it is gone by now.
+        self._clean_up()
+        return {"error": "no room", "message": message}
+
+    def _do_open(self, *, device: str, config: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        self._torch, self._transformers = torch_and_transformers()
+        torch, self._device = self._torch, device
+        if device == "cuda" and not torch.cuda.is_available():
+            return {
+                "ok": False,
+                "error": "refused",
+                "message": f"torch {torch.__version__} sees no CUDA device",
+                "hint": "install a CUDA build of torch that this driver supports, or use --device cpu",
+            }
+        torch.manual_seed(seed)
+        torch.set_grad_enabled(False)
+        self._load_code(config)
+        self._meter = meter_for(torch, device)
+        self._meter.open()
+        return {
+            **self._reading(),
+            "torch": torch.__version__,
+            "transformers": self._transformers.__version__,
+            "limit_bytes": self._meter.limit_bytes(),
+        }
+
+    def _load_code(self, config: dict[str, Any]) -> None:
+        """What loading a model imports, so that its bytes do not count as the weights'."""
+        values = make_config(self._transformers, config)
+        import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING.get(
+            type(values), None
+        )
+        for name in ("accelerate", "safetensors.torch"):
+            import_module(name)
+
+    def _do_load(
+        self, *, config: dict[str, Any], dtype: str, attn: str, weights: str | None
+    ) -> dict[str, Any]:
+        torch = self._torch
+        kind = getattr(torch, dtype)
+        started = time.monotonic()
+        with self._meter.session() as found, self._meter.phase("load"):
+            if weights is None:
+                values = make_config(self._transformers, config)
+                with torch.device(self._device):
+                    self._model = build_model(self._transformers, values, dtype=kind, attn=attn)
+            else:
+                self._model = self._from_files(weights, kind, attn)
+            self._touch()
+            gc.collect()
+            self._meter.settle()
+        return {
+            **found["load"].to_dict(),
+            "seconds": time.monotonic() - started,
+            "module_bytes": module_bytes(self._model),
+        }
+
+    def _from_files(self, weights: str, dtype: Any, attn: str) -> Any:
+        """The model with its stored weights; whatever the reader of the files raises is the files' fault."""
+        try:
+            model = self._transformers.AutoModelForCausalLM.from_pretrained(
+                weights,
+                dtype=dtype,
+                attn_implementation=attn,
+                local_files_only=True,
+                device_map=self._device,
+            )
+        except Exception as error:
+            if _is_no_room(error):
+                raise
+            raise PlannerError(
+                f"the weights of {weights} cannot be loaded: {type(error).__name__}: {str(error)[:200]}",
+                hint="get the files again, or use --random-weights",
+            ) from error
+        return model.eval()
+
+    def _touch(self) -> None:
+        """Read every weight once: a file that is only mapped is not in memory yet."""
+        for parameter in self._model.parameters():
+            parameter.sum()
+
+    def _do_limit(self, *, more_bytes: int) -> dict[str, Any]:
+        limit_address_space(more_bytes)
+        return {}
+
+    def _do_stages(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:
+        """The peak of prefill, the cache at the full context, the peak of the last decode step."""
+        walk = Generation(self._torch, self._model, batch=batch, device=self._device)
+        left = context - prompt
+        with self._meter.session(module_bytes(self._model)) as found:
+            with self._meter.phase("prefill"):
+                walk.forward(prompt)
+            if left > 1:
+                walk.fill(left - 2, _FILL_CHUNK)
+                walk.forward(1)
+            gc.collect()
+            if left > 0:
+                with self._meter.phase("decode"):
+                    walk.sample(walk.forward(1))
+            gc.collect()
+            with self._meter.phase("kv"):
+                cache_bytes = bytes_held(self._torch, walk.cache)
+        walk.drop()
+        self._clean_up()
+        told = {name: reading.to_dict() for name, reading in found.items()}
+        return {"decode": told["prefill"], **told, "kv": {**told["kv"], "cache_bytes": cache_bytes}}
+
+    def _do_step(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:
+        """One batch of the ramp: its memory at the worst moment, and its two latencies."""
+        walk = Generation(self._torch, self._model, batch=batch, device=self._device)
+        self._meter.mark_peak()
+        started = time.perf_counter()
+        walk.sample(walk.forward(prompt))
+        self._meter.synchronize()
+        ttft_s = time.perf_counter() - started
+        count = min(_TIMED_TOKENS, context - prompt)
+        walk.fill(context - prompt - count, _FILL_CHUNK)
+        started = time.perf_counter()
+        for _ in range(count):
+            walk.sample(walk.forward(1))
+        self._meter.synchronize()
+        tpot_s = (time.perf_counter() - started) / count if count else None
+        found = self._reading()
+        walk.drop()
+        self._clean_up()
+        return {**found, "ttft_s": ttft_s, "tpot_s": tpot_s}
+
+    def _reading(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._meter.read().to_dict()
+        return found
+
+    def _clean_up(self) -> None:
+        gc.collect()
+        with suppress(RuntimeError):
+            self._meter.settle()
+
+
+def _is_no_room(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_ROOM)
+
+
+def _private_stdout() -> IO[bytes]:
+    """The pipe to the parent, out of reach of what libraries print."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return pipe
+
+
+def main() -> None:
+    """Answer requests until the parent closes its end."""
+    pipe = _private_stdout()
+    servant = Servant()
+    for line in sys.stdin.buffer:
+        reply = servant.answer(json.loads(line))
+        pipe.write(json.dumps(reply).encode() + b"\n")
+        pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

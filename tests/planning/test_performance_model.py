@@ -1,0 +1,145 @@
+"""Relations that hold for any constants, and steps computed by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vram_planner.planning.performance_model import (
+    Card,
+    Constants,
+    Load,
+    decode_step,
+    times,
+    tokens_per_step,
+    waiting_s,
+)
+from vram_planner.planning.performance_work import Experts, Kept, Work
+
+CARD = Card(bandwidth=2e12, flops=300e12, flops_16=300e12, link_bytes_per_s=300e9, host_bytes_per_s=50e9)
+LOAD = Load(prompt=1024, output=256, concurrency=16, room=64, most=256)
+WORK = Work(
+    layers=32,
+    expert_layers=0,
+    dense_bytes=15e9,
+    experts=(),
+    matrix_flops=15e9,
+    expert_flops=0.0,
+    head_flops=1e9,
+    kept=(Kept(131_072, None, None),),
+    state_bytes=0.0,
+    mixers=(),
+    activation_bytes=8192,
+)
+EVEN = Constants(
+    bandwidth_share=0.75,
+    cache_share=0.5,
+    compute_share=0.5,
+    decode_share=0.5,
+    layer_s=50e-6,
+    step_s=1e-3,
+    sequence_s=0.0,
+)
+
+
+def test_a_step_by_hand() -> None:
+    """15 GB at 1.5 TB/s + 4 · 1000 · 131,072 B at 1 TB/s; 4 · 16 GFLOP at 75 TFLOP/s; 1 ms + 32 · 50 µs."""
+    step = decode_step(WORK, CARD, EVEN, batch=4, context=1000)
+
+    assert step.memory_s == pytest.approx(0.010 + 0.000524288)
+    assert step.compute_s == pytest.approx(64e9 / 75e12)
+    assert step.fixed_s == pytest.approx(0.0026)
+    assert step.link_s == 0
+    assert step.total_s == pytest.approx(sum(step))
+
+
+def test_all_reduces_by_hand() -> None:
+    """On 2 ranks 64 collectives of 2 · ½ · 8192 B each: 10 µs and 8192 B at 150 GB/s."""
+    step = decode_step(replace(WORK, tp=2), CARD, EVEN, batch=1, context=1)
+
+    assert step.link_s == pytest.approx(64 * (10e-6 + 8192 / 150e9))
+
+
+def test_experts_touched() -> None:
+    """Of 8 experts one token uses 2; two tokens 1 − (6/8)² = 7/16 of them."""
+    experts = Experts(800.0, 2, 8)
+
+    assert experts.touched(1) == pytest.approx(200)
+    assert experts.touched(2) == pytest.approx(350)
+    assert experts.touched(1000) == pytest.approx(800)
+
+
+def test_speculation_by_hand() -> None:
+    assert tokens_per_step(0, 0.7) == pytest.approx(1)
+    assert tokens_per_step(3, 0.5) == pytest.approx(1 + 0.5 + 0.25 + 0.125)
+    assert tokens_per_step(3, 1.0) == 4
+
+
+def test_nobody_waits_alone() -> None:
+    assert waiting_s(0.5, 3.0, 1, 0.7) == pytest.approx(0)
+    assert waiting_s(0.5, 0.0, 8, 1.0) == pytest.approx(3.5)
+
+
+def test_weights_on_the_host_bind() -> None:
+    here = times(WORK, CARD, EVEN, replace(LOAD, concurrency=1))
+    there = times(replace(WORK, dense_bytes=5e9, host_bytes=10e9), CARD, EVEN, replace(LOAD, concurrency=1))
+
+    assert there.tpot_s > here.tpot_s + 0.15
+
+
+def test_a_found_prefix_saves_prefill() -> None:
+    assert (
+        times(WORK, CARD, EVEN, replace(LOAD, prefix_hit=0.9)).ttft_s < times(WORK, CARD, EVEN, LOAD).ttft_s
+    )
+
+
+def test_accepted_guesses_speed_up_decoding_of_one() -> None:
+    alone = replace(LOAD, concurrency=1)
+    guessed = replace(alone, draft=3, acceptance=0.8)
+
+    assert times(WORK, CARD, EVEN, guessed).tpot_s < times(WORK, CARD, EVEN, alone).tpot_s
+    assert (
+        times(WORK, CARD, EVEN, replace(guessed, acceptance=0.0)).tpot_s
+        > times(WORK, CARD, EVEN, alone).tpot_s
+    )
+
+
+@given(st.floats(1.0, 8.0), st.integers(1, 300), st.integers(1, 4096), st.integers(1, 2048))
+def test_more_bandwidth_is_never_slower(factor: float, concurrency: int, prompt: int, output: int) -> None:
+    load = replace(LOAD, concurrency=concurrency, prompt=prompt, output=output)
+    slow = times(WORK, CARD, EVEN, load)
+    fast = times(WORK, replace(CARD, bandwidth=CARD.bandwidth * factor), EVEN, load)
+
+    assert fast.output_tokens_per_s >= slow.output_tokens_per_s * (1 - 1e-9)
+    assert fast.prefill_s <= slow.prefill_s * (1 + 1e-9)
+
+
+@given(st.integers(1, 63), st.integers(1, 8192), st.integers(1, 2048))
+def test_more_concurrency_never_lowers_the_total_while_there_is_room(
+    concurrency: int, prompt: int, output: int
+) -> None:
+    load = replace(LOAD, prompt=prompt, output=output)
+    fewer = times(WORK, CARD, EVEN, replace(load, concurrency=concurrency))
+    more = times(WORK, CARD, EVEN, replace(load, concurrency=concurrency + 1))
+
+    assert more.output_tokens_per_s >= fewer.output_tokens_per_s * (1 - 1e-9)
+    assert more.per_user_tokens_per_s <= fewer.per_user_tokens_per_s * (1 + 1e-9)
+
+
+def test_past_the_room_requests_wait_and_the_total_stands() -> None:
+    full = times(WORK, CARD, EVEN, replace(LOAD, concurrency=100))
+    fuller = times(WORK, CARD, EVEN, replace(LOAD, concurrency=200))
+
+    assert full.waits
+    assert fuller.tpot_s == pytest.approx(full.tpot_s)
+    assert fuller.output_tokens_per_s == pytest.approx(full.output_tokens_per_s)
+    assert fuller.ttft_s > full.ttft_s
+
+
+def test_littles_law_at_an_arrival_rate() -> None:
+    found = times(WORK, CARD, EVEN, replace(LOAD, rate=1.0))
+
+    assert found.batch == pytest.approx(found.ttft_s + LOAD.output * found.tpot_s, rel=1e-3)

@@ -1,0 +1,120 @@
+"""Records of measured speed as requests, and the scoreboard that the documents claim."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import pytest
+
+from vram_planner.errors import RecordError
+from vram_planner.validate.evidence import RECORDS, Replayed, read_records, replay_all, scores
+from vram_planner.validate.replay_serving import case_of, family, replay
+
+ROW: dict[str, Any] = {
+    "id": "one",
+    "kind": "serving",
+    "source": "https://github.com/someone/somewhere/blob/main/results.md",
+    "engine": "vLLM",
+    "engine_version": "0.20.1",
+    "model": "Meta-Llama-3-8B-Instruct",
+    "quant": "BF16",
+    "gpu": "NVIDIA A100 SXM4 80GB",
+    "isl": 280,
+    "osl": 310,
+    "concurrency": 1,
+    "ttft_ms": 27.78,
+    "tpot_ms": 10.77,
+    "quality": "A",
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Any]:
+    return list(replay_all(read_records([RECORDS / "serving.jsonl"])))
+
+
+def test_a_row_is_replayed() -> None:
+    told = replay(ROW)
+
+    assert told["fitted"] is False
+    assert family(ROW) == "someone/somewhere"
+    assert told["pairs"]["TPOT ms, one card, dense"][1] == pytest.approx(10.77)
+    assert told["pairs"]["TPOT ms, one card, dense"][0] == pytest.approx(10.77, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"quality": "C"}, "quality"),
+        ({"engine": "MLX"}, "not planned for"),
+        ({"spec_decode": "EAGLE"}, "speculative"),
+        ({"isl": None}, "prompt"),
+        ({"ttft_ms": None, "tpot_ms": None}, "measures nothing"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RecordError, match=reason):
+        replay({**ROW, **change})
+
+
+def test_offline_rows_stream_to_nobody() -> None:
+    case = case_of(
+        {**ROW, "concurrency": None, "request_rate": "inf", "output_tok_s": 4000, "note": "offline"}
+    )
+
+    assert case.saturated
+    assert not case.assumed.streamed
+
+
+def test_random_lengths_average_less_than_their_name() -> None:
+    case = case_of({**ROW, "isl": 1000, "osl": 1000, "note": "mean 0.9"})
+
+    assert case.assumed.prompt == 900
+
+
+def test_the_package_carries_a_score_of_rows(found: list[Any]) -> None:
+    replayed = [row for row in found if isinstance(row, Replayed)]
+
+    assert len(replayed) > 1900
+    assert (RECORDS / "serving.jsonl").stat().st_size < 600_000
+
+
+@pytest.mark.parametrize(
+    ("words", "median", "p90"),
+    [
+        (("TPOT ms, one card, dense",), 0.12, 0.35),
+        (("prefill ms, one card, dense", "TTFT ms, one card, dense"), 0.15, 0.50),
+        (("TPOT ms, experts", "TPOT ms, several cards"), 0.25, 1.0),
+        (("TTFT ms, experts", "TTFT ms, several cards"), 0.25, 1.0),
+        (
+            (
+                "saturated tokens/s, one card, dense",
+                "saturated tokens/s, several cards",
+                "saturated tokens/s, experts",
+            ),
+            0.20,
+            0.5,
+        ),
+    ],
+)
+def test_the_scoreboard(found: list[Any], words: tuple[str, ...], median: float, p90: float) -> None:
+    errors = [
+        abs(math.expm1(math.log(ours / theirs)))
+        for row in found
+        if isinstance(row, Replayed)
+        for component, (ours, theirs) in row.pairs.items()
+        if component in words
+    ]
+
+    assert statistics.median(errors) <= median
+    assert sorted(errors)[int(0.9 * len(errors))] <= p90
+
+
+def test_the_bands_hold_four_of_five(found: list[Any]) -> None:
+    replayed = [row for row in found if isinstance(row, Replayed)]
+    inside = [covered for row in replayed for covered in row.covered.values()]
+
+    assert sum(inside) / len(inside) >= 0.8
+    assert all(score.covered is not None for score in scores(replayed, "engine"))
