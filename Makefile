@@ -1,7 +1,7 @@
 # `make` does all that CI does.
 PYTHON := .venv/bin/python
 
-.PHONY: all test lint types docs golden bench
+.PHONY: gpu-check all test lint types docs golden bench
 all: test lint types docs
 
 .venv/bin/ruff:
@@ -28,3 +28,8 @@ bench: .venv/bin/ruff
 	$(PYTHON) benchmarks/cold_start.py
 	$(PYTHON) benchmarks/warm_plan.py
 	$(PYTHON) benchmarks/evidence.py
+
+# Needs a GPU and the extra [validate]; DEVICE=cpu takes one small model through the same code.
+DEVICE := cuda
+gpu-check: .venv/bin/ruff
+	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)

@@ -67,7 +67,7 @@ def test_experts_go_to_the_host_before_layers_do(oracle_architecture: Find) -> N
 
 @pytest.mark.parametrize(
     ("model", "file_type", "words"),
-    [("Llama-3.1-70B", "q4_k_m", "--ngl 43 fits"), ("Qwen3-30B-A3B", "q8_0", "--n-cpu-moe 16 fits")],
+    [("Llama-3.1-70B", "q4_k_m", "--ngl 43 fits"), ("Qwen3-30B-A3B", "q8_0", "--n-cpu-moe 15 fits")],
 )
 def test_a_plan_that_does_not_fit_says_what_would(
     model: str, file_type: str, words: str, oracle_architecture: Find

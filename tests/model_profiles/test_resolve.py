@@ -139,7 +139,7 @@ def test_weights_that_are_not_there_are_said_so(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
 
-    with pytest.raises(UnknownModelError, match="there is no file|has no model") as error:
+    with pytest.raises(UnknownModelError, match=r"there is no file|has no model") as error:
         resolve(text)
 
     assert error.value.hint

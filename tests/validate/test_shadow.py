@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,8 +16,8 @@ from vram_planner.validate.recommend import evidence_of_shadow, recommend
 from vram_planner.validate.shadow_run import Moment, Shadowed, compare, shadow
 from vram_planner.validate.storages import Ledger
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import FAMILIES
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEEDS_TORCH = "torch and transformers are not installed (the extra [validate])"
 
@@ -107,11 +105,13 @@ def test_a_shadow_recommends() -> None:
     assert evidence_of_shadow(found, 1 << 30).at_once == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_plan_holds_against_transformers_own_code(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["dense", "experts", "sliding"])
+def test_the_plan_holds_against_transformers_own_code(
+    family: str, families: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     pytest.importorskip("torch", reason=NEEDS_TORCH)
     pytest.importorskip("transformers", reason=NEEDS_TORCH)
-    (tmp_path / "config.json").write_text(json.dumps({**FAMILIES[family], "torch_dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(json.dumps({**families[family], "torch_dtype": "bfloat16"}))
     found = shadow(str(tmp_path), ctx=512, concurrency=2)
     errors = {row.name: row.error for row in found.rows}
 
@@ -132,7 +132,7 @@ def test_a_7b_takes_neither_its_memory_nor_long() -> None:
     found = shadow("7b", ctx=8192)
 
     assert found.held
-    assert found.peak.peak_bytes > 15 << 30
+    assert found.peak.peak_bytes > 16 * 10**9
     assert found.seconds < 60  # 11 s on two busy cores
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20
 
@@ -141,7 +141,7 @@ def test_a_model_that_cannot_run_without_data_is_told(monkeypatch: pytest.Monkey
     pytest.importorskip("torch", reason=NEEDS_TORCH)
     pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
-    def build(*_: Any, **__: Any) -> SimpleNamespace:
+    def build(*_: Any, **__: Any) -> None:
         raise RuntimeError("aten._local_scalar_dense")
 
     monkeypatch.setattr("vram_planner.validate.shadow_run.build_model", build)

@@ -68,7 +68,12 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
     embedded = 4 * architecture.hidden * setting.tokens
     copies = COPIES if setting.pipelined(len(architecture.layers)) else 1
     states = round_up(inputs.pop("states", 0), _HOST_ALIGNMENT)
-    return copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT)) + states + embedded + max(embedded, cached)
+    return (
+        copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT))
+        + states
+        + embedded
+        + max(embedded, cached)
+    )
 
 
 def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> Stage:

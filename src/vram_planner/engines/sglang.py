@@ -152,7 +152,7 @@ def _weights_part(ask: Ask, rank: Rank) -> Part:
         name="weights",
         n_bytes=rank.weights_bytes,
         basis=getattr(ask.precision, "basis", Basis.FORMULA),
-        source=WEIGHT_SOURCE,
+        source=getattr(ask.precision, "source", WEIGHT_SOURCE),
         detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}: the fullest of "
         f"tp {layout.tp} × pp {layout.pp}, vocabulary padded to 64 rows",
     )

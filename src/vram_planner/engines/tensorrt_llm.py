@@ -119,7 +119,7 @@ class TensorRtLlm:
                 name="weights",
                 n_bytes=weights,
                 basis=getattr(ask.precision, "basis", Basis.FORMULA),
-                source="tensor shapes of the model's configuration",
+                source=getattr(ask.precision, "source", "tensor shapes of the model's configuration"),
                 detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
                 f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",
             ),

@@ -66,8 +66,8 @@ def weights_part(stack: Stack, ask: Ask, cards: int) -> Part:
     return Part(
         name="weights",
         n_bytes=stack.weights_bytes,
-        basis=Basis.FORMULA,
-        source=WEIGHT_SOURCE,
+        basis=getattr(ask.precision, "basis", Basis.FORMULA),
+        source=getattr(ask.precision, "source", WEIGHT_SOURCE),
         detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}, tied tensors once, and buffers{where}",
     )
 

@@ -69,7 +69,7 @@ def weights_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
         name="weights",
         n_bytes=stage.weights_bytes + padded,
         basis=getattr(ask.precision, "basis", Basis.FORMULA),
-        source="tensor shapes of the model's configuration",
+        source=getattr(ask.precision, "source", "tensor shapes of the model's configuration"),
         detail=f"{ask.architecture.parameters:,} parameters × {ask.precision.element_bytes} B{share}"
         if ask.precision.name in DTYPES
         else f"{ask.architecture.parameters:,} parameters in {ask.precision.name}{share}",

@@ -107,7 +107,11 @@ def _indexed(hub: Hub, config: dict[str, Any], index: CheckpointIndex, name: str
     source = f"{hub.repo}/{name}"
     found = model_of_header(config, index_header(index, source))
     same = index.total_bytes == found.architecture.weights_bytes()
-    if same or len(index.files) > _FEW_FILES or not all(file.endswith(".safetensors") for file in index.files):
+    if (
+        same
+        or len(index.files) > _FEW_FILES
+        or not all(file.endswith(".safetensors") for file in index.files)
+    ):
         return found
     return model_of_header(config, read_remote_files(hub, index, source))
 

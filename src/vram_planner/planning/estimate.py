@@ -178,7 +178,8 @@ def _precision(
     dtype = DTYPE_ALIASES.get(request.dtype, request.dtype)
     if dtype != "auto" and dtype not in DTYPES:
         raise PrecisionError(f"no dtype is called {request.dtype[:40]!r}", hint=f"auto, {', '.join(DTYPES)}")
-    base = stored.base.name if hasattr(stored, "with_base") else "bfloat16"
+    own = getattr(stored, "base", None)  # a GGUF file has no dtype that could be exchanged
+    base = own.name if own is not None else "bfloat16"
     if dtype != "auto":
         base = dtype
     notes: tuple[str, ...] = ()
@@ -190,8 +191,9 @@ def _precision(
     if request.quant is not None:
         named = _named_precision(request.quant, base)
         return named, (*notes, *_format_notes(chosen, named, stored))
-    if hasattr(stored, "with_base") and stored.base.name != base:
-        return stored.with_base(DTYPES[base]), notes
+    if own is not None and own.name != base:
+        rebased: Precision = stored.with_base(DTYPES[base])  # type: ignore[attr-defined]  # what has a base has it
+        return rebased, notes
     return stored, (*notes, *_format_notes(chosen, stored, stored))
 
 

@@ -87,7 +87,7 @@ class _Run:
     def __init__(
         self, options: LiveOptions, place: Place, load: dict[str, Any], work: dict[str, Any], tell: Tell
     ) -> None:
-        self._options, self._place, self._load, self._work, self._tell = options, place, load, work, tell
+        self.options, self.place, self._load, self._work, self._tell = options, place, load, work, tell
         self._child: Child | None = None
         self.opened: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
@@ -97,24 +97,24 @@ class _Run:
         """Context, then weights; raises where there is nothing to measure."""
         self.stop()
         self._tell("starting a process for it")
-        self._child = Child(_CHILD, environment=self._place.environment())
-        self._place.follow(self._child.pid)
-        self.opened = self._must("open", device=self._options.device, config=self._load["config"])
-        context = Stage.of("context", self.opened, self._place.read())
+        self._child = Child(_CHILD, environment=self.place.environment())
+        self.place.follow(self._child.pid)
+        self.opened = self._must("open", device=self.options.device, config=self._load["config"])
+        context = Stage.of("context", self.opened, self.place.read())
         held = context.process_bytes if context.process_bytes is not None else context.grown_bytes
         self._context_bytes = max(0, (held or 0) - (context.reserved_bytes or 0))
         self._tell("loading the weights")
         self.loaded = self._must("load", **self._load)
-        weights = Stage.of("weights", self.loaded, self._place.read())
-        if self._options.memory_limit_bytes is not None and self._options.device == "cpu":
-            self._must("limit", more_bytes=self._options.memory_limit_bytes)
+        weights = Stage.of("weights", self.loaded, self.place.read())
+        if self.options.memory_limit_bytes is not None and self.options.device == "cpu":
+            self._must("limit", more_bytes=self.options.memory_limit_bytes)
         return context, weights
 
     def stages(self, batch: int) -> tuple[Stage, ...]:
         """Prefill, the full cache, decode; ChildError where this batch does not run."""
         self._tell(f"measuring a batch of {batch}")
         found = self._must("stages", batch=batch, **self._work)
-        return stages_of(found, self._place.read())
+        return stages_of(found, self.place.read())
 
     def step(self, batch: int) -> Step:
         """One batch of the ramp; the child is started again where it died."""
@@ -144,13 +144,11 @@ class _Run:
 
     def limit_bytes(self) -> int:
         """What the process may hold in all."""
-        found = int(self.opened["limit_bytes"]) + (
-            self.context_bytes if self._options.device == "cuda" else 0
-        )
-        asked = self._options.memory_limit_bytes
+        found = int(self.opened["limit_bytes"]) + (self.context_bytes if self.options.device == "cuda" else 0)
+        asked = self.options.memory_limit_bytes
         if asked is None:
             return found
-        base = (self.loaded.get("process_bytes") or 0) if self._options.device == "cpu" else 0
+        base = (self.loaded.get("process_bytes") or 0) if self.options.device == "cpu" else 0
         return min(found, asked + base)
 
     @property
@@ -160,7 +158,7 @@ class _Run:
 
     def _peak_bytes(self, answer: dict[str, Any]) -> int | None:
         """On a GPU: context and the most that was reserved; on the CPU: the largest resident set."""
-        if self._options.device == "cpu":
+        if self.options.device == "cpu":
             return answer.get("process_peak_bytes")
         return self.context_bytes + int(answer["reserved_peak_bytes"])
 
@@ -185,7 +183,7 @@ class _Run:
     def _ask(self, action: str, **words: Any) -> Reply:
         if self._child is None:
             raise RuntimeError("asked before it was started")
-        return self._child.ask({"do": action, **words}, limit_s=self._options.step_limit_s)
+        return self._child.ask({"do": action, **words}, limit_s=self.options.step_limit_s)
 
 
 def live(
@@ -226,31 +224,37 @@ def live(
         "attn": plan.request["attn"],
         "weights": None if asked.random_weights else _files(model, profile),
     }
+    request = {**work, "concurrency": batch, "attn": load["attn"], "dtype": name}
+    return _measure(_Run(asked, place, load, work, tell), plan, request, versions)
+
+
+def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dict[str, str]) -> Lived:
+    """The child's whole life, and what it comes to."""
+    asked, place = run.options, run.place
     with ExitStack() as stack:
         stack.enter_context(device_lock(place.lock_name))
-        run = _Run(asked, place, load, work, tell)
         stack.callback(run.stop)
         first = run.start()
-        stages = (*first, *run.stages(batch))
-        loaded, opened = run.loaded, run.opened
+        stages = (*first, *run.stages(request["concurrency"]))
+        module_bytes, torch_version = int(run.loaded["module_bytes"]), run.opened["torch"]
         ramp = None if asked.concurrency is not None else _ramp(run, asked)
-    left = place.left_behind()
-    module_bytes, on_gpu = int(loaded["module_bytes"]), asked.device == "cuda"
-    sizes = Sizes.of(stages, module_bytes, on_gpu=on_gpu)
-    calibration = _calibrate(place, plan, sizes, versions["transformers"])
-    evidence = None if ramp is None else evidence_of_ramp(ramp, engine="transformers", ctx=work["context"])
+    on_gpu = asked.device == "cuda"
+    calibration = _calibrate(
+        place, plan, Sizes.of(stages, module_bytes, on_gpu=on_gpu), versions["transformers"]
+    )
+    evidence = None if ramp is None else evidence_of_ramp(ramp, engine="transformers", ctx=request["context"])
     return Lived(
         model=plan.model.name,
         device=place.name,
         facts=place.facts,
-        versions={**versions, "torch": opened["torch"]},
-        request={**work, "concurrency": batch, "attn": load["attn"], "dtype": name},
+        versions={**versions, "torch": torch_version},
+        request=request,
         stages=stages,
         rows=compare(plan, stages, module_bytes, on_gpu=on_gpu),
         ramp=ramp,
         recommendation=None if evidence is None else recommend(evidence),
         tolerance=asked.tolerance,
-        left_behind_bytes=left,
+        left_behind_bytes=place.left_behind(),
         calibration=calibration,
         warnings=_saved(calibration, save=asked.save),
     )

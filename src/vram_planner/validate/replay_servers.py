@@ -46,7 +46,9 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     plan = estimate(request, _card(row, request))
     word = str(row.get("quantization") or "")
     if word and plan.model.precision.name in DTYPES:
-        raise RecordError(f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint")
+        raise RecordError(
+            f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
+        )
     fitted = False
     if engine == "vllm":
         profile, _ = profile_for("vllm", request.engine_version)
