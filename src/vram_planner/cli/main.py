@@ -10,7 +10,6 @@ import click
 
 from vram_planner._version import __version__
 from vram_planner.cli import options as opt
-from vram_planner.cli.validate import validate
 from vram_planner.errors import PlannerError
 
 _DOES_NOT_FIT = 3
@@ -25,6 +24,18 @@ class _PlanByDefault(click.Group):
         if args and args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"):
             args = ["plan", *args]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands of this file, and `validate`, which is loaded when it is asked for."""
+        return [*super().list_commands(ctx), "validate"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load `validate` on demand: the plain command does without its imports."""
+        if cmd_name == "validate":
+            from vram_planner.cli.validate import validate
+
+            return validate
+        return super().get_command(ctx, cmd_name)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of `plan` too: they are those of the plain command."""
@@ -106,9 +117,6 @@ def gpus(pattern: str | None, output: str) -> int:
 
     show_gpus(pattern, output)
     return 0
-
-
-cli.add_command(validate)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vram_planner.hardware_profiles.driver import driver_present
     from vram_planner.hardware_profiles.find import (
         GpuChoice,
         choices_on,
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     )
     from vram_planner.hardware_profiles.gpu import Gpu, Price
     from vram_planner.hardware_profiles.machine import DetectedGpu, GpuProcess, Machine, MigSlice
-    from vram_planner.hardware_profiles.nvml import detect, driver_present
+    from vram_planner.hardware_profiles.nvml import detect
     from vram_planner.hardware_profiles.rows import all_gpus
     from vram_planner.hardware_profiles.schema import gpus_from_file
 
@@ -30,7 +31,7 @@ _HOME = {
     "all_gpus": "rows",
     "choices_on": "find",
     "detect": "nvml",
-    "driver_present": "nvml",
+    "driver_present": "driver",
     "find_gpu": "find",
     "find_gpus": "find",
     "gpu_by_nvml_name": "find",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import NoGpuError
@@ -22,18 +21,6 @@ if TYPE_CHECKING:
 
 _INSTEAD = "name the card instead: --gpu 'RTX 4090', or --gpu custom:24GiB"
 _LIBRARY = "libnvidia-ml.so.1"
-# Where an NVIDIA driver shows itself: Linux, WSL, Jetson, Windows.
-_SIGNS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu")
-
-
-def driver_present() -> bool:
-    """Whether it is worth asking NVML: a few file look-ups, no import. WSL says yes with any maker's card."""
-    if any(Path(sign).exists() for sign in _SIGNS):
-        return True
-    if os.name == "nt":
-        return Path(os.environ.get("WINDIR", "C:/Windows"), "System32", "nvml.dll").exists()
-    folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    return any(Path(folder, _LIBRARY).exists() for folder in folders if folder)
 
 
 def detect(nvml: Any | None = None) -> Machine:

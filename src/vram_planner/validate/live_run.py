@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import DTYPES
-from vram_planner.errors import RequestError
+from vram_planner.errors import PlannerError, RequestError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
@@ -119,8 +119,11 @@ class _Run:
     def step(self, batch: int) -> Step:
         """One batch of the ramp; the child is started again where it died."""
         self._tell(f"{batch} at once")
-        if self._child is None or not self._child.alive:
-            self.start()
+        try:
+            if self._child is None or not self._child.alive:
+                self.start()
+        except PlannerError as error:
+            return Step(batch=batch, ended=Ended.DIED, note=f"it did not start again: {error}")
         reply = self._ask("step", batch=batch, **self._work)
         if not reply.answered:
             ended = Ended.HUNG if reply.ended == "hung" else Ended.DIED
