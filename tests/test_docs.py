@@ -42,4 +42,6 @@ def test_links_within_the_project_lead_somewhere(path: Path) -> None:
 def test_every_command_is_named_in_a_how_to() -> None:
     told = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "how-to").glob("*.md"))
 
-    assert [name for name in [*cli.commands, "validate"] if name != "plan" and f"vram-plan {name}" not in told] == []
+    assert [
+        name for name in [*cli.commands, "validate"] if name != "plan" and f"vram-plan {name}" not in told
+    ] == []

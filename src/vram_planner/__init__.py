@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vram_planner._version import __version__
 
 if TYPE_CHECKING:
+    from vram_planner import validate
     from vram_planner.api import load_architecture, plan
     from vram_planner.architecture.model import Architecture
     from vram_planner.basis import Basis, Part
@@ -42,11 +43,14 @@ __all__ = [
     "__version__",
     "load_architecture",
     "plan",
+    "validate",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for: importing the package costs next to nothing."""
+    if name == "validate":
+        return import_module(f"{__name__}.validate")
     if name not in _HOME:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -28,25 +28,30 @@ def warn(text: str) -> None:
 
 def show_plan(request: PlanRequest, plan: MemoryPlan, output: str, *, explain: bool) -> None:
     """Print a plan in the asked form, and its warnings beside it."""
-    from vram_planner.report import data, text
-
     for line in plan.warnings:
         warn(line)
-    if output == "json":
-        emit(data.as_json(plan.to_dict()))
-    elif output == "csv":
-        emit(data.plan_csv(plan))
-    elif output == "markdown":
-        emit(data.plan_markdown(plan))
-    elif explain:
-        emit(text.explain(plan))
-    else:
-        ways: tuple[Any, ...] = ()
-        if plan.fits is False:
-            from vram_planner.planning.ways_out import ways_out
+    if output != "table":
+        emit(_as_data(plan, output))
+        return
+    from vram_planner.report import text
 
-            ways = ways_out(request, plan)
-        emit(_coloured(text.plan_table(plan, ways)))
+    if explain:
+        emit(text.explain(plan))
+        return
+    ways: tuple[Any, ...] = ()
+    if plan.fits is False:
+        from vram_planner.planning.ways_out import ways_out
+
+        ways = ways_out(request, plan)
+    emit(_coloured(text.plan_table(plan, ways)))
+
+
+def _as_data(plan: MemoryPlan, output: str) -> str:
+    from vram_planner.report import data
+
+    if output == "json":
+        return data.as_json(plan.to_dict())
+    return data.plan_csv(plan) if output == "csv" else data.plan_markdown(plan)
 
 
 def _coloured(table: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -35,6 +34,8 @@ def engine(name: str) -> Engine:
     """The engine of that name; UnknownEngineError with the nearest ones."""
     key = _ALIASES.get(name.lower(), name.lower())
     if key not in ENGINES:
+        from difflib import get_close_matches  # noqa: PLC0415  only for mistakes
+
         near = get_close_matches(key, ENGINES, n=1) or list(ENGINES)
         raise UnknownEngineError(
             f"no engine is called {name[:40]!r}", hint=f"did you mean {near[0]}? known: {', '.join(ENGINES)}"

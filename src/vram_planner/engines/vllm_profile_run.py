@@ -28,7 +28,7 @@ _HOPPER = 9
 _COMMON_MULTIPROCESSORS = 132
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Run:
     """The size of the profile run, and the rank that it runs on."""
 
@@ -45,7 +45,7 @@ class Run:
     v0: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Peak:
     """The peak above the weights in bytes, which stage sets it, and its formula with numbers."""
 

@@ -21,7 +21,7 @@ _SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 _V0_CHUNK, _V0_LONGEST = 2048, 32_768
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Setting:
     """What a version of vLLM does with an ask: its profile and the options after defaults."""
 
@@ -87,7 +87,7 @@ def stage_groups(ask: Ask, setting: Setting) -> vllm_cache.Groups:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stage:
     """The fullest pipeline stage: its weights and what the asked workload needs on it."""
 

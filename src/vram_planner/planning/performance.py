@@ -55,7 +55,7 @@ _NETWORK_BYTES_PER_S = 50_000_000_000
 _HOST_BYTES_PER_S = 80_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Band:
     """A figure with the ends between which it is expected."""
 
@@ -64,7 +64,7 @@ class Band:
     high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Performance:
     """
     What a user sees and the server gives at the asked concurrency, prompt and output.
@@ -84,7 +84,7 @@ class Performance:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Assumptions:
     """
     What a plan does not say about the traffic; None leaves it to the plan.
@@ -105,7 +105,7 @@ class Assumptions:
     streamed: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Served:
     """A planned model on a card, ready to be asked how fast it is."""
 

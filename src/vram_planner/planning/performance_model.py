@@ -13,7 +13,7 @@ _OVERLAP = 4  # how sharply the larger of memory and compute hides the other in 
 _ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Constants:
     """
     What was fitted to measurements, for one engine and version, generation of cards and class of kernels.
@@ -50,7 +50,7 @@ class Constants:
     room_share: float = 0.9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Card:
     """
     What counts of a card here, per second: bytes of its memory, operations of the kernels' dtype and in 16 bits.
@@ -66,7 +66,7 @@ class Card:
     host_bytes_per_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Load:
     """
     Requests of `prompt` + `output` tokens: so many at once, or (`rate`) so many a second.
@@ -109,7 +109,7 @@ class Step(NamedTuple):
         return sum(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Times:
     """
     What a request sees, and what the server gives.

@@ -54,7 +54,7 @@ class Kept(NamedTuple):
         return self.n_bytes * (context if self.window is None else min(context, self.window))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Work:
     """
     One step on one tensor parallel rank, all pipeline stages together; `expert_flops` are part of `matrix_flops`.

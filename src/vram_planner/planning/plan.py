@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ModelFacts:
     """What was understood by the model's name."""
 
@@ -52,7 +52,7 @@ class ModelFacts:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GpuFacts:
     """The named card: `count` of them, `total_bytes` each as the engine sees it."""
 
@@ -64,7 +64,7 @@ class GpuFacts:
     total_detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Candidate:
     """A card and a count that hold the asked workload, and how fast (None where its speed is not known)."""
 
@@ -83,7 +83,7 @@ class Candidate:
     ttft_s: Band | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MemoryPlan:
     """
     How much memory a model takes on the fullest GPU, and what a named card then allows.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from vram_planner.errors import RequestError
@@ -124,6 +123,8 @@ class PlanRequest:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
+                from difflib import get_close_matches  # noqa: PLC0415  only for mistakes
+
                 near = get_close_matches(name, known, n=1)
                 raise RequestError(
                     f"no option is called {name!r}",
