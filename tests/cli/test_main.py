@@ -176,6 +176,7 @@ def test_wrong_input_says_error_and_hint_and_nothing_on_stdout(command: Command,
 
 
 def test_no_gpu_is_status_4(command: Command) -> None:
+    # With a driver `auto` finds cards: tests/hardware_profiles/test_nvml.py has that side, over the stub.
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has an NVIDIA driver")
     told = command(*PLAN, "--gpu", "auto")
@@ -188,6 +189,7 @@ def test_help_tells_every_option(command: Command) -> None:
     told = command("--help")
 
     assert told.status == 0
+    assert "\n  vram-plan --model 7b --ctx 8192 --concurrency 16\n" in told.out
     for word in (
         "--model",
         "--ctx",

@@ -231,6 +231,7 @@ def test_no_usable_gpu_is_an_error_with_a_cure(stub: Path, scene: str, message: 
     assert "name the card instead: --gpu" in answer["hint"]
 
 
+# A real driver would answer here; every other test of this file brings its own library.
 @pytest.mark.skipif(driver_present(), reason="this machine has a real NVIDIA driver")
 def test_without_the_library_there_is_no_driver() -> None:
     answer = _ask(None, None)

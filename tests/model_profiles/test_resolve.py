@@ -145,6 +145,7 @@ def test_weights_that_are_not_there_are_said_so(
     assert error.value.hint
 
 
+# File modes do not bind root, and Windows has none: there is nothing unreadable to make.
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read every file")
 def test_an_unreadable_file_is_refused(directory: Path) -> None:
     (directory / "config.json").chmod(0)

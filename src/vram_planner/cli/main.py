@@ -53,7 +53,7 @@ class _PlanByDefault(click.Group):
 )
 @click.version_option(__version__, prog_name="vram-plan")
 def cli() -> None:
-    r"""
+    """
     Say how much GPU memory a language model needs to be served, how many requests then run at once, on what.
 
     \b
@@ -61,7 +61,7 @@ def cli() -> None:
     vram-plan --model 32b --ctx 16384 --concurrency 8 --gpu "2x RTX 4090"
 
     Exit status: 0 answered, 3 it does not fit, 2 the input is wrong, 4 it cannot be measured here.
-    """
+    """  # noqa: D301  \b is the very character by which click keeps these lines apart
 
 
 @cli.command()

@@ -88,7 +88,7 @@ class _Cursor:
             return
         offset, left = self.offset, self._source.size - self.offset
         if length > left:
-            self.refuse(f"cut off: {length:,} bytes are missing of {max(0, left):,}")
+            self.refuse(f"cut off: {length:,} bytes should follow, {max(0, left):,} do")
         self._buffer = self._source.read_at(offset, min(left, max(length, self._source.block)))
         self._base, self._pos = offset, 0
 

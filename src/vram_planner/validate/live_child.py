@@ -112,7 +112,7 @@ class Servant:
                 local_files_only=True,
                 device_map=self._device,
             )
-        except Exception as error:
+        except Exception as error:  # torch, safetensors and pickle raise what they like at a bad file
             if _is_no_room(error):
                 raise
             raise PlannerError(
