@@ -148,12 +148,11 @@ class FullAttention(PlainMixer):
         return 4 * self.n_heads * self.head_dim * context
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlidingWindow(PlainMixer):
-    """Attention that reads only the last `window` tokens (Mistral 7B v0.1, Gemma, gpt-oss)."""
+class AroundAttention(PlainMixer):
+    """A mixer around the attention `inner`: its weights and heads are those inside, where it says no other."""
 
-    inner: FullAttention | Latent
-    window: int
+    __slots__ = ()
+    inner: Mixer
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -164,6 +163,14 @@ class SlidingWindow(PlainMixer):
     def n_heads(self) -> int:
         """Query heads of the attention inside."""
         return self.inner.n_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlidingWindow(AroundAttention):
+    """Attention that reads only the last `window` tokens (Mistral 7B v0.1, Gemma, gpt-oss)."""
+
+    inner: FullAttention | Latent
+    window: int
 
     @property
     def cache(self) -> KvCache:
@@ -176,7 +183,7 @@ class SlidingWindow(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BorrowedKv(PlainMixer):
+class BorrowedKv(AroundAttention):
     """
     Attention over the keys and values of an earlier layer (Gemma 3n, Gemma 4): no projections of its own, no cache.
 
@@ -190,11 +197,6 @@ class BorrowedKv(PlainMixer):
     def weights(self) -> tuple[Weight, ...]:
         """Those of the attention inside, without what makes keys and values."""
         return tuple(w for w in self.inner.weights if not w.name.startswith(("k_proj", "v_proj", "k_norm")))
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vram_planner.architecture.attention import FullAttention, PlainMixer, SlidingWindow
+from vram_planner.architecture.attention import AroundAttention, FullAttention, PlainMixer, SlidingWindow
 from vram_planner.architecture.cache import KvCache, StateCache
 from vram_planner.architecture.weight import Role, Weight, linear, norm, row_linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkedAttention(PlainMixer):
+class ChunkedAttention(AroundAttention):
     """
     Attention within chunks of `chunk` tokens: a token sees those before it in its own chunk, none of earlier ones.
 
@@ -20,16 +20,6 @@ class ChunkedAttention(PlainMixer):
 
     inner: FullAttention
     chunk: int
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        """Those of the attention inside."""
-        return self.inner.weights
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:
@@ -49,7 +39,7 @@ class ChunkedAttention(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CrossAttention(PlainMixer):
+class CrossAttention(AroundAttention):
     """
     Attention of text over the tokens of an image: keys and values are made once, from the encoder's output.
 
@@ -60,16 +50,6 @@ class CrossAttention(PlainMixer):
 
     inner: FullAttention
     tokens: int
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        """Those of the attention inside: k and v read the encoder's output, of the same width."""
-        return self.inner.weights
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:
@@ -88,7 +68,7 @@ class CrossAttention(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockSparse(PlainMixer):
+class BlockSparse(AroundAttention):
     """
     Attention that reads only the `blocks` blocks of `block` tokens that an indexer chose (MiniMax-M3).
 
@@ -116,11 +96,6 @@ class BlockSparse(PlainMixer):
         )
 
     @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
-
-    @property
     def cache(self) -> KvCache:
         """As inside: the choice is made anew for each token."""
         return self.inner.cache
@@ -137,7 +112,7 @@ class BlockSparse(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Convolved(PlainMixer):
+class Convolved(AroundAttention):
     """
     Attention with short convolutions over time in the same layer: on its keys and values, its output, the MLP's.
 
@@ -155,11 +130,6 @@ class Convolved(PlainMixer):
     def weights(self) -> tuple[Weight, ...]:
         """Those of the attention inside, then its own."""
         return (*self.inner.weights, *self.extras)
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:
@@ -232,7 +202,7 @@ class MixtureOfAttention(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnevenAttention(PlainMixer):
+class UnevenAttention(AroundAttention):
     """
     Grouped-query attention whose values are narrower or wider than its keys, over all tokens or a window.
 
@@ -264,11 +234,6 @@ class UnevenAttention(PlainMixer):
             )
         }
         return tuple(changed.get(weight.name, weight) for weight in inner.weights)
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import FullAttention, PlainMixer
+from vram_planner.architecture.attention import AroundAttention, FullAttention
 
 if TYPE_CHECKING:
     from vram_planner.architecture.cache import KvCache
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Uncached(PlainMixer):
+class Uncached(AroundAttention):
     """
     Attention of a module that keeps nothing between two tokens: it reads the whole context again (GPT-1).
 
@@ -21,16 +21,6 @@ class Uncached(PlainMixer):
     """
 
     inner: FullAttention
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        """Those of the attention inside."""
-        return self.inner.weights
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache | None:
@@ -43,7 +33,7 @@ class Uncached(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rerun(PlainMixer):
+class Rerun(AroundAttention):
     """
     One more run of a layer whose weights are counted where it runs first (a hierarchical reasoning model).
 
@@ -59,11 +49,6 @@ class Rerun(PlainMixer):
     def weights(self) -> tuple[Weight, ...]:
         """None: the first run has them."""
         return ()
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:

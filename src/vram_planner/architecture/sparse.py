@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import PlainMixer
+from vram_planner.architecture.attention import AroundAttention, PlainMixer
 from vram_planner.architecture.cache import KvCache, StateCache
 from vram_planner.architecture.weight import Role, Weight, linear, norm, row_linear
 
@@ -55,7 +55,7 @@ class Indexer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SparseLatent(PlainMixer):
+class SparseLatent(AroundAttention):
     """
     Latent attention that reads only the `top_k` tokens that an indexer chose (DeepSeek-V3.2, GLM-5).
 
@@ -71,11 +71,6 @@ class SparseLatent(PlainMixer):
     def weights(self) -> tuple[Weight, ...]:
         """Those of the attention inside and of the indexer."""
         return (*self.inner.weights, *(self.chooser.weights if self.chooser is not None else ()))
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:
@@ -231,7 +226,7 @@ class CompressedAttention(PlainMixer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatchAttention(PlainMixer):
+class PatchAttention(AroundAttention):
     """
     Attention over patches of tokens, about `stride` tokens each (the global layers of a byte latent transformer).
 
@@ -240,16 +235,6 @@ class PatchAttention(PlainMixer):
 
     inner: FullAttention
     stride: int
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        """Those of the attention inside."""
-        return self.inner.weights
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the attention inside."""
-        return self.inner.n_heads
 
     @property
     def cache(self) -> KvCache:

@@ -47,6 +47,18 @@ _SAFE_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowOptions:
+    """The workload of a shadow, as in PlanRequest; `dtype` 'auto' is as stored."""
+
+    ctx: int | str = 4096
+    concurrency: int = 1
+    prompt_tokens: int | None = None
+    dtype: str = "auto"
+    attn: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """The peak of one pass: bytes in all, by category, the op that made it, and how long the pass took to shadow."""
 
@@ -105,44 +117,35 @@ class Shadowed:
 def shadow(
     model: str,
     *,
-    ctx: int | str = 4096,
-    concurrency: int = 1,
     engine: str = "transformers",
-    prompt_tokens: int | None = None,
-    dtype: str = "auto",
-    attn: str | None = None,
-    offline: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     tell: Tell = lambda _: None,
+    **options: Any,
 ) -> Shadowed:
     """
     Ask the engine's own code, without a GPU, and compare it with the plan.
 
-    `tell` is called with the name of each step as it begins. Raises NotInstalledError or CannotMeasureError
-    (status 4) where this machine cannot answer, and the PlannerError of a plan that cannot be made.
+    `options` are those of ShadowOptions. `tell` is called with the name of each step as it begins. Raises
+    NotInstalledError or CannotMeasureError (status 4) where this machine cannot answer, and the PlannerError
+    of a plan that cannot be made.
     """
     _check_engine(engine)
+    asked = ShadowOptions(**options)
     started = time.monotonic()
-    profile = resolve(model, offline=offline)
-    plan = _plan(
-        model, dtype, profile.architecture.precision.name,
-        ctx=ctx, concurrency=concurrency, prompt_tokens=prompt_tokens, attn=attn, offline=offline,
-    )  # fmt: skip
-    request = plan.request
+    profile = resolve(model, offline=asked.offline)
+    plan = _plan(model, asked, profile.architecture.precision.name)
+    request = {key: plan.request[key] for key in ("ctx", "prompt_tokens", "concurrency", "attn")}
     name = plan.model.precision.name
     tell("loading torch and transformers")
     torch, transformers = torch_and_transformers()
     moments = _run(
-        torch, transformers, dict(profile.config),
-        dtype=getattr(torch, name), attn=request["attn"], batch=request["concurrency"],
-        context=request["ctx"], prompt=request["prompt_tokens"], tell=tell,
-    )  # fmt: skip
+        torch, transformers, dict(profile.config), dtype=getattr(torch, name), request=request, tell=tell
+    )
     return Shadowed(
         model=plan.model.name,
         engine=engine,
         versions=versions_of("torch", "transformers"),
-        request={key: request[key] for key in ("ctx", "prompt_tokens", "concurrency", "attn")}
-        | {"dtype": name},
+        request=request | {"dtype": name},
         moments=moments,
         rows=compare(plan, moments),
         tolerance=tolerance,
@@ -195,8 +198,10 @@ def _check_engine(engine: str) -> None:
         )
 
 
-def _plan(model: str, dtype: str, stored: str, **options: Any) -> MemoryPlan:
+def _plan(model: str, asked: ShadowOptions, stored: str) -> MemoryPlan:
     """The plan to compare with; weights are run as plain 16- or 32-bit numbers."""
+    options = asdict(asked)
+    dtype = options.pop("dtype")
     if dtype == "auto" and stored not in DTYPES:
         raise CannotMeasureError(
             f"the shadow runs plain weights, and these are stored as {stored}",
@@ -208,16 +213,7 @@ def _plan(model: str, dtype: str, stored: str, **options: Any) -> MemoryPlan:
 
 
 def _run(
-    torch: Any,
-    transformers: Any,
-    values: dict[str, Any],
-    *,
-    dtype: Any,
-    attn: str,
-    batch: int,
-    context: int,
-    prompt: int,
-    tell: Tell,
+    torch: Any, transformers: Any, values: dict[str, Any], *, dtype: Any, request: dict[str, Any], tell: Tell
 ) -> tuple[Moment, ...]:
     fake_mode: Any = import_module("torch._subclasses.fake_tensor").FakeTensorMode
     cache_class: Any = import_module("transformers.cache_utils").Cache
@@ -229,15 +225,19 @@ def _run(
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.device("cpu"))
             tell("building the model")
-            model = build_model(transformers, make_config(transformers, values), dtype=dtype, attn=attn)
+            model = build_model(
+                transformers, make_config(transformers, values), dtype=dtype, attn=request["attn"]
+            )
             gc.collect()
             ledger.rename_all("weights")
             stack.enter_context(named_places(model, ledger))
             stack.enter_context(
                 named_cache(cache_class, ledger, lambda layer: storages_of(torch, layer).keys())
             )
-            walk = Generation(torch, model, batch=batch, device="cpu")
-            return _moments(torch, walk, ledger, prompt=prompt, context=context, tell=tell)
+            walk = Generation(torch, model, batch=request["concurrency"], device="cpu")
+            return _moments(
+                torch, walk, ledger, prompt=request["prompt_tokens"], context=request["ctx"], tell=tell
+            )
     except (RuntimeError, ValueError, NotImplementedError, KeyError, TypeError, AttributeError) as error:
         raise CannotMeasureError(
             f"transformers {transformers.__version__} does not run this model without data: "
