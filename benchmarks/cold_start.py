@@ -3,7 +3,8 @@ Cold start of the plain command, as a ratio to importing what it stands on, in o
 
     python benchmarks/cold_start.py [--check]
 
---check exits with 1 above 1.5 × `python -c "import click, pydantic, tabulate"`, or above 60 MB of memory.
+--check exits with 1 above 1.5 × `python -c "import click, pydantic, tabulate"`, or above 60 MB of memory. It compares
+the least time of each: other work on the machine only ever adds.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import time
 BASE = [sys.executable, "-c", "import click, pydantic, tabulate"]
 PLAN = ["-m", "vram_planner.cli.main", "--model", "7b", "--ctx", "8192", "--concurrency", "16"]
 CASES = {"candidates": [sys.executable, *PLAN], "one card": [sys.executable, *PLAN, "--gpu", "RTX 4090"]}
-ROUNDS, WORST_RATIO, WORST_MB = 15, 1.5, 60
+ROUNDS, WORST_RATIO, WORST_MB = 40, 1.5, 60
+# An installed package has its byte code; where this variable is set, every start would compile the source anew.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def seconds(command: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, env=ENVIRONMENT
+    )
     return time.perf_counter() - start
 
 
@@ -46,8 +51,12 @@ def main() -> None:
     wrong = []
     for name, command in CASES.items():
         took, memory = statistics.median(times[name]), peak_mb(command)
-        print(f"{name:<14} {took * 1000:6.0f} ms  {took / base:.2f} × the imports, peak {memory:.0f} MB")
-        if took / base > WORST_RATIO or memory > WORST_MB:
+        least = min(times[name]) / min(times["imports alone"])
+        print(
+            f"{name:<14} {took * 1000:6.0f} ms  {took / base:.2f} × the imports (least against least "
+            f"{least:.2f}), peak {memory:.0f} MB"
+        )
+        if least > WORST_RATIO or memory > WORST_MB:
             wrong.append(name)
     if "--check" in sys.argv and wrong:
         sys.exit(f"too slow or too large: {', '.join(wrong)}")

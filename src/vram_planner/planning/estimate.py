@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -303,7 +303,7 @@ def _filled_in(request: PlanRequest, ask: Ask, memory: Memory, choice: GpuChoice
     """Every option after defaults were filled in, and what else the engine settled."""
     layout = ask.layout
     return {
-        **asdict(request),
+        **{field.name: getattr(request, field.name) for field in fields(request)},
         "prompt_tokens": request.prompt,
         "tp": layout.tp,
         "pp": layout.pp,
