@@ -24,10 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _as_if_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan without --gpu lists candidates, whatever the machine that runs the tests has."""
+def _as_if_without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A plan without --gpu lists candidates, and none is calibrated, whatever the machine that runs the tests has."""
     monkeypatch.setenv("VRAM_PLANNER_GPU", "none")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ FLOORS = {
     "api": 4,
     "cli": 5,
     "__init__": 6,
+    "__main__": 6,
 }
 HEAVY = {"torch", "transformers", "accelerate", "numpy", "pynvml", "huggingface_hub", "pydantic"}
 

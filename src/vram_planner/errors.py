@@ -81,6 +81,10 @@ class RecordError(PlannerError):
     """A record of a measurement that cannot be read or replayed."""
 
 
+class CalibrationError(PlannerError):
+    """A calibration file that cannot be read or written."""
+
+
 class NoGpuError(PlannerError):
     """There is no GPU that could be asked here."""
 

@@ -15,8 +15,9 @@ import vram_planner as vp
 from vram_planner.cli.main import main
 from vram_planner.errors import NoGpuError, NotInstalledError, RequestError
 from vram_planner.hardware_profiles.machine import DetectedGpu, GpuProcess, Machine
+from vram_planner.planning.calibration import load_calibrations
+from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.validate import devices, live_run
-from vram_planner.validate.calibration import calibration_path, load_calibrations
 from vram_planner.validate.child import Child
 from vram_planner.validate.devices import place_for
 from vram_planner.validate.faults import CannotMeasureError, ChildError, WeightsError

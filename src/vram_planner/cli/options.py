@@ -111,6 +111,11 @@ tuning_options = grouped(
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
+    click.option(
+        "--calibration/--no-calibration",
+        default=None,
+        help="Use what `validate live` or `validate log --save` measured here. [default: use it]",
+    ),
 )
 format_option = click.option(
     "--format",

@@ -90,8 +90,9 @@ def evidence(files: tuple[Path, ...], engine: str | None, by: str, *, rows: bool
 @click.option(
     "--tolerance", type=float, default=5.0, show_default=True, help="Per cent that a part may be off."
 )
+@click.option("--save", is_flag=True, help="Keep what it teaches: later plans on this card use it.")
 @click.option("--json", "as_json", is_flag=True, help="The record and the comparison as one document.")
-def log(file: TextIO, tolerance: float, *, as_json: bool, **said: Any) -> int:
+def log(file: TextIO, tolerance: float, *, save: bool, as_json: bool, **said: Any) -> int:
     """Read a start-up log (FILE, or - for standard input) and show plan against log, part by part."""
     from vram_planner.cli.show import emit, warn
     from vram_planner.report.data import as_json as json_text
@@ -116,6 +117,11 @@ def log(file: TextIO, tolerance: float, *, as_json: bool, **said: Any) -> int:
         emit(log_text(replayed, explain_difference))
         if not held:
             warn(f"a part is more than {tolerance:g} % off")
+    if save:
+        from vram_planner.planning.calibration import save_calibration
+        from vram_planner.validate.learned import learn_from_log
+
+        warn(f"saved to {save_calibration(learn_from_log(row, replayed))}: later plans on this card use it")
     return 0 if held else _DRIFTED
 
 

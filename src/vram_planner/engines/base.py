@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.parallel import Layout
     from vram_planner.architecture.precision import Precision
     from vram_planner.basis import Part
+    from vram_planner.engines.measured import Measured
 
 
 # Without eq, repr and slots a dataclass is made in half the time: the plain command makes fifty of them.
@@ -66,6 +67,7 @@ class Ask:
     layout: Layout
     options: Options
     device: Device | None = None
+    measured: Measured | None = None  # what this machine taught, where it has been measured
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -130,7 +130,7 @@ class LlamaCpp:
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
             max_context=longest_context(
-                ask.architecture, mix_for(ask.precision), setting, usable - parts.RUNTIME[1]
+                ask.architecture, mix_for(ask.precision), setting, usable - memory.bytes_of("runtime")
             ),
         )
 

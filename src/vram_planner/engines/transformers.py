@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from vram_planner.engines.base import Ask, Device, Workload
+    from vram_planner.engines.measured import Measured
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DYNAMIC, STATIC = "dynamic", "static"
@@ -100,7 +101,7 @@ class Transformers:
         def needed(batch: int, context: int) -> int:
             prompt = max(1, context * work.prompt_tokens // work.context)
             asked = replace(work, concurrency=batch, context=context, prompt_tokens=prompt)
-            return max(_needed(_plan(stack, asked, ask, attn), device) for stack in stacks)
+            return max(_needed(_plan(stack, asked, ask, attn), device, ask.measured) for stack in stacks)
 
         longest = ask.architecture.max_context or _LONGEST
         most = _most_requests(stacks, work, ask, usable)
@@ -276,9 +277,12 @@ def _plan_total(plan: CardPlan) -> int:
     return plan.stack.weights_bytes + max(plan.peak.n_bytes, plan.held_bytes)
 
 
-def _needed(plan: CardPlan, device: Device | None) -> int:
+def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
     live = plan.held_bytes + plan.activation_bytes
-    return plan.stack.weights_bytes + live + runtime_part(device, live).n_bytes
+    if measured is None:
+        return plan.stack.weights_bytes + live + runtime_part(device, live).n_bytes
+    live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
+    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_part(device, live).n_bytes)
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:

@@ -27,6 +27,7 @@ from vram_planner.errors import (
 )
 from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
+from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
@@ -61,6 +62,8 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         device=device,
     )
     memory = chosen.memory(ask)
+    if choice and request.calibration and calibration_path().exists():
+        ask, memory = _calibrated(ask, memory, choice, profile, chosen.name)
     capacity = _bounded(chosen.capacity(ask, memory), profile, request) if device else None
     gpu = _gpu_facts(choice, layout, chosen.usable_bytes(ask)) if choice and device else None
     fixed_count = request.gpu_count or _fixed_gpus(request)
@@ -79,6 +82,29 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
         find_served=lambda: _served(chosen.name, ask, choice, memory, capacity),
     )
+
+
+def _calibrated(
+    ask: Ask, memory: Memory, choice: GpuChoice, profile: ModelProfile, name: str
+) -> tuple[Ask, Memory]:
+    """The same, with what was measured on this device in place of what was derived."""
+    from vram_planner.engines.measured import with_measured  # noqa: PLC0415  only where something was saved
+    from vram_planner.planning.calibration import find_calibration, load_calibrations  # noqa: PLC0415  as above
+
+    entry = find_calibration(
+        load_calibrations(),
+        device=choice.gpu.name,
+        engine=name,
+        profile=str(memory.settings.get("engine_version") or ""),
+        gpus=ask.layout.tp * ask.layout.pp,
+        model=profile.name,
+    )
+    if entry is None:
+        return ask, memory
+    measured = entry.measured(profile.name)
+    told = f"calibrated: {entry.where} (--no-calibration leaves it out)"
+    parts = with_measured(memory.parts, measured)
+    return replace(ask, measured=measured), replace(memory, parts=parts, warnings=(*memory.warnings, told))
 
 
 def _served(

@@ -81,6 +81,7 @@ class PlanRequest:
     attn: str | None = None
     cache: str | None = None
     offline: bool = False
+    calibration: bool = True
 
     def __post_init__(self) -> None:
         """Read token counts, then check every range."""

@@ -21,7 +21,3 @@ class ChildError(CannotMeasureError):
 
 class WeightsError(PlannerError):
     """Weights that cannot be loaded: a damaged file, a wrong directory."""
-
-
-class CalibrationError(PlannerError):
-    """A calibration file that cannot be read or written."""

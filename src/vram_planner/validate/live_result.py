@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.validate.checked import Checked, checked_dict, plan_held
 
 if TYPE_CHECKING:
+    from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.calibration import Calibration
     from vram_planner.validate.devices import Seen
     from vram_planner.validate.ramp import Ramp
     from vram_planner.validate.recommend import Recommendation

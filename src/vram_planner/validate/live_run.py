@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import DTYPES
-from vram_planner.errors import PlannerError, RequestError
+from vram_planner.errors import CalibrationError, PlannerError, RequestError
 from vram_planner.model_profiles.resolve import resolve
+from vram_planner.planning.calibration import Calibration, save_calibration
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
-from vram_planner.validate.calibration import Calibration, save_calibration
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.child import Child, Reply
 from vram_planner.validate.devices import Place, place_for
-from vram_planner.validate.faults import CalibrationError, CannotMeasureError, ChildError, WeightsError
+from vram_planner.validate.faults import CannotMeasureError, ChildError, WeightsError
 from vram_planner.validate.live_result import Lived, Sizes, Stage, compare, stages_of
 from vram_planner.validate.lock import device_lock
 from vram_planner.validate.packages import need
@@ -213,7 +213,13 @@ def live(
     place = place_for(asked.device, asked.gpu)
     quant = None if dtype == "auto" else dtype
     batch = asked.concurrency or 1
-    words = {"prompt_tokens": prompt_tokens, "attn": attn, "quant": quant, "offline": offline}
+    words = {
+        "prompt_tokens": prompt_tokens,
+        "attn": attn,
+        "quant": quant,
+        "offline": offline,
+        "calibration": False,
+    }
     plan = estimate(
         PlanRequest.of(
             model=model, ctx=ctx, concurrency=batch, engine="transformers", gpu=place.plan_gpu, **words
@@ -313,9 +319,10 @@ def _calibrate(place: Place, plan: MemoryPlan, sizes: Sizes, version: str) -> Ca
         device=place.name,
         engine="transformers",
         engine_version=version,
-        context_bytes=(sizes.outside or 0) + sizes.work_space,
+        profile=str(plan.request.get("engine_version") or ""),
+        runtime_bytes=(sizes.outside or 0) + sizes.work_space,
         reserved_over_live=max(1.0, (sizes.reserved_peak - sizes.weights) / moving),
-        activations_factor=max(0, moving - sizes.cache) / planned,
+        factors={"activations": max(0, moving - sizes.cache) / planned},
         model=plan.model.name,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         driver=place.facts.get("driver"),

@@ -41,19 +41,24 @@ _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
-    engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
-    request = _request(row, engine)
-    plan = estimate(request, _card(row, request))
+    plan = plan_of(row)
     word = str(row.get("quantization") or "")
     if word and plan.model.precision.name in DTYPES:
         raise RecordError(
             f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
         )
     fitted = False
-    if engine == "vllm":
-        profile, _ = profile_for("vllm", request.engine_version)
+    if plan.engine == "vllm":
+        profile, _ = profile_for("vllm", _version(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
     return {"pairs": _pairs(row, plan), "version": _version(row) or "newest", "fitted": fitted}
+
+
+def plan_of(row: dict[str, Any]) -> MemoryPlan:
+    """The plan of a record's settings on its card, with nothing that was measured on this machine."""
+    engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
+    request = _request(row, engine)
+    return estimate(request, _card(row, request))
 
 
 def _request(row: dict[str, Any], engine: str) -> PlanRequest:
@@ -90,6 +95,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
         enforce_eager=row.get("enforce_eager"),
+        calibration=False,
     )
 
 

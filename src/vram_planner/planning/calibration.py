@@ -11,12 +11,13 @@ import json
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.basis import Basis, Part
-from vram_planner.validate.faults import CalibrationError
+from vram_planner.engines.measured import Measured
+from vram_planner.errors import CalibrationError
+from vram_planner.planning.calibration_path import calibration_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,33 +30,50 @@ _MAX_FACTOR = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """
-    What one live run taught about one device with one version of an engine.
+    What one live run or one start-up log taught about one device with one version of an engine.
 
-    `context_bytes` is what the process holds on the device before any tensor, work space of libraries included;
-    `reserved_over_live` what the allocator reserved at the peak over what was alive (1.0: nothing was
-    wasted); `activations_factor` measured over planned activations.
+    `runtime_bytes` is what the process holds on the device before any tensor, work space of libraries included;
+    `reserved_over_live` what the allocator reserved at the peak over what was alive (1.0: nothing was wasted).
+    Both are the device's. `factors`, measured over planned bytes of a part, are the model's: only later plans of
+    this `model` use them. `profile` is the version as plans title it; `gpus` how many cards one replica had.
     """
 
     device: str
     engine: str
     engine_version: str
-    context_bytes: int
-    reserved_over_live: float
-    activations_factor: float
+    profile: str
     model: str
+    gpus: int = 1
+    runtime_bytes: int | None = None
+    reserved_over_live: float = 1.0
+    factors: dict[str, float] = field(default_factory=dict)
+    learned_from: str = "live"
     measured_at: str
     driver: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What a later plan looks it up by."""
-        return self.device.lower(), self.engine, self.engine_version
+    def key(self) -> tuple[str | int, ...]:
+        """What a newer entry replaces."""
+        return self.device.lower(), self.engine, self.engine_version, self.model, self.gpus
 
+    @property
+    def where(self) -> str:
+        """Said beside each figure that it gave."""
+        driver = f", driver {self.driver}" if self.driver else ""
+        how = "a start-up log" if self.learned_from == "log" else "a live run"
+        return (
+            f"measured on {self.device} by {how} of {self.model}, {self.engine} {self.engine_version}, "
+            f"{self.measured_at}{driver}"
+        )
 
-def calibration_path() -> Path:
-    """Where the file lies on this machine."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return Path(base or Path.home() / ".config") / "vram-planner" / "calibration.json"
+    def measured(self, model: str) -> Measured:
+        """For a plan of `model`: the device's figures, and this model's own if it is the same."""
+        return Measured(
+            where=self.where,
+            runtime_bytes=self.runtime_bytes,
+            reserved_over_live=self.reserved_over_live,
+            factors=self.factors if model == self.model else {},
+        )
 
 
 def load_calibrations(path: Path | None = None) -> tuple[Calibration, ...]:
@@ -99,68 +117,31 @@ def save_calibration(entry: Calibration, path: Path | None = None) -> Path:
 
 
 def find_calibration(
-    entries: Iterable[Calibration], *, device: str, engine: str, version: str | None
+    entries: Iterable[Calibration], *, device: str, engine: str, profile: str, gpus: int, model: str
 ) -> Calibration | None:
-    """The newest entry of this device and engine; of this version where one is given."""
+    """The newest entry of this device, engine, profile and number of cards; one of this model goes first."""
     found = [
         entry
         for entry in entries
-        if entry.device.lower() == device.lower()
-        and entry.engine == engine
-        and version in (None, entry.engine_version)
+        if _same_device(entry.device, device)
+        and (entry.engine, entry.profile, entry.gpus) == (engine, profile, gpus)
     ]
-    return max(found, key=lambda entry: entry.measured_at, default=None)
+    return max(found, key=lambda entry: (entry.model == model, entry.measured_at), default=None)
 
 
-def calibrated_parts(parts: tuple[Part, ...], entry: Calibration) -> tuple[Part, ...]:
-    """The same parts with what was measured in place of what was assumed; weights and cache stay."""
-    where = f"measured on {entry.device}, {entry.engine} {entry.engine_version}, {entry.measured_at}"
-    driver = f", driver {entry.driver}" if entry.driver else ""
-    found, moving = [], 0
-    for part in parts:
-        if part.name == "activations":
-            size = round(part.n_bytes * entry.activations_factor)
-            changed = _measured(
-                part, size, where + driver, f"planned × {entry.activations_factor:.3f}: {part.detail}"
-            )
-            found.append(changed)
-            moving += size
-        else:
-            found.append(part)
-            moving += part.n_bytes if part.name in {"kv_cache", "recurrent_state"} else 0
-    waste = round(moving * (entry.reserved_over_live - 1))
-    detail = (
-        f"{entry.context_bytes:,} B before any tensor, {entry.reserved_over_live - 1:.1%} of cache and "
-        "activations reserved and not used"
-    )
-    return tuple(
-        _measured(part, entry.context_bytes + waste, where + driver, detail)
-        if part.name == "runtime"
-        else part
-        for part in found
-    )
-
-
-def _measured(part: Part, n_bytes: int, source: str, detail: str) -> Part:
-    return replace(
-        part,
-        n_bytes=n_bytes,
-        low_bytes=n_bytes,
-        high_bytes=n_bytes,
-        basis=Basis.MEASURED,
-        source=source,
-        detail=detail,
-    )
+def _same_device(one: str, other: str) -> bool:
+    """NVML says 'NVIDIA L4' where the catalogue says 'L4'."""
+    return one.lower().removeprefix("nvidia ") == other.lower().removeprefix("nvidia ")
 
 
 def _entry(row: Any) -> Calibration:
-    known = {field.name for field in fields(Calibration)}
+    known = {known.name for known in fields(Calibration)}
     entry = Calibration(**{key: value for key, value in row.items() if key in known})
     sound = (
-        isinstance(entry.context_bytes, int)
-        and entry.context_bytes >= 0
+        (entry.runtime_bytes is None or (isinstance(entry.runtime_bytes, int) and entry.runtime_bytes >= 0))
         and 1.0 <= entry.reserved_over_live <= _MAX_FACTOR
-        and 0.0 <= entry.activations_factor <= _MAX_FACTOR
+        and all(0.0 <= factor <= _MAX_FACTOR for factor in entry.factors.values())
+        and all(isinstance(text, str) for text in (entry.device, entry.engine, entry.profile, entry.model))
     )
     if not sound:
         raise ValueError(f"an entry of {entry.device} is out of range")
