@@ -64,7 +64,9 @@ workload_options = grouped(
     ),
 )
 engine_options = grouped(
-    click.option("--engine", help="vllm, sglang, llama.cpp, tensorrt-llm or transformers. [default: vllm]"),
+    click.option(
+        "--engine", help="vllm, sglang, llama.cpp, ollama, tensorrt-llm or transformers. [default: vllm]"
+    ),
     click.option("--engine-version", metavar="X.Y.Z", help="[default: the newest we know]"),
 )
 hardware_options = grouped(

@@ -54,6 +54,9 @@ class LlamaCpp:
     title = "llama.cpp 0.5.0"
     vendors = ("nvidia",)
     splits_tensors = False
+    gguf = "own"
+    smaller = ("q4_k_m", "q8_0")
+    speed_of = "llama.cpp"
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
     vocabulary_multiple = 1
 

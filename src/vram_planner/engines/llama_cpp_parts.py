@@ -158,6 +158,7 @@ def settings(architecture: Architecture, mix: GgufMix, setting: Setting) -> dict
         "slots": setting.slots,
         "n_batch": max(_BATCH, setting.ubatch),
         "n_ubatch": setting.ubatch,
+        "ubatch": setting.ubatch,
         "type_k": setting.type_k,
         "type_v": setting.type_v,
         "flash_attn": setting.flash,

@@ -59,6 +59,9 @@ class Sglang:
     title = "SGLang"
     vendors = ("nvidia", "amd")
     splits_tensors = True
+    gguf = "no"
+    smaller = ("awq", "fp8_e5m2")
+    speed_of = "sglang"
     kinds: frozenset[str] = frozenset()
     vocabulary_multiple = 64
 

@@ -50,6 +50,9 @@ class TensorRtLlm:
     title = "TensorRT-LLM"
     vendors = ("nvidia",)
     splits_tensors = True
+    gguf = "no"
+    smaller = ("awq", None)
+    speed_of = "tensorrt-llm"
     kinds: frozenset[str] = frozenset({"mixed_heads"})
     vocabulary_multiple = 64
 

@@ -46,6 +46,9 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
+    gguf = "no"
+    smaller = ("awq", None)
+    speed_of = "transformers"
     kinds = frozenset({"state", "indexer", "chunked", "cross", "mixed_heads"})
     vocabulary_multiple = 1
 

@@ -49,6 +49,9 @@ class Vllm:
     title = "vLLM"
     vendors = ("nvidia", "amd")
     splits_tensors = True
+    gguf = "experimental"
+    smaller = ("awq", "fp8")
+    speed_of = "vllm"
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
     vocabulary_multiple = parts.VOCABULARY_MULTIPLE
 

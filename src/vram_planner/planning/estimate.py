@@ -80,7 +80,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         not_modelled=memory.not_modelled,
         warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
-        find_served=lambda: _served(chosen.name, ask, choice, memory, capacity),
+        find_served=lambda: _served(chosen.speed_of, ask, choice, memory, capacity),
     )
 
 
@@ -108,9 +108,9 @@ def _calibrated(
 
 
 def _served(
-    name: str, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
+    name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    if choice is None or capacity is None:
+    if name is None or choice is None or capacity is None:
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
@@ -225,14 +225,14 @@ def _precision(
 
 def _format_notes(chosen: Engine, named: Precision, stored: Precision) -> tuple[str, ...]:
     """GGUF is llama.cpp's; vLLM reads it with experimental kernels, others unpack it. The stored file stays as it is."""
-    if getattr(named, "container", None) == "gguf" and chosen.name != "llama.cpp":
-        if chosen.name != "vllm":
+    if getattr(named, "container", None) == "gguf" and chosen.gguf != "own":
+        if chosen.gguf != "experimental":
             raise PrecisionError(
                 f"{chosen.title} does not serve GGUF files such as {named.name}",
                 hint="--engine llama.cpp, or awq",
             )
-        return ("vLLM's GGUF kernels are experimental, and slow beside awq or fp8",)
-    if named.name == stored.name or chosen.name == "llama.cpp":
+        return (f"{chosen.title}'s GGUF kernels are experimental, and slow beside awq or fp8",)
+    if named.name == stored.name or chosen.gguf == "own":
         return ()
     return (
         f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
