@@ -27,6 +27,7 @@ golden: .venv/bin/ruff
 bench: .venv/bin/ruff
 	$(PYTHON) benchmarks/cold_start.py
 	$(PYTHON) benchmarks/warm_plan.py
+	$(PYTHON) benchmarks/walk.py
 	$(PYTHON) benchmarks/start_up.py
 	$(PYTHON) benchmarks/evidence.py
 

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from vram_planner.architecture.precision import Uniform
     from vram_planner.architecture.weight import Weight
 
+    # A layer's number, our name of a matrix in it, and its path in the model.
+    _Listed = tuple[int, str, str]
+
 _LONGEST_PATTERN: Final = 256
 _MOST_STARS: Final = 6
 _MOST_ALTERNATIVES: Final = 64
 _MOST_PATTERNS: Final = 20_000
 _MOST_WORK: Final = 1_000_000
+_SPECIAL: Final = re.compile(r"[*?\[]")
+_OF_LAYER: Final = re.compile(r"layers\.(\d+)\.")
+_AROUND: Final = re.compile(r"\*[^*?\[]+\*")
 # Never quantised by any of the formats, so that naming them changes nothing.
 _ANYWAY: Final = (
     "norm",
@@ -57,13 +63,9 @@ def without(precision: Uniform, patterns: tuple[str, ...], layers: tuple[Layer, 
             f"{len(wanted):,} patterns of unquantised modules",
             hint="the list of the quantization_config is too long",
         )
-    found = frozenset(
-        (index, name)
-        for index, layer in enumerate(layers)
-        for name, path in module_paths(index, layer)
-        if any(step in wanted for step in _spellings(path))
-    ) | _matched(starred, layers)
-    return _as_precision(precision, found, layers)
+    listed = _listed(layers)
+    found = _named(wanted, listed) | _matched(starred, listed)
+    return _as_precision(precision, found, listed)
 
 
 def is_draft(pattern: str) -> bool:
@@ -72,17 +74,12 @@ def is_draft(pattern: str) -> bool:
 
 
 def _as_precision(
-    precision: Uniform, found: frozenset[tuple[int, str]], layers: tuple[Layer, ...]
+    precision: Uniform, found: frozenset[tuple[int, str]], listed: list[_Listed]
 ) -> Uniform | Except:
     if not found:
         return precision
     names = {name for _, name in found}
-    everywhere = all(
-        (index, name) in found
-        for index, layer in enumerate(layers)
-        for name, _ in module_paths(index, layer)
-        if name in names
-    )
+    everywhere = all((index, name) in found for index, name, _ in listed if name in names)
     if everywhere:
         return Except(inner=precision, names=frozenset(names))
     return Except(inner=precision, in_layers=found)
@@ -141,6 +138,22 @@ def _blocks(layer: Layer) -> Iterator[tuple[str, tuple[Weight, ...]]]:
 
 def module_paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
     """Our name of each matrix, and the paths that transformers may give it."""
+    return ((name, f"layers.{index}.{inside}") for name, inside in _inside(layer))
+
+
+def _listed(layers: Iterable[Layer]) -> list[_Listed]:
+    """All matrices. Layers of one kind are mostly one object, whose own names are listed once."""
+    known: dict[int, tuple[tuple[str, str], ...]] = {}
+    found = []
+    for index, layer in enumerate(layers):
+        inside = known.get(id(layer)) or known.setdefault(id(layer), _inside(layer))
+        found += [(index, name, f"layers.{index}.{path}") for name, path in inside]
+    return found
+
+
+def _inside(layer: Layer) -> tuple[tuple[str, str], ...]:
+    """Names of matrices and their paths inside a layer: layers of one kind are one and the same object."""
+    found = []
     for block, weights in _blocks(layer):
         for weight in weights:
             if weight.role in (Role.LINEAR, Role.EXPERT):
@@ -149,27 +162,75 @@ def module_paths(index: int, layer: Layer) -> Iterator[tuple[str, str]]:
                     if weight.role is Role.EXPERT
                     else weight.name
                 )
-                yield weight.name, ".".join(filter(None, ("layers", str(index), block, inner)))
+                found.append((weight.name, f"{block}.{inner}" if block else inner))
+    return tuple(found)
 
 
-def _spellings(path: str) -> Iterator[str]:
-    """Every beginning and every end of a path: a name stands for all that lies inside it."""
-    steps = path.split(".")
-    for cut in range(1, len(steps) + 1):
-        yield ".".join(steps[:cut])
-        yield ".".join(steps[-cut:])
+def _named(wanted: set[str], listed: list[_Listed]) -> frozenset[tuple[int, str]]:
+    """
+    What is named by its path, or by any beginning, end or single step of it: a name stands for all inside it.
+
+    What does not depend on the layer's number is looked up once for each path inside a layer.
+    """
+    numbered = any(name.startswith("layers.") or name[:1].isdigit() for name in wanted)
+    known: dict[str, bool] = {}
+    found = []
+    for index, name, path in listed:
+        inside = path[len(f"layers.{index}.") :]
+        hit = known.get(inside)
+        if hit is None:
+            hit = known[inside] = not wanted.isdisjoint(_spellings(inside))
+        if hit or (numbered and not wanted.isdisjoint(_with_number(index, inside))):
+            found.append((index, name))
+    return frozenset(found)
+
+
+def _spellings(inside: str) -> Iterator[str]:
+    steps = inside.split(".")
+    yield "layers"
     yield from steps
+    for cut in range(len(steps)):
+        yield ".".join(steps[cut:])
 
 
-def _matched(patterns: tuple[str, ...], layers: Iterable[Layer]) -> frozenset[tuple[int, str]]:
+def _with_number(index: int, inside: str) -> Iterator[str]:
+    beginning = f"layers.{index}"
+    yield str(index)
+    yield f"{index}.{inside}"
+    yield beginning
+    for step in inside.split("."):
+        beginning = f"{beginning}.{step}"
+        yield beginning
+
+
+def _matched(patterns: tuple[str, ...], listed: list[_Listed]) -> frozenset[tuple[int, str]]:
+    """What starred patterns name. `beginning*` and `*middle*`, which long lists are made of, need no regular expression."""
     if not patterns:
         return frozenset()
-    anywhere = re.compile(
-        "|".join(f"(?:{fnmatch.translate(p)})|(?:{fnmatch.translate(p + '.*')})" for p in patterns)
+    begins = tuple(p[:-1] for p in patterns if p.endswith("*") and not _SPECIAL.search(p[:-1]))
+    within = tuple(p[1:-1] for p in patterns if _AROUND.fullmatch(p))
+    other = [
+        p for p in patterns if (not p.endswith("*") or _SPECIAL.search(p[:-1])) and not _AROUND.fullmatch(p)
+    ]
+    of_layer: dict[int, list[str]] = {}
+    anywhere: list[str] = []
+    for begin in begins:
+        layer = _OF_LAYER.match(begin)
+        (anywhere if layer is None else of_layer.setdefault(int(layer[1]), [])).append(begin)
+    general = tuple(anywhere)
+    by_layer = {index: tuple(each) for index, each in of_layer.items()}
+    rest = re.compile(
+        "|".join(f"(?:{fnmatch.translate(p)})|(?:{fnmatch.translate(p + '.*')})" for p in other) or r"(?!)"
     )
+
+    def named(index: int, path: str) -> bool:
+        return (
+            path.startswith(general)
+            or path.startswith(by_layer.get(index, ()))
+            or any(middle in path for middle in within)
+            or (bool(other) and rest.match(path) is not None)
+        )
+
     return frozenset(
-        (index, name)
-        for index, layer in enumerate(layers)
-        for name, path in module_paths(index, layer)
-        if anywhere.match(path) or anywhere.match(f"model.{path}")
+        (index, name) for index, name, path in listed if named(index, path) or named(index, f"model.{path}")
     )
