@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import vram_planner as vp
-from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision
-from vram_planner.architecture.gguf_mix import DYNAMIC_TYPES
+from vram_planner.architecture.gguf import gguf_precision
+from vram_planner.architecture.gguf_dynamic import DYNAMIC_2_TYPES, DYNAMIC_TYPES
+from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES
 from vram_planner.architecture.precision import DTYPES, FORMATS, MLX_FORMATS, mlx, named_format, plain
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ GIB = 1 << 30
 BASE = DTYPES["bfloat16"]
 MODEL = "meta-llama/Llama-3.1-8B"
 DYNAMIC_MODEL = "deepseek-ai/DeepSeek-R1"
+DYNAMIC_2_MODEL = "Qwen/Qwen3-30B-A3B"
 GGUF_STORED = {
     "f32": "all in F32",
     "f16": "matrices in F16",
@@ -82,19 +84,37 @@ def formats() -> list[str]:
 
 
 def ggufs() -> list[str]:
-    """GGUF file types, then those that were made for one model."""
+    """GGUF file types, those that were made for one model, and Unsloth's of April 2025 and later with their bands."""
     model, dynamic = vp.load_architecture(MODEL), vp.load_architecture(DYNAMIC_MODEL)
-    usual = [name for name in GGUF_FILE_TYPES if name.lower() not in DYNAMIC_TYPES]
     first = []
-    for name in usual:
-        stored = GGUF_STORED.get(name.lower(), f"most in {GGUF_FILE_TYPES[name].upper()}")
-        first.append(line(name.lower(), stored, model, gguf_precision(name)))
+    for name in GGUF_FILE_TYPES:
+        if name.lower() not in {*DYNAMIC_TYPES, *DYNAMIC_2_TYPES}:
+            stored = GGUF_STORED.get(name.lower(), f"most in {GGUF_FILE_TYPES[name].upper()}")
+            stored += ", embedding and head in Q8_0" * bool(gguf_precision(name).kept)
+            first.append(line(name.lower(), stored, model, gguf_precision(name)))
     own = [name for name in GGUF_FILE_TYPES if name.lower() in DYNAMIC_TYPES]
     second = [
         line(name.lower(), f"experts in {GGUF_FILE_TYPES[name].upper()}", dynamic, gguf_precision(name))
         for name in own
     ]
-    return [*head("GGUF", "Llama-3.1-8B"), *first, "", *head("GGUF", "DeepSeek-R1"), *second]
+    return [
+        *head("GGUF", "Llama-3.1-8B"),
+        *first,
+        "",
+        *head("GGUF", "DeepSeek-R1"),
+        *second,
+        "",
+        "| Unsloth's Dynamic 2.0 | band | bits a parameter of Qwen3-30B-A3B | GiB |",
+        "|---|---|---:|---:|",
+        *(_dynamic_line(name) for name in DYNAMIC_2_TYPES),
+    ]
+
+
+def _dynamic_line(name: str) -> str:
+    model, mix = vp.load_architecture(DYNAMIC_2_MODEL), gguf_precision(name)
+    spread = mix.spread(model)
+    band = f"−{1 - spread.least:.0%} to +{spread.most - 1:.0%}" if spread else ""
+    return line(name, band, model, mix)
 
 
 def others() -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.cache import StateCache
-from vram_planner.architecture.gguf_mix import DYNAMIC_TYPES
+from vram_planner.architecture.gguf_dynamic import DYNAMIC_TYPES
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.llama_cpp_cache import (
     cells_of,
@@ -61,9 +61,12 @@ def weights(architecture: Architecture, mix: GgufMix, setting: Setting, device: 
         held = f"tensors of {layers} of {count} layers{experts}"
         held += " and the head" if setting.gpu_layers != 0 else ""
         left = f"{host:,} B stay on the host"
+    n_bytes, spread = weights_on(architecture, mix, setting, device), mix.spread(architecture)
     return Part(
         name="weights",
-        n_bytes=weights_on(architecture, mix, setting, device),
+        n_bytes=n_bytes,
+        low_bytes=int(n_bytes * spread.least) if spread else None,
+        high_bytes=int(n_bytes * spread.most) if spread else None,
         basis=mix.basis,
         source=f"{mix.source}; placement: {_CODE}/src/llama-model.cpp; padding: {_CODE}/ggml/src/ggml-cuda/ggml-cuda.cu",
         detail=f"{mix.title}: {held}{where}; {left}",
@@ -202,7 +205,7 @@ def warnings(ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
         found.append(f"figures are those of llama.cpp {RELEASE} ({BUILD}), not of {ask.options.version}")
     if mix.name == "mxfp4_moe" and ask.precision is not mix:
         found.append("as GGUF the experts stay MXFP4 and the other matrices become Q8_0 (MXFP4_MOE)")
-    if mix.name in DYNAMIC_TYPES:
+    if mix.usual in DYNAMIC_TYPES and mix.spread(ask.architecture) is None:
         found.append(
             "the published dynamic files of R1 are older than MLA in llama.cpp: they need one with attn_k_b and attn_v_b "
             "tensors, or its cache is 71 times as large"

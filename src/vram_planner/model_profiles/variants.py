@@ -77,9 +77,9 @@ _MIRRORS: Final = frozenset(
 )
 _ANY_ENDING: Final = tuple((re.compile(rf"(?P<base>.+?)(?:{ending})"), name) for ending, name in _ENDINGS)
 # `-GGUF`, `-GGUF:Q4_K_M`, `-Q4_K_M-GGUF`, `-Q4_K_M`, `:Q4_K_M`.
-_TYPE = r"(?:ud-)?(?:i?q\d\w*|tq\d_0|mxfp4_moe|b?f16|f32)"
+_TYPE = r"(?:ud-)?(?:i?q\d\w*|tq\d_0|mxfp4_moe|b?f16|f32)|\d\.\d\d-?bit"
 _GGUF: Final = re.compile(
-    rf"(?P<base>.+?)(?:-qat)?(?:-(?P<inside>{_TYPE}))?(?:-i1|-imat)?-gguf(?::(?P<after>{_TYPE}))?"
+    rf"(?P<base>.+?)(?:-qat)?(?:-(?P<inside>{_TYPE}))?(?P<i1>-i1|-imat)?-gguf(?::(?P<after>{_TYPE}))?"
     rf"|(?P<plain>.+?)(?:[-:.](?P<type>(?:ud-)?i?q\d\w*|tq\d_0)|:(?P<named>{_TYPE}))"
 )
 # Whose `-FP8` has a scale for each tile of 128 x 128; others have one for each matrix.
@@ -170,7 +170,8 @@ def _readings(text: str) -> Iterator[Variant]:
     match = _GGUF.fullmatch(lower)
     if match is not None:
         kind = match["inside"] or match["after"] or match["type"] or match["named"] or ""
-        yield Variant(match["base"] or match["plain"], f"gguf:{kind}")
+        made = "-imatrix" if match["i1"] and kind.startswith(("q", "iq")) and kind != "q8_0" else ""
+        yield Variant(match["base"] or match["plain"], f"gguf:{kind}{made}")
 
 
 def _spellings(name: str) -> Iterator[str]:
@@ -189,7 +190,7 @@ def _spellings(name: str) -> Iterator[str]:
 def _as_variant(text: str, variant: Variant, base: ModelProfile) -> ModelProfile:
     if variant.format.startswith("mlx-") or text.lower().startswith("mlx-community/"):
         raise _mlx_refused(text, variant, base)
-    precision, remark = _precision(text, variant, base.architecture)
+    precision, remark = _precision(text, variant, base)
     notes = (*base.architecture.notes, remark)
     return replace(
         base,
@@ -207,13 +208,14 @@ def _base_dtype(architecture: Architecture) -> Plain:
     return base if base in (storage.BFLOAT16, storage.FLOAT16) else storage.BFLOAT16
 
 
-def _precision(text: str, variant: Variant, architecture: Architecture) -> tuple[Precision, str]:
+def _precision(text: str, variant: Variant, model: ModelProfile) -> tuple[Precision, str]:
+    architecture = model.architecture
     name, base = variant.format, _base_dtype(architecture)
     read = "its format is read from its name: the config.json may leave more matrices in 16 bits"
     if name in DTYPES:
         return plain(name), "its dtype is read from its name"
     if name.startswith("gguf:"):
-        return _gguf(name.removeprefix("gguf:"), base)
+        return _gguf(name.removeprefix("gguf:"), base, text, model)
     if name == "unsloth":
         pair = (storage.NF4_DOUBLE, storage.NF4_DOUBLE)
         return quantised("nf4", base, *pair), (
@@ -251,8 +253,8 @@ def _stored(name: str, group: int, architecture: Architecture) -> tuple[Storage 
     return (alone[name], alone[name]) if name in alone else FORMATS[name]
 
 
-def _gguf(kind: str, base: Plain) -> tuple[Precision, str]:
-    from vram_planner.architecture.gguf import gguf_precision  # noqa: PLC0415  rarely asked for
+def _gguf(kind: str, base: Plain, text: str, model: ModelProfile) -> tuple[Precision, str]:
+    from vram_planner.architecture.gguf import by_whom  # noqa: PLC0415  rarely asked for
 
     if not kind:
         return plain(base.name), (
@@ -260,7 +262,7 @@ def _gguf(kind: str, base: Plain) -> tuple[Precision, str]:
             "such as …-GGUF:Q4_K_M, says which"
         )
     remark = "its GGUF file type is read from its name: files of one type differ by their maker"
-    return gguf_precision(kind), remark
+    return by_whom(kind, text if "/" in text else model.name, model.architecture), remark
 
 
 def _mlx_refused(text: str, variant: Variant, base: ModelProfile) -> PrecisionError:

@@ -141,7 +141,7 @@ def _title(chosen: Engine, settings: Any) -> str:
 
 
 def _launch(command: str, profile: ModelProfile, request: PlanRequest) -> str:
-    file = profile.name.rsplit("/", 1)[-1]
+    file = profile.name.rsplit("/", 1)[-1].partition("-GGUF")[0]
     words = command.replace("{model_file}", file).replace("{model}", profile.name)
     server = words.startswith(("vllm ", "python -m sglang"))
     return f"{words} --dtype {request.dtype}" if server and request.dtype != "auto" else words
@@ -182,16 +182,21 @@ def _options(request: PlanRequest) -> Options:
 
 
 @lru_cache(maxsize=256)
-def _named_precision(quant: str, base: str) -> Precision:
+def _plain_format(quant: str, base: str) -> Precision | None:
     name = quant.lower()
     if (named := named_format(name, DTYPES[base])) is not None:
         return named
-    if name in DTYPES or name in DTYPE_ALIASES:
-        return plain(name)
-    from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision  # noqa: PLC0415  rarely asked for
+    return plain(name) if name in DTYPES or name in DTYPE_ALIASES else None
+
+
+def _named_precision(quant: str, base: str, profile: ModelProfile) -> Precision:
+    if (named := _plain_format(quant, base)) is not None:
+        return named
+    from vram_planner.architecture.gguf import by_whom  # noqa: PLC0415  rarely asked for
+    from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES  # noqa: PLC0415  with it
 
     try:
-        return gguf_precision(quant)
+        return by_whom(quant, profile.name, profile.architecture)
     except PrecisionError as error:
         known = ", ".join([*DTYPES, *FORMATS, *GGUF_FILE_TYPES])
         raise PrecisionError(f"no quantisation is called {quant[:40]!r}", hint=f"one of {known}") from error
@@ -215,7 +220,7 @@ def _precision(
             (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",),
         )
     if request.quant is not None:
-        named = _named_precision(request.quant, base)
+        named = _named_precision(request.quant, base, profile)
         return named, (*notes, *_format_notes(chosen, named, stored))
     if own is not None and own.name != base:
         rebased: Precision = stored.with_base(DTYPES[base])  # type: ignore[attr-defined]  # what has a base has it
