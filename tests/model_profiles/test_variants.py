@@ -65,7 +65,7 @@ def linear_of(name: str) -> "Storage | None":
         ("unsloth/DeepSeek-R1-GGUF:UD-Q2_K_XL", "deepseek-ai/DeepSeek-R1", "ud-q2_k_xl"),
         ("someone/Qwen3-8B-Q4_K_M-GGUF", "Qwen/Qwen3-8B", "q4_k_m"),
         ("Qwen/Qwen3-8B:Q6_K", "Qwen/Qwen3-8B", "q6_k"),
-        ("TheBloke/CodeLlama-34B-Instruct-GGUF:Q4_K_M", "codellama/CodeLlama-34b-Instruct-hf", "q4_k_m"),
+        ("TheBloke/CodeLlama-34B-Instruct-GGUF:Q4_K_M", "codellama/CodeLlama-34b-Instruct-hf", "q4_k_m-2023"),
         ("RedHatAI/Qwen3-32B-NVFP4A16", "Qwen/Qwen3-32B", "nvfp4"),
         ("RedHatAI/Qwen3-30B-A3B-FP8-block", "Qwen/Qwen3-30B-A3B", "fp8-block"),
         ("RedHatAI/Llama-3.1-8B-Instruct-INT8-W8A8", "meta-llama/Llama-3.1-8B-Instruct", "w8a8"),
