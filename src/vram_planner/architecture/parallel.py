@@ -64,6 +64,8 @@ def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 6
         if not cache.latent and cache.n_heads % tp and tp % cache.n_heads:
             return f"{cache.n_heads} KV heads"
     for state, _ in architecture.states:
+        if state.kind == "compressor":  # DeepSeek-V4: one shared head, whole on every rank like its cache
+            continue
         if state.heads % tp:
             return f"{state.heads} heads of a recurrent state"
         # vLLM mamba_mixer2.py: one group is copied to all ranks, more are dealt out.
