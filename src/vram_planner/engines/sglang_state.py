@@ -91,7 +91,12 @@ def states_of(ask: Ask, profile: Profile) -> States | None:
     if per_request is None:
         raise UnsupportedArchitectureError(
             f"SGLang {profile['title']} has no state pool for {architecture.model_type!r} that we know",
-            hint="leave --engine-version out for the newest release, or try --engine vllm",
+            hint="try --engine vllm"
+            + (
+                ""
+                if ask.options.version is None
+                else ", or leave --engine-version out for the newest release"
+            ),
         )
     return States(
         slot_bytes=max(_stage_bytes(architecture, ask)), per_request=per_request, spare=rule["spare"]
