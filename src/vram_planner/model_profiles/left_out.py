@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.precision import Except
 from vram_planner.architecture.weight import Role
 from vram_planner.errors import PrecisionError
+from vram_planner.model_profiles.patterns import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,18 +19,20 @@ if TYPE_CHECKING:
     from vram_planner.architecture.model import Layer
     from vram_planner.architecture.precision import Uniform
     from vram_planner.architecture.weight import Weight
+    from vram_planner.model_profiles.patterns import Pattern
 
     # A layer's number, our name of a matrix in it, and its path in the model.
     _Listed = tuple[int, str, str]
 
 _LONGEST_PATTERN: Final = 256
 _MOST_STARS: Final = 6
-_MOST_ALTERNATIVES: Final = 64
 _MOST_PATTERNS: Final = 20_000
 _MOST_WORK: Final = 1_000_000
 _SPECIAL: Final = re.compile(r"[*?\[]")
 _OF_LAYER: Final = re.compile(r"layers\.(\d+)\.")
 _AROUND: Final = re.compile(r"\*[^*?\[]+\*")
+# What may stand before `layers.`: text models, and those inside a larger one. What lies elsewhere is no tensor of ours.
+BEFORE: Final = ("model.", "model.language_model.", "language_model.model.", "")
 # Never quantised by any of the formats, so that naming them changes nothing.
 _ANYWAY: Final = (
     "norm",
@@ -44,28 +48,49 @@ _ANYWAY: Final = (
 )
 
 
-def without(precision: Uniform, patterns: tuple[str, ...], layers: tuple[Layer, ...]) -> Uniform | Except:
+def without(
+    precision: Uniform | Except, patterns: tuple[str, ...], layers: tuple[Layer, ...]
+) -> Uniform | Except:
     """
     The precision, with the matrices that any of the patterns names left in 16 bits.
 
     A pattern is a module's name or the end or beginning of one, with `*` as in a shell (ModelOpt), or a
-    regular expression after `re:` (compressed-tensors), of which we read names, dots, `.*` and `(a|b)`.
+    regular expression after `re:` that matches from the name's beginning (compressed-tensors).
     """
     # A bare `gate` is the router's name (MiniMax-M2): the experts' own gates are called otherwise there.
     # Patterns of draft layers name layers by numbers of their own (Qwen 3.5: mtp.layers.0*).
-    each = (single for pattern in patterns if not is_draft(pattern) for single in _alternatives(pattern))
-    wanted = {_normal(pattern) for pattern in each if pattern != "gate" and not pattern.endswith(_ANYWAY)}
-    if not wanted:
+    listed = {
+        each for each in patterns if not is_draft(each) and each != "gate" and not each.endswith(_ANYWAY)
+    }
+    wanted = {_normal(each) for each in listed if not each.startswith("re:")}
+    expressions = tuple(
+        pattern(each.removeprefix("re:")) for each in sorted(listed) if each.startswith("re:")
+    )
+    if not listed:
         return precision
-    starred = tuple(sorted(pattern for pattern in wanted if "*" in pattern))
-    if len(wanted) > _MOST_PATTERNS or len(starred) * len(layers) > _MOST_WORK:
+    starred = tuple(sorted(each for each in wanted if "*" in each))
+    if len(wanted) > _MOST_PATTERNS or (len(starred) + len(expressions)) * len(layers) > _MOST_WORK:
         raise PrecisionError(
-            f"{len(wanted):,} patterns of unquantised modules",
+            f"{len(listed):,} patterns of unquantised modules",
             hint="the list of the quantization_config is too long",
         )
-    listed = _listed(layers)
-    found = _named(wanted, listed) | _matched(starred, listed)
-    return _as_precision(precision, found, listed)
+    modules = _listed(layers)
+    found = (
+        _named(wanted, modules)
+        | _matched(starred, modules)
+        | frozenset((index, name) for index, name, path in modules if _matches(expressions, path, name))
+    )
+    return _as_precision(precision, found, modules)
+
+
+def _matches(expressions: tuple[Pattern, ...], path: str, name: str) -> bool:
+    """Whether an expression matches one of the names that the module may have, as vLLM's `re.match` would."""
+    if not expressions:
+        return False
+    names = [before + path for before in BEFORE]
+    if name.startswith("experts."):
+        names += [f"{each}_proj" for each in names]
+    return any(each.starts(full) for each in expressions for full in names)
 
 
 def is_draft(pattern: str) -> bool:
@@ -74,10 +99,13 @@ def is_draft(pattern: str) -> bool:
 
 
 def _as_precision(
-    precision: Uniform, found: frozenset[tuple[int, str]], listed: list[_Listed]
+    precision: Uniform | Except, found: frozenset[tuple[int, str]], listed: list[_Listed]
 ) -> Uniform | Except:
     if not found:
         return precision
+    if isinstance(precision, Except):
+        mixed = ((stored, places - found) for stored, places in precision.mixed)
+        return replace(precision, in_layers=precision.in_layers | found, mixed=tuple(mixed))
     names = {name for _, name in found}
     everywhere = all((index, name) in found for index, name, _ in listed if name in names)
     if everywhere:
@@ -85,40 +113,17 @@ def _as_precision(
     return Except(inner=precision, in_layers=found)
 
 
-def _alternatives(pattern: str) -> list[str]:
-    """A regular expression with `(up|down)` in it as one for each of these (Kimi K2.5); others as they are."""
-    done: list[str] = []
-    todo = [pattern]
-    while todo and len(done) + len(todo) <= _MOST_ALTERNATIVES:
-        text = todo.pop()
-        group = re.search(r"\((?:\?:)?([\w|]+)\)", text) if text.startswith("re:") else None
-        if group is None:
-            done.append(text)
-        else:
-            todo += [text[: group.start()] + choice + text[group.end() :] for choice in group[1].split("|")]
-    return done if not todo else [pattern]
-
-
-def _normal(pattern: str) -> str:
-    """From `layers.` on, where it is in the name; a simple regular expression becomes a shell pattern."""
-    if len(pattern) > _LONGEST_PATTERN:
+def _normal(text: str) -> str:
+    """From `layers.` on, where it is in the name."""
+    if len(text) > _LONGEST_PATTERN:
         raise PrecisionError(
-            f"the pattern {pattern[:40]!r}… is too long", hint="shorten the list of ignored modules"
+            f"the pattern {text[:40]!r}… is too long", hint="shorten the list of ignored modules"
         )
-    if pattern.startswith("re:"):
-        pattern = pattern[3:].removeprefix("^").removesuffix("$").replace(r"\.", ".").replace(".*", "*")
-        if not re.fullmatch(r"[\w.*-]*", pattern):
-            raise PrecisionError(
-                f"cannot read the pattern {pattern[:60]!r} of ignored modules",
-                hint="we read names with dots and '.*': write one pattern for each kind of module",
-            )
-    pattern = re.sub(r"\*+", "*", pattern)
-    if pattern.count("*") > _MOST_STARS:
-        raise PrecisionError(
-            f"the pattern {pattern[:60]!r} has too many stars", hint="write simpler patterns"
-        )
-    start = pattern.find("layers.")
-    return pattern[start:] if start >= 0 else pattern
+    text = re.sub(r"\*+", "*", text)
+    if text.count("*") > _MOST_STARS:
+        raise PrecisionError(f"the pattern {text[:60]!r} has too many stars", hint="write simpler patterns")
+    start = text.find("layers.")
+    return text[start:] if start >= 0 else text
 
 
 def _blocks(layer: Layer) -> Iterator[tuple[str, tuple[Weight, ...]]]:

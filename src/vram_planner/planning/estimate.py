@@ -11,12 +11,12 @@ from vram_planner.architecture.parallel import Layout, valid_tp
 from vram_planner.architecture.precision import (
     DTYPE_ALIASES,
     DTYPES,
-    FORMATS,
     Precision,
     named_format,
     plain,
 )
 from vram_planner.engines.base import Ask, Options, Workload
+from vram_planner.engines.loads import family_of, loading_notes
 from vram_planner.engines.register import engine
 from vram_planner.errors import (
     NoGpuError,
@@ -183,7 +183,9 @@ def _options(request: PlanRequest) -> Options:
 
 @lru_cache(maxsize=256)
 def _plain_format(quant: str, base: str) -> Precision | None:
-    name = quant.lower()
+    from vram_planner.architecture.format_names import canonical  # noqa: PLC0415  with --quant alone
+
+    name = canonical(quant)
     if (named := named_format(name, DTYPES[base])) is not None:
         return named
     return plain(name) if name in DTYPES or name in DTYPE_ALIASES else None
@@ -192,14 +194,16 @@ def _plain_format(quant: str, base: str) -> Precision | None:
 def _named_precision(quant: str, base: str, profile: ModelProfile) -> Precision:
     if (named := _plain_format(quant, base)) is not None:
         return named
+    from vram_planner.architecture.format_names import nearest  # noqa: PLC0415  with --quant alone
     from vram_planner.architecture.gguf import by_whom  # noqa: PLC0415  rarely asked for
     from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES  # noqa: PLC0415  with it
 
     try:
         return by_whom(quant, profile.name, profile.architecture)
     except PrecisionError as error:
-        known = ", ".join([*DTYPES, *FORMATS, *GGUF_FILE_TYPES])
-        raise PrecisionError(f"no quantisation is called {quant[:40]!r}", hint=f"one of {known}") from error
+        raise PrecisionError(
+            f"no quantisation is called {quant[:40]!r}", hint=nearest(quant, GGUF_FILE_TYPES)
+        ) from error
 
 
 def _precision(
@@ -221,26 +225,36 @@ def _precision(
         )
     if request.quant is not None:
         named = _named_precision(request.quant, base, profile)
-        return named, (*notes, *_format_notes(chosen, named, stored))
+        return named, (*notes, *_format_notes(request, profile, chosen, named))
     if own is not None and own.name != base:
         rebased: Precision = stored.with_base(DTYPES[base])  # type: ignore[attr-defined]  # what has a base has it
         return rebased, notes
-    return stored, (*notes, *_format_notes(chosen, stored, stored))
+    return stored, (*notes, *_format_notes(request, profile, chosen, stored))
 
 
-def _format_notes(chosen: Engine, named: Precision, stored: Precision) -> tuple[str, ...]:
+def _format_notes(
+    request: PlanRequest, profile: ModelProfile, chosen: Engine, named: Precision
+) -> tuple[str, ...]:
     """GGUF is llama.cpp's; vLLM reads it with experimental kernels, others unpack it. The stored file stays as it is."""
-    if getattr(named, "container", None) == "gguf" and chosen.gguf != "own":
+    stored, container = profile.architecture.precision, getattr(named, "container", None)
+    if chosen.gguf == "own":
+        return ()
+    notes: tuple[str, ...] = ()
+    if (family := family_of(named.name, container)) is not None:
+        n_bytes = profile.architecture.weights_bytes(named)
+        notes = loading_notes(chosen, named.name, request.engine_version, family, n_bytes=n_bytes)
+    if container == "gguf":
         if chosen.gguf != "experimental":
             raise PrecisionError(
                 f"{chosen.title} does not serve GGUF files such as {named.name}",
                 hint="--engine llama.cpp, or awq",
             )
-        return (f"{chosen.title}'s GGUF kernels are experimental, and slow beside awq or fp8",)
-    if named.name == stored.name or chosen.gguf == "own":
-        return ()
+        return (f"{chosen.title}'s GGUF kernels are experimental, and slow beside awq or fp8", *notes)
+    if named.name == stored.name:
+        return notes
     return (
         f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
+        *notes,
     )
 
 
