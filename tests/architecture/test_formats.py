@@ -42,11 +42,17 @@ def named(name: str) -> Uniform:
         ("awq-channel", N // 2 + 4096 * 20 // 8),
         ("w4a16-24", N // 4 + N // 8 + 32 * 4096 * 2),
         ("bnb-int8", N + 4096 * 4),
-        ("nf4-double", N // 2 + N // 64 + N // 64 // 256 * 4),
+        ("nf4-double", N // 2 + N // 64 + N // 64 // 256 * 4 + 64 + 1024),
         ("int4wo-128", N // 2 + 32 * 4096 * 4),
-        ("int8wo", N + 4096 * 2),
+        ("int8wo", N + 4096 * 5),
         ("float8wo", N + 4096 * 4),
         ("hqq-4bit", N // 2 + N // 64 * 4),
+        ("hqq-8bit", N + N // 64 * 4),
+        ("hqq-4bit-g128", N // 2 + N // 128 * 4),
+        ("int4wo-64", N // 2 + 64 * 4096 * 4),
+        ("auto-round", N // 2 + 32 * 4096 * 20 // 8),
+        ("w8a16", N + 4096 * 2 + 16),
+        ("mxfp8", N + N // 32),
         ("hqq-2bit", N // 4 + N // 64 * 4),
         ("exl2-4.25", N * 425 // 800),
         ("exl3-3.0", N * 3 // 8 + 2 * 4096 * 2),
@@ -60,7 +66,7 @@ def test_bytes_of_a_square_matrix(name: str, total: int) -> None:
 
 
 def test_hqq_puts_ten_three_bit_numbers_into_an_int32() -> None:
-    """3.2 bits, and 0.5 for scale and zero; the last block of five groups is counted whole."""
+    """3.2 bits, and 0.5 for scale and zero."""
     assert storage.HQQ_3.nbytes(SQUARE) == pytest.approx(N * 3.7 / 8, rel=1e-4)
 
 

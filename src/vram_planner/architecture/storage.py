@@ -160,7 +160,8 @@ class Hqq:
         down, across = (groups, group) if self.axis else (group, groups)
         packed = ceil_div(down, 10) * 4 * across
         if self.bits != 3:  # noqa: PLR2004  the one width that is packed into int32
-            packed = ceil_div(down * across, {8: 1, 6: 1, 5: 1, 4: 2, 2: 4, 1: 8}[self.bits])
+            # Rounded down, as HQQ does: only what it can pack whole is ever stored.
+            packed = down // {8: 1, 6: 1, 5: 1, 4: 2, 2: 4, 1: 8}[self.bits] * across
         return weight.stack * (packed + 2 * groups * self.meta_bytes)
 
 

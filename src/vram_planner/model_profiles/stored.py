@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vram_planner.architecture import storage
@@ -264,6 +265,10 @@ def _schemes(quantisation: Config) -> dict[Scheme, tuple[str, ...]]:
         if group.raw("weights") is None:
             continue  # a cache or activations alone
         scheme = _compressed_group(group.sub("weights"), group.text("format", default=overall), sparse=sparse)
+        if scheme.linear is storage.NVFP4 and group.raw("input_activations") is None:
+            scheme = _both(
+                "nvfp4", replace(storage.NVFP4, tensor_bytes=4)
+            )  # no global scale of the activations
         found[scheme] = (*found.get(scheme, ()), *group.texts("targets", default=("Linear",)))
     if not found and sparse:
         found[_both("sparse-24", Padded("sparse-24", 9, _ROW, 0))] = ("Linear",)

@@ -113,8 +113,7 @@ def _int4(wanted: _Wanted) -> Storage:
         known = tiled or layout.text("_type") == "Int4CPULayout"
         form = layout.text("_type") if layout.names() else ""
     else:
-        packing = wanted.data.sub("int4_packing_format")
-        form = packing.text("_data", default="plain").lower()
+        form = _named(wanted.data, "int4_packing_format", "plain")
         tiled = form == "tile_packed_to_4d"
         known = tiled or form in _NO_PADDING or form == "plain_int32"
     if not known:
@@ -127,6 +126,14 @@ def _int4(wanted: _Wanted) -> Storage:
         return Padded(name, 4, group, 3 if form == "plain_int32" else 4)
     rows = wanted.data.integer("int4_tile_packed_ntile", default=_TINYGEMM_ROWS)
     return Padded(name, 4, group, 4, row_multiple=rows, column_multiple=_TINYGEMM_INPUTS)
+
+
+def _named(data: Config, key: str, default: str) -> str:
+    """A member of an enumeration: written out as an object, or its bare value."""
+    value = data.raw(key)
+    return (
+        data.text(key) if isinstance(value, str) else data.sub(key).text("_data", default=default)
+    ).lower()
 
 
 def _int8(wanted: _Wanted) -> Storage:
@@ -153,10 +160,8 @@ def _float8(wanted: _Wanted) -> Storage:
 
 def _intx(wanted: _Wanted) -> Storage:
     """Up to eight bits, each number in a byte of its own; a 16-bit scale and an int8 zero for each group or row."""
-    packing = wanted.data.sub("intx_packing_format", "packing_format").text(
-        "_data", default="UNPACKED_TO_INT8"
-    )
-    if wanted.version == 1 or packing.upper() != "UNPACKED_TO_INT8":
+    packing = _named(wanted.data, "intx_packing_format", "unpacked_to_int8")
+    if wanted.version == 1 or packing != "unpacked_to_int8":
         raise PrecisionError(
             f"the layout of torchao's {wanted.kind} {packing[:30]!r}, version {wanted.version}, is not known",
             hint="we read UNPACKED_TO_INT8 of version 2",
