@@ -124,10 +124,12 @@ def _dynamic_line(name: str) -> str:
 def others() -> list[str]:
     """Formats that are known and refused: no engine planned here loads them."""
     model = vp.load_architecture(MODEL)
-    rows = [
-        line(name, "embedding and head too, 16-bit scale and shift for each group", model, mlx(name, BASE))
-        for name in MLX_FORMATS
-    ]
+    usual = "embedding and head too, 16-bit scale and shift for each group"
+    stored = {
+        "mlx-mxfp4": "embedding and head too, an 8-bit exponent for each 32",
+        "mlx-mxfp4-q8": "experts as mlx-mxfp4, the rest as mlx-8bit",
+    }
+    rows = [line(name, stored.get(name, usual), model, mlx(name, BASE)) for name in MLX_FORMATS]
     return [*head("MLX", "Llama-3.1-8B"), *rows]
 
 

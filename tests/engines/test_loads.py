@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ import vram_planner as vp
 from vram_planner.engines import loads
 from vram_planner.engines.register import ENGINES
 
-ASK = {"ctx": 2048, "concurrency": 1, "gpu": "none"}
+ASK: dict[str, Any] = {"ctx": 2048, "concurrency": 1, "gpu": "none"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -332,3 +332,23 @@ JSON = st.recursive(
 def test_any_quantisation_is_read_or_refused(method: str, entries: dict[str, Any]) -> None:
     with suppress(PlannerError):
         assert tiny(entries | {"quant_method": method}).weights_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        },
+    ],
+)
+def test_a_cache_is_quantised_only_where_the_checkpoint_names_it(named: dict[str, Any]) -> None:
+    """Source: vLLM 0.32 utils/torch_utils.py, resolve_kv_cache_dtype_string."""
+    silent = {key: value for key, value in named.items() if not key.startswith("kv_")}
+
+    assert any("KV cache" in note for note in tiny(named).notes)
+    assert not any("KV cache" in note for note in tiny(silent).notes)
+    assert tiny(named).precision.element_bytes == 2

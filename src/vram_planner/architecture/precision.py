@@ -277,13 +277,16 @@ MLX_FORMATS: dict[str, Storage] = {
         f"mlx-{bits}bit": storage.Blocks(f"mlx-{bits}bit", 64, 64 * bits // 8 + 4) for bits in (3, 4, 5, 6, 8)
     },
     "mlx-8bit-gs32": storage.Blocks("mlx-8bit-gs32", 32, 36),
+    "mlx-mxfp4": storage.Blocks("mlx-mxfp4", 32, 17),
+    "mlx-mxfp4-q8": storage.Blocks("mlx-mxfp4-q8", 32, 17),  # experts; the rest as mlx-8bit
 }
+_MLX_REST = {"mlx-mxfp4-q8": "mlx-8bit"}
 
 
 def mlx(name: str, base: Plain) -> Uniform:
     """A model as MLX stores it in one of MLX_FORMATS."""
-    stored = MLX_FORMATS[name]
-    return Uniform(name=name, base=base, linear=stored, expert=stored, tables=stored)
+    expert, rest = MLX_FORMATS[name], MLX_FORMATS[_MLX_REST.get(name, name)]
+    return Uniform(name=name, base=base, linear=rest, expert=expert, tables=rest)
 
 
 def walk(architecture: Architecture, precision: Precision) -> Iterator[tuple[Weight, Place, int]]:

@@ -137,10 +137,19 @@ def _left_out(quantisation: Config) -> tuple[str, ...]:
 
 
 def _remarks(quantisation: Config) -> tuple[str, ...]:
-    remarks = []
-    if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo") is not None:
-        remarks.append("the checkpoint carries scales for a quantised KV cache: ask for it with --kv-dtype")
-    return tuple(remarks)
+    """
+    FP8 weights never mean an FP8 cache; a checkpoint that names a scheme for its cache does.
+
+    Source: vLLM 0.32 utils/torch_utils.py, resolve_kv_cache_dtype_string, get_kv_cache_quant_algo_string.
+    """
+    if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config") is None:
+        return ()
+    return (
+        (
+            "the checkpoint names a quantised KV cache, which vLLM takes by itself (kv_cache_dtype auto); counted here in "
+            "16 bits: ask for it with --kv-dtype fp8"
+        ),
+    )
 
 
 def _both(name: str, stored: Storage) -> Scheme:
