@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vram_planner.architecture.format_names import canonical, nearest
-from vram_planner.architecture.gguf import GGUF_FILE_TYPES
+from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES
 from vram_planner.architecture.precision import DTYPES, FORMATS, named_format
 from vram_planner.architecture.storage import BFLOAT16
 

@@ -30,6 +30,8 @@ _MOST_PATTERNS: Final = 20_000
 _MOST_WORK: Final = 1_000_000
 _SPECIAL: Final = re.compile(r"[*?\[]")
 _OF_LAYER: Final = re.compile(r"layers\.(\d+)\.")
+# Digits and classes, or a dot that stands for a single character: such an expression may mean certain layers.
+_TELLS_NUMBERS: Final = re.compile(r"[0-9\[]|\\[dwDW]|(?<!\\)\.(?![*+])")
 _AROUND: Final = re.compile(r"\*[^*?\[]+\*")
 # What may stand before `layers.`: text models, and those inside a larger one. What lies elsewhere is no tensor of ours.
 BEFORE: Final = ("model.", "model.language_model.", "language_model.model.", "")
@@ -63,30 +65,40 @@ def without(
         each for each in patterns if not is_draft(each) and each != "gate" and not each.endswith(_ANYWAY)
     }
     wanted = {_normal(each) for each in listed if not each.startswith("re:")}
-    expressions = tuple(
-        pattern(each.removeprefix("re:")) for each in sorted(listed) if each.startswith("re:")
-    )
+    told = tuple(each.removeprefix("re:") for each in sorted(listed) if each.startswith("re:"))
     if not listed:
         return precision
     starred = tuple(sorted(each for each in wanted if "*" in each))
-    if len(wanted) > _MOST_PATTERNS or (len(starred) + len(expressions)) * len(layers) > _MOST_WORK:
+    if len(wanted) > _MOST_PATTERNS or (len(starred) + len(told)) * len(layers) > _MOST_WORK:
         raise PrecisionError(
             f"{len(listed):,} patterns of unquantised modules",
             hint="the list of the quantization_config is too long",
         )
     modules = _listed(layers)
-    found = (
-        _named(wanted, modules)
-        | _matched(starred, modules)
-        | frozenset((index, name) for index, name, path in modules if _matches(expressions, path, name))
-    )
+    found = _named(wanted, modules) | _matched(starred, modules) | _expressed(told, modules)
     return _as_precision(precision, found, modules)
+
+
+def _expressed(sources: tuple[str, ...], modules: list[_Listed]) -> frozenset[tuple[int, str]]:
+    """What regular expressions name. Those that cannot tell one layer's number from another's are asked once a path."""
+    expressions = tuple(pattern(source) for source in sources)
+    if not expressions:
+        return frozenset()
+    numbered = any(_TELLS_NUMBERS.search(source) for source in sources)
+    known: dict[tuple[str, str], bool] = {}
+    found = []
+    for index, name, path in modules:
+        key = (path if numbered else path[len(f"layers.{index}.") :], name)
+        hit = known.get(key)
+        if hit is None:
+            hit = known[key] = _matches(expressions, path, name)
+        if hit:
+            found.append((index, name))
+    return frozenset(found)
 
 
 def _matches(expressions: tuple[Pattern, ...], path: str, name: str) -> bool:
     """Whether an expression matches one of the names that the module may have, as vLLM's `re.match` would."""
-    if not expressions:
-        return False
     names = [before + path for before in BEFORE]
     if name.startswith("experts."):
         names += [f"{each}_proj" for each in names]
