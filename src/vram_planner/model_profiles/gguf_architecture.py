@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vram_planner.architecture.stored_header import GgufFile
-from vram_planner.errors import ConfigError, HeaderError, UnsupportedArchitectureError
+from vram_planner.errors import ConfigError, HeaderError
 from vram_planner.model_profiles.assign import assign, remarks
 from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.model_profiles.gguf_facts import UNUSUAL, GgufFacts
 from vram_planner.model_profiles.gguf_families import FAMILIES
+from vram_planner.model_profiles.gguf_refused import refuse_architecture, refuse_type
 from vram_planner.model_profiles.headers import short_name
 from vram_planner.model_profiles.tensor_names import gguf_name
 
@@ -44,10 +45,7 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     """
     family = FAMILIES.get(facts.name)
     if family is None:
-        raise UnsupportedArchitectureError(
-            f"{facts.source}: the GGUF architecture {facts.name!r} is not supported",
-            hint=f"we read {', '.join(sorted(FAMILIES))}; or give a config.json and --quant",
-        )
+        refuse_architecture(facts, len(FAMILIES))
     own = family(facts)
     return {**_common(facts, own), **own}
 
@@ -86,6 +84,7 @@ def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
     UnsupportedArchitectureError or HeaderError.
     """
     facts = GgufFacts(header)
+    refuse_type(facts, header.metadata.get("general.type"))
     config = gguf_config(facts)
     if not header.tensors:
         raise HeaderError(f"{short_name(header.source)}: no tensors, only a vocabulary", hint=UNUSUAL)

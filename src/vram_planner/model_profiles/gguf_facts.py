@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     Family = Callable[["GgufFacts"], dict[str, Any]]
 
-UNUSUAL: Final = "the file's metadata are damaged or unusual: give the model's config.json and --quant instead"
+UNUSUAL: Final = (
+    "the file's metadata are damaged or unusual: give the model's config.json and --quant instead"
+)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
 _MOST_LAYERS: Final = 10_000
 
@@ -179,6 +181,6 @@ def window(facts: GgufFacts) -> dict[str, Any]:
 
 
 def blocks(facts: GgufFacts) -> list[str]:
-    """ "sparse" for each layer with a router, "dense" for the others."""
+    """Whether each layer is "sparse", as those with a router are, or "dense"."""
     routed = set(facts.layers_with("ffn_gate_inp.weight"))
     return ["sparse" if index in routed else "dense" for index in range(facts.bounded_layers)]

@@ -89,7 +89,10 @@ def _apertus(facts: GgufFacts) -> dict[str, Any]:
 
 def _minicpm(facts: GgufFacts) -> dict[str, Any]:
     """MiniCPM, and its mixture of experts, whose width is `feed_forward_length`."""
-    return {"model_type": "minicpm", **(experts(facts) if facts.number("expert_count", 0) else {"num_experts": 0})}
+    return {
+        "model_type": "minicpm",
+        **(experts(facts) if facts.number("expert_count", 0) else {"num_experts": 0}),
+    }
 
 
 def _internlm2(facts: GgufFacts) -> dict[str, Any]:
@@ -104,6 +107,21 @@ def _xverse(facts: GgufFacts) -> dict[str, Any]:
     return {"model_type": "xverse", "bias": facts.has("attn_q.bias")}
 
 
+def _deci(facts: GgufFacts) -> dict[str, Any]:
+    """Nemotron Super and Ultra: layers without attention or without a block, each block as wide as it likes."""
+    heads, keys = facts.per_layer("attention.head_count"), facts.per_layer("attention.head_count_kv")
+    widths, blocks = facts.per_layer("feed_forward_length"), []
+    for index, (n_heads, n_keys, width) in enumerate(zip(heads, keys, widths, strict=True)):
+        if bool(n_heads) != bool(n_keys) or (n_keys and n_heads % n_keys):
+            facts.refuse(f"layer {index} has {n_heads} heads and {n_keys} KV heads, which is not supported")
+        attends = {"n_heads_in_group": n_heads // n_keys} if n_keys else {"no_op": True}
+        blocks.append(
+            {"attention": attends, "ffn": {"intermediate_size": width} if width else {"no_op": True}}
+        )
+    own = {"model_type": "nemotron-nas", **biases(facts), "block_configs": blocks}
+    return {**own, "num_key_value_heads": None, "intermediate_size": None}
+
+
 FAMILIES: Final[Mapping[str, Family]] = {
     **EXPERTS,
     **HYBRIDS,
@@ -114,6 +132,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "bloom": plain("bloom"),
     "chatglm": plain("glm"),
     "command-r": _cohere,
+    "deci": _deci,
     "ernie4_5": _ernie,
     "exaone": plain("exaone"),
     "falcon": _falcon,

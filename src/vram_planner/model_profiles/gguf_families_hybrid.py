@@ -200,11 +200,19 @@ def _delta(facts: GgufFacts, model_type: str) -> dict[str, Any]:
 
 
 def _shared_beside(facts: GgufFacts) -> dict[str, Any]:
-    return {**experts(facts), "shared_expert_intermediate_size": facts.number("expert_shared_feed_forward_length")}
+    return {
+        **experts(facts),
+        "shared_expert_intermediate_size": facts.number("expert_shared_feed_forward_length"),
+    }
 
 
 def _qwen3_next(facts: GgufFacts) -> dict[str, Any]:
-    return {**_delta(facts, "qwen3_next"), **_shared_beside(facts), "decoder_sparse_step": 1, "mlp_only_layers": []}
+    return {
+        **_delta(facts, "qwen3_next"),
+        **_shared_beside(facts),
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
 
 
 def _qwen35(facts: GgufFacts) -> dict[str, Any]:

@@ -43,7 +43,10 @@ _CORRECTION: Final = _one("router.correction", "router.bias")
 def _shared(part: str) -> Alternatives:
     whole = "down_proj" if part == "down" else "gate_up_proj"
     return _one(
-        f"shared_experts.{part}_proj", f"shared_expert.{part}_proj", f"shared_mlp.{part}_proj", f"shared_mlp.{whole}"
+        f"shared_experts.{part}_proj",
+        f"shared_expert.{part}_proj",
+        f"shared_mlp.{part}_proj",
+        f"shared_mlp.{whole}",
     )
 
 
@@ -64,7 +67,7 @@ _GGUF_LAYER: Final[Mapping[str, Alternatives]] = {
     ),
     "post_attention_norm": _one("post_self_attn_layernorm", "post_attention_layernorm"),
     "post_ffw_norm": _one("post_mlp_layernorm", "post_feedforward_layernorm"),
-    "attn_q": _one("q_proj", "qkv_proj"), "attn_k": _one("k_proj", "qkv_proj"), "attn_v": _one("v_proj", "qkv_proj"), 
+    "attn_q": _one("q_proj", "qkv_proj"), "attn_k": _one("k_proj", "qkv_proj"), "attn_v": _one("v_proj", "qkv_proj"),
     "attn_qkv": (("in_proj_qkv",), ("in_proj_qkvz",), *_QKV), "attn_gate": _one("in_proj_z", "in_proj_qkvz", "g_proj", "gate_proj"), "attn_output_norm": _one("norm_2"),
     "attn_output": _one("o_proj"), "attn_sinks": _one("sinks"),
     "attn_q_norm": _one("q_norm", "q_layernorm"), "attn_k_norm": _one("k_norm", "k_layernorm"),
@@ -129,7 +132,12 @@ def gguf_name(name: str, n_layers: int) -> Meant:
         return Meant("extra", None, ())
     if number is None:
         return Meant("outside", None, _GGUF_OUTSIDE.get(module, ()), bias=ending == "bias")
-    layer = int(number)
+    return _gguf_in_layer(int(number), n_layers, (module, expert, ending))
+
+
+def _gguf_in_layer(layer: int, n_layers: int, parts: tuple[str, str | None, str | None]) -> Meant:
+    """Of the name's module, the number of an expert, and its ending."""
+    module, expert, ending = parts
     if layer >= n_layers:
         return Meant("draft", layer, ())
     if expert is not None:  # files of early 2024 have one tensor an expert
@@ -138,7 +146,9 @@ def gguf_name(name: str, n_layers: int) -> Meant:
     if special is not None:
         return Meant("layer", layer, special)
     bias = ending == "bias" and module != "exp_probs_b"
-    return Meant("layer", layer, _GGUF_LAYER.get(module, ()), bias=bias, main=ending in (None, "weight", "bias"))
+    return Meant(
+        "layer", layer, _GGUF_LAYER.get(module, ()), bias=bias, main=ending in (None, "weight", "bias")
+    )
 
 
 _TOWER: Final = re.compile(
