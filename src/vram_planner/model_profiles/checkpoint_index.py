@@ -122,13 +122,13 @@ def _read_pieces(reader: JsonReader, found: dict[str, str], files: dict[str, str
         piece = _read_piece(reader.data, reader.pos)
         if piece is None or not found.keys().isdisjoint(piece.names):
             return
-        for file in dict.fromkeys(piece.files):
-            if file not in files:
-                files[file] = _checked_file(reader, file, reader.pos, len(files))
+        new = {file: file for file in piece.files if file not in files}
+        too_many = len(files) + len(new) > MOST_FILES or len(found) + len(piece.names) > MOST_TENSORS
+        if too_many or not all(map(_is_file, new)):
+            return
+        files.update(new)
         found.update(zip(piece.names, map(files.__getitem__, piece.files), strict=True))
         reader.pos = piece.end
-        if len(found) > MOST_TENSORS:
-            reader.refuse(f"more than {MOST_TENSORS:,} tensors")
 
 
 class _Piece(NamedTuple):
@@ -167,8 +167,12 @@ def _read_piece(data: bytes, start: int) -> _Piece | None:
     return _Piece(names, files, stop) if len(set(names)) == len(names) else None
 
 
+def _is_file(file: str) -> bool:
+    return bool(_FILE_NAME.fullmatch(file)) and ".." not in file and file.endswith(_SUFFIXES)
+
+
 def _checked_file(reader: JsonReader, file: str, position: int, known: int) -> str:
-    if not _FILE_NAME.fullmatch(file) or ".." in file or not file.endswith(_SUFFIXES):
+    if not _is_file(file):
         reader.refuse(f"it names the file {file[:80]!r}, which is no weight file beside it", position)
     if known >= MOST_FILES:
         reader.refuse(f"more than {MOST_FILES:,} files", position)

@@ -17,7 +17,7 @@ from vram_planner.model_profiles.assign import assign, remarks
 from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.model_profiles.gguf_facts import UNUSUAL, GgufFacts
 from vram_planner.model_profiles.gguf_families import FAMILIES
-from vram_planner.model_profiles.gguf_refused import refuse_architecture, refuse_type
+from vram_planner.model_profiles.gguf_refused import refuse_architecture, refuse_draft, refuse_type
 from vram_planner.model_profiles.headers import short_name
 from vram_planner.model_profiles.tensor_names import gguf_name
 
@@ -46,6 +46,7 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     family = FAMILIES.get(facts.name)
     if family is None:
         refuse_architecture(facts, len(FAMILIES))
+    refuse_draft(facts)
     own = family(facts)
     return {**_common(facts, own), **own}
 
@@ -85,9 +86,9 @@ def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
     """
     facts = GgufFacts(header)
     refuse_type(facts, header.metadata.get("general.type"))
-    config = gguf_config(facts)
     if not header.tensors:
-        raise HeaderError(f"{short_name(header.source)}: no tensors, only a vocabulary", hint=UNUSUAL)
+        raise HeaderError(f"{facts.source}: no tensors, only a vocabulary", hint="give the model's GGUF file")
+    config = gguf_config(facts)
     try:
         architecture = architecture_from_config(config)
     except ConfigError as error:

@@ -61,6 +61,19 @@ def refuse_type(facts: GgufFacts, file_type: object) -> None:
         raise HeaderError(f"{facts.source}: {what}", hint=hint)
 
 
+def refuse_draft(facts: GgufFacts) -> None:
+    """
+    Raise HeaderError for a file that holds nothing but the layers for multi-token prediction.
+
+    Source: llama.cpp, src/models/glm4-moe.cpp, mtp_only.
+    """
+    if facts.number("nextn_predict_layers", 0) and "blk.0.attn_norm.weight" not in facts.shapes:
+        raise HeaderError(
+            f"{facts.source}: it holds only layers for multi-token prediction, the draft of another model",
+            hint="give the GGUF file of the model itself",
+        )
+
+
 def refuse_architecture(facts: GgufFacts, known: int) -> NoReturn:
     """Raise UnsupportedArchitectureError with the reason, if there is one; `known` is how many we read."""
     why = _ARCHITECTURES.get(facts.name)

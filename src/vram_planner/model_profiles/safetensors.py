@@ -82,7 +82,7 @@ def read_safetensors(source: ByteSource) -> Header:
         refuse(source, f"more than {MOST_TENSORS:,} tensors", _PREFIX)
     reader = JsonReader(raw, name=source.name, start=_PREFIX)
     data_bytes = source.size - _PREFIX - length
-    known = _read_at_once(raw, data_bytes) if length <= _AT_ONCE else None
+    known = read_at_once(raw, data_bytes) if length <= _AT_ONCE else None
     if known is None:
         tensors, spans, remarks = _read_object(reader)
         _check_spans(reader, tensors, spans, data_bytes)
@@ -96,7 +96,7 @@ def read_safetensors(source: ByteSource) -> Header:
     )
 
 
-def _read_at_once(raw: bytes, data_bytes: int) -> tuple[tuple[StoredTensor, ...], dict[str, str]] | None:
+def read_at_once(raw: bytes, data_bytes: int) -> tuple[tuple[StoredTensor, ...], dict[str, str]] | None:
     """
     The tensors and remarks of a header that is written as the library writes it, and right; None of any other.
 
