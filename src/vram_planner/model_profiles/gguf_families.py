@@ -32,7 +32,9 @@ def _mistral(facts: GgufFacts) -> dict[str, Any]:
 
 
 def _starcoder2(facts: GgufFacts) -> dict[str, Any]:
-    return {"model_type": "starcoder2", "use_bias": facts.has("attn_q.bias")}
+    """All that are published have a window of 4,096, which llama.cpp ignores: the file does not say it."""
+    facts.notes.append("the file does not say whether the model has a sliding window: llama.cpp ignores it")
+    return {"model_type": "starcoder2", "use_bias": facts.has("attn_q.bias"), "sliding_window": None}
 
 
 def _cohere(facts: GgufFacts) -> dict[str, Any]:

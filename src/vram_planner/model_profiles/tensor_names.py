@@ -58,9 +58,9 @@ def _streams(name: str) -> tuple[str, ...]:
 # Source: llama.cpp, gguf-py/gguf/tensor_mapping.py and constants.py (TENSOR_NAMES).
 _GGUF_LAYER: Final[Mapping[str, Alternatives]] = {
     "attn_norm": _one(
-        "input_layernorm", "ln_1", "ln_attn", "self_attn_layer_norm", "norm", "operator_norm", "norm_1", "attention_layernorm"
+        "input_layernorm", "ln_1", "ln_mlp", "ln_attn", "self_attn_layer_norm", "norm", "operator_norm", "norm_1", "attention_layernorm"
     ),
-    "attn_norm_2": _one("ln_attn", "ln_mlp"),
+    "attn_norm_2": _one("ln_attn"),
     "ffn_norm": _one(
         "pre_feedforward_layernorm", "pre_mlp_layernorm", "pre_ff_layernorm", "post_attention_layernorm", "ln_2", "ln_mlp", "final_layer_norm",
         "ffn_norm", "norm_2", "feedforward_layernorm",
