@@ -24,6 +24,7 @@ from vram_planner.engines.llama_cpp_fit import (
     most_gpu_layers,
 )
 from vram_planner.engines.llama_cpp_layout import Setting
+from vram_planner.engines.llama_cpp_served import check_served
 from vram_planner.errors import PrecisionError, RequestError
 from vram_planner.units import GIB, format_gib
 
@@ -57,7 +58,8 @@ class LlamaCpp:
     gguf = "own"
     smaller = ("q4_k_m", "q8_0")
     speed_of = "llama.cpp"
-    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
+    # Layers of the last two kinds are refused by name: as unknown to llama.cpp, or as a graph that we do not know.
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "cross", "compressed"})
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the same on every card
@@ -71,7 +73,8 @@ class LlamaCpp:
         return max(0, ask.device.total_bytes - _MARGIN)
 
     def memory(self, ask: Ask) -> Memory:
-        """See `Engine.memory`. Raises PrecisionError or RequestError."""
+        """See `Engine.memory`. Raises UnsupportedArchitectureError, PrecisionError or RequestError."""
+        check_served(ask.architecture)
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
         device = _fullest(architecture, mix, setting)
         cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.cache import StateCache
@@ -30,7 +31,18 @@ _WINDOWED = (
     "olmo3",
     "afmoe",
     "smallthinker",
+    "mimo_v2_flash",
+    "mellum",
+    "granite_swa",
+    "granitemoe_swa",
+    "laguna",
+    "exaone_moe",
+    "muse_glimmer",
+    "dots3_note",
+    "step3p7",
 )
+# Families whose file has a window without the query's own token, which transformers counts.
+_WITHOUT_QUERY = ("mimo_v2_flash",)
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 
 
@@ -56,6 +68,17 @@ def window_cells(setting: Setting, window: int) -> int:
     return round_up(
         min(setting.stream_cells, window * sequences + min(setting.n_ctx, setting.ubatch)), _CELLS
     )
+
+
+def as_served(architecture: Architecture, cache: KvCache) -> KvCache:
+    """
+    The cache with the window that the file states.
+
+    Source: conversion/mimo.py writes `sliding_window`, transformers reads `sliding_window_size` + 1.
+    """
+    if cache.window is None or not architecture.model_type.startswith(_WITHOUT_QUERY):
+        return cache
+    return replace(cache, window=cache.window - 1)
 
 
 def cells_of(cache: KvCache, setting: Setting, *, windowed: bool) -> int:
@@ -135,6 +158,8 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
             mixer = layer.mixer
             for cache, extra in ((mixer.cache, False), (mixer.state, False), (mixer.indexer, True)):
                 if cache is not None:
+                    if not isinstance(cache, StateCache):
+                        cache = as_served(architecture, cache)  # noqa: PLW2901
                     counts[cache, extra] = counts.get((cache, extra), 0) + 1
         kept[key] = tuple((cache, extra, count) for (cache, extra), count in counts.items())
     return kept[key]

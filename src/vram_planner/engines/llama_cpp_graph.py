@@ -49,6 +49,15 @@ class Stage:
     takes_over: Mamba | Mamba2 | None = None
 
 
+def _normed_first(stage: Stage) -> bool:
+    """Whether its first layer begins with a norm (all but those of OLMo 2 and EXAONE 4)."""
+    if not stage.steps:
+        return True
+    layer = stage.steps[0].layer
+    names = [weight.name for weight in layer.norms]
+    return isinstance(layer.mixer, NoMixer) or "input_layernorm" in names or "norm" in names
+
+
 class GraphBuilder:
     """Writes the graph of one stage for one setting."""
 
@@ -69,7 +78,7 @@ class GraphBuilder:
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
             stream = writer.graph.in_place(stream)
             writer.graph.expand(stream)
-        if not stage.first:
+        if not stage.first and _normed_first(stage):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
         if stage.takes_over is not None:
@@ -92,6 +101,8 @@ class GraphBuilder:
         names = [weight.name for weight in layer.norms]
         if "input_layernorm" not in names and "norm" in names:
             return self._single(layer, stream, ends=ends)
+        if isinstance(layer.mixer, NoMixer):
+            return self._fed_alone(layer, stream, ends=ends)
         graph = self.writer.graph
         sandwich = "pre_feedforward_layernorm" in names
         before = "input_layernorm" in names
@@ -145,6 +156,16 @@ class GraphBuilder:
             found, stream = self._pick(found), self._pick(stream)
             return self._sum(found, stream)
         return self._sum(found, stream, first_is_view=self._reshaped(layer))
+
+    def _fed_alone(self, layer: Layer, stream: int, *, ends: bool) -> int:
+        """A layer without attention, whose MLP has the second norm (Llama-Nemotron). Source: src/models/deci.cpp."""
+        tokens = self.writer.tokens
+        if ends:
+            stream, tokens = self._pick(stream), self._outputs
+        fed = feed(
+            self.writer, layer.feed_forward, self._norm(stream, "post_attention_layernorm", tokens), tokens
+        )
+        return self._sum(fed, stream)
 
     def _mixed(self, layer: Layer, stream: int, norm: str | None) -> tuple[int, int]:
         """The norm and the mixer's result; layers with a state read that before the norm."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks
 from vram_planner.engines.llama_cpp_alloc import Graph
-from vram_planner.engines.llama_cpp_cache import cells_of, honours_window, value_width
+from vram_planner.engines.llama_cpp_cache import as_served, cells_of, honours_window, value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes, row_padding
 from vram_planner.errors import UnsupportedArchitectureError
 from vram_planner.units import round_up
@@ -71,6 +71,7 @@ class Writer:
         self.tokens = setting.tokens
         self.rotary = not (architecture.states and architecture.model_type.startswith(_NO_POSITIONS))
         self.scaled_by_position: int | None = None
+        self.chosen: int | None = None  # cells that the last indexer chose
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
         self.copies: Mapping[str, int] = {}
@@ -160,7 +161,7 @@ class Writer:
     def attention_inputs(self, cache: KvCache) -> Inputs:
         """Mask, row numbers and rotations for a cache; layers of one kind share them."""
         setting = self.setting
-        cells = cells_of(cache, setting, windowed=self.windowed)
+        cells = cells_of(as_served(self.architecture, cache), setting, windowed=self.windowed)
         self._in_window = cache.window is not None and self.windowed
         kind = "window" if self._in_window else "all"
         values = not cache.latent
