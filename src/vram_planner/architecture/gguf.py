@@ -68,7 +68,7 @@ _INDEXER_WEIGHTS = "indexer.weights_proj"
 _LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
 _TWO_BYTES = 2
 _FUSED_EXPERTS = ("gemma4",)
-_WITH_FACTORS = ("gemma4", "llama4")
+_WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
     "ud-iq1_s": "1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB); types read of the loader's counts",
@@ -381,7 +381,7 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
 
 
 def _is_70b(model_type: str, n_layers: int, heads: int, kv_heads: int) -> bool:
-    """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2}.cpp, load_arch_hparams."""
+    """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2,deci}.cpp, load_arch_hparams."""
     if n_layers != 80:  # noqa: PLR2004  Llama 2/3 70B, Qwen2 72B
         return False
-    return model_type.startswith("qwen2") or (model_type in ("llama", "mistral") and heads != kv_heads)
+    return model_type.startswith(("qwen2", "nemotron-nas")) or (model_type in ("llama", "mistral") and heads != kv_heads)

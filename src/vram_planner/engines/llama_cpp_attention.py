@@ -108,7 +108,7 @@ def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAtt
     graph, by_head = writer.graph, mixer.qk_norm is not None and mixer.qk_norm[0] <= mixer.head_dim
     if mixer.qk_norm is not None:
         tensor = writer.norm(tensor, f"{letter}_norm", width, view=by_head)
-    if not writer.rotary:
+    if not writer.turns:
         return tensor
     if writer.scaled_by_position is not None:
         return writer.made(width, tensor, writer.scaled_by_position) if letter == "q" else tensor

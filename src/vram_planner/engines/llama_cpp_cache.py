@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.cache import StateCache
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks
@@ -168,7 +169,7 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
 def kv_bytes(architecture: Architecture, setting: Setting, device: int) -> int:
     """Bytes of the caches on a GPU or the host."""
     windowed, padded = honours_window(architecture), device != HOST
-    return sum(
+    return _bytes_of_none(architecture, setting, device) + sum(
         count
         * cache_bytes(
             cache, setting, value_width(architecture, cache, setting), windowed=windowed, padded=padded
@@ -176,6 +177,27 @@ def kv_bytes(architecture: Architecture, setting: Setting, device: int) -> int:
         for cache, _, count in held_on(architecture, setting, device)
         if not isinstance(cache, StateCache)
     )
+
+
+def _bytes_of_none(architecture: Architecture, setting: Setting, device: int) -> int:
+    """
+    What layers without attention hold all the same: values as wide as the widest, where flash attention is off.
+
+    Only beside states they are left out of the cache. Source: src/llama-kv-cache.cpp, n_embd_v_gqa_max; Llama-Nemotron.
+    """
+    if setting.flash or architecture.states:
+        return 0
+    n_layers = len(architecture.layers)
+    count = sum(
+        isinstance(layer.mixer, NoMixer)
+        and (HOST if setting.kv_on_host else device_of(index, n_layers, setting)) == device
+        for index, layer in enumerate(architecture.layers)
+    )
+    if not count:
+        return 0
+    widest = max(cache.n_heads * cache.value_dim for cache, _ in architecture.caches)
+    size = setting.streams * setting.stream_cells * row_bytes(setting.type_v, widest)
+    return count * round_up(size, _ALIGNMENT)
 
 
 def states_bytes(architecture: Architecture, setting: Setting, device: int) -> int:

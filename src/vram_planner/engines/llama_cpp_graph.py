@@ -25,7 +25,15 @@ _LAST_OUTPUT = ("qwen3_next", "qwen3_5", "nemotron_h", "gemma4")
 # Families that scale the embedded tokens.
 _SCALED_EMBEDDING = ("granite", "gemma")
 # Families whose graph adds "residual + feed-forward" and not the other way round: the first is written over.
-_RESIDUAL_FIRST = ("phi3",)
+_RESIDUAL_FIRST = ("phi3", "jamba")
+# Families whose attention and feed-forward run beside each other, each behind a norm of its own.
+_PARALLEL = ("gpt_neox",)
+# Families that add the stream to the feed-forward first, and attention after it.
+_STREAM_BEFORE_ATTENTION = ("cohere", "gpt_neox")
+# Families that add the feed-forward to attention, not the other way round.
+_ATTENTION_FIRST = ("phi",)
+# Families whose norms have no weights.
+_BARE_NORMS = ("olmo",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +113,10 @@ class GraphBuilder:
             return self._fed_alone(layer, stream, ends=ends)
         graph = self.writer.graph
         sandwich = "pre_feedforward_layernorm" in names
-        before = "input_layernorm" in names
-        parallel = before and "post_attention_layernorm" not in names
+        kind = self._architecture.model_type
+        before = "input_layernorm" in names or kind in _BARE_NORMS
+        apart = kind.startswith(_PARALLEL)
+        parallel = apart or (before and "post_attention_layernorm" not in names and kind not in _BARE_NORMS)
         normed, found = self._mixed(layer, stream, "input_layernorm" if before else None)
         residual, tokens = stream, self.writer.tokens
         picks = ends and not self._late and not self._last
@@ -116,11 +126,16 @@ class GraphBuilder:
             found = self._norm(found, "post_attention_layernorm", tokens)
         if picks:
             residual = self._pick(stream)
-            if parallel:
+            if parallel and not apart:
                 normed = self._pick(normed)
         if parallel:
+            if apart:
+                normed = self._norm(residual, "post_attention_layernorm", tokens)
             fed = feed(self.writer, layer.feed_forward, normed, tokens)
-            return graph.in_place(graph.in_place(fed, found), residual)
+            if kind.startswith(_STREAM_BEFORE_ATTENTION):
+                return self._sum(self._sum(fed, residual), found)
+            first, second = (found, fed) if kind in _ATTENTION_FIRST else (fed, found)
+            return self._sum(self._sum(first, second), residual)
         middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
         result = self._fed(layer, names, middle, tokens)
         if ends and self._late:
@@ -130,7 +145,8 @@ class GraphBuilder:
 
     def _fed(self, layer: Layer, names: list[str], middle: int, tokens: int) -> int:
         """The feed-forward half of a layer, with what is added to it and multiplied into it."""
-        sandwich, before = "pre_feedforward_layernorm" in names, "input_layernorm" in names
+        sandwich = "pre_feedforward_layernorm" in names
+        before = "input_layernorm" in names or self._architecture.model_type in _BARE_NORMS
         second = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
         if "pre_feedforward_layernorm_2" in names:
             fed = beside(self.writer, layer.feed_forward, middle, tokens, self._norm)
