@@ -10,6 +10,7 @@ from vram_planner.architecture.gguf import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
+from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
 from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
 from vram_planner.engines.llama_cpp_writer import Writer
 
@@ -70,7 +71,9 @@ class GraphBuilder:
     """Writes the graph of one stage for one setting."""
 
     def __init__(self, architecture: Architecture, setting: Setting, host_inputs: dict[str, int]) -> None:
+        check_inputs(architecture, setting.gpus)
         self.writer = Writer(architecture, setting, host_inputs)
+        self._inputs: int | None = None
         self._architecture = architecture
         self._hidden = architecture.hidden
         self._outputs = setting.outputs
@@ -89,6 +92,9 @@ class GraphBuilder:
         if not stage.first and _normed_first(stage):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
+        if stage.first and stage.steps:
+            writer.copies = stage.steps[0].copies
+            self._inputs = prepared(writer, stream)
         if stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
         for index, step in enumerate(stage.steps):
@@ -157,6 +163,9 @@ class GraphBuilder:
             fed = self._norm(fed, "post_feedforward_layernorm", tokens)
         first = self._architecture.model_type.startswith(_RESIDUAL_FIRST)
         result = self._sum(middle, fed) if first else self._sum(fed, middle)
+        own = next((w.rows for w in layer.norms if w.name == "per_layer_input_gate"), 0)
+        if self._inputs is not None and own:
+            result = joined(self.writer, result, self._inputs, own)
         if "layer_scalar" in names:
             result = self.writer.graph.in_place(result, *self.writer.weight("layer_scalar"))
         return result
