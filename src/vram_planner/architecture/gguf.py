@@ -67,6 +67,7 @@ _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
 _INDEXER_WEIGHTS = "indexer.weights_proj"
 _LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
 _TWO_BYTES = 2
+_LLAMAS = ("llama", "mistral", "iquestcoder", "internlm3")  # families that become files of the architecture llama
 _FUSED_EXPERTS = ("gemma4",)
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
@@ -384,4 +385,6 @@ def _is_70b(model_type: str, n_layers: int, heads: int, kv_heads: int) -> bool:
     """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2,deci}.cpp, load_arch_hparams."""
     if n_layers != 80:  # noqa: PLR2004  Llama 2/3 70B, Qwen2 72B
         return False
-    return model_type.startswith(("qwen2", "nemotron-nas")) or (model_type in ("llama", "mistral") and heads != kv_heads)
+    return model_type.startswith(("qwen2", "nemotron-nas")) or (
+        model_type in _LLAMAS and heads != kv_heads
+    )

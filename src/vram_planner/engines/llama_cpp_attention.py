@@ -38,9 +38,7 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
         return _grouped(writer, mixer.inner, mixer.cache, normed)
     if isinstance(mixer, FullAttention):
         return _grouped(writer, mixer, mixer.cache, normed)
-    if isinstance(mixer, ChunkedAttention):
-        return _grouped(writer, mixer.inner, mixer.cache, normed)
-    if isinstance(mixer, UnevenAttention):
+    if isinstance(mixer, ChunkedAttention | UnevenAttention):
         return _grouped(writer, mixer.inner, mixer.cache, normed)
     if isinstance(mixer, BorrowedKv):
         return _borrowed(writer, mixer, normed)
@@ -268,4 +266,6 @@ def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
         writer, _projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
     )
     writer.graph.expand(query)
-    return writer.product("o_proj", inner.hidden, _attended(writer, inner.n_heads, inner.cache, inputs, query))
+    return writer.product(
+        "o_proj", inner.hidden, _attended(writer, inner.n_heads, inner.cache, inputs, query)
+    )

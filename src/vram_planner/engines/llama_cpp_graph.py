@@ -117,42 +117,56 @@ class GraphBuilder:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
-        graph = self.writer.graph
-        sandwich = "pre_feedforward_layernorm" in names
-        kind = self._architecture.model_type
-        before = "input_layernorm" in names or kind in _BARE_NORMS
-        apart = kind.startswith(_PARALLEL)
-        parallel = apart or (before and "post_attention_layernorm" not in names and kind not in _BARE_NORMS)
+        before = self._normed_before(names)
         normed, found = self._mixed(layer, stream, "input_layernorm" if before else None)
-        residual, tokens = stream, self.writer.tokens
         picks = ends and not self._late and not self._last
+        if self._parallel(names):
+            return self._beside_each_other(layer, (stream, normed, found), picks=picks)
+        residual, tokens = stream, self.writer.tokens
         if picks:
             found, tokens = self._pick(found), self._outputs
-        if sandwich or not before:
+        if "pre_feedforward_layernorm" in names or not before:
             found = self._norm(found, "post_attention_layernorm", tokens)
         if picks:
             residual = self._pick(stream)
-            if parallel and not apart:
-                normed = self._pick(normed)
-        if parallel:
-            if apart:
-                normed = self._norm(residual, "post_attention_layernorm", tokens)
-            fed = feed(self.writer, layer.feed_forward, normed, tokens)
-            if kind.startswith(_STREAM_BEFORE_ATTENTION):
-                return self._sum(self._sum(fed, residual), found)
-            first, second = (found, fed) if kind in _ATTENTION_FIRST else (fed, found)
-            return self._sum(self._sum(first, second), residual)
         middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
         result = self._fed(layer, names, middle, tokens)
         if ends and self._late:
-            graph.keep(result)
+            self.writer.graph.keep(result)
             return self._pick(result)
         return result
+
+    def _normed_before(self, names: list[str]) -> bool:
+        """Whether a norm stands before the block: always but in OLMo 2 and its like."""
+        return "input_layernorm" in names or self._architecture.model_type in _BARE_NORMS
+
+    def _parallel(self, names: list[str]) -> bool:
+        """Whether attention and feed-forward read the same stream."""
+        kind = self._architecture.model_type
+        one_norm = "input_layernorm" in names and "post_attention_layernorm" not in names
+        return one_norm or kind.startswith(_PARALLEL)
+
+    def _beside_each_other(self, layer: Layer, made: tuple[int, int, int], *, picks: bool) -> int:
+        """Feed-forward beside attention; `made` are the stream, its norm and attention's result."""
+        kind, tokens = self._architecture.model_type, self.writer.tokens
+        residual, normed, found = made
+        apart = kind.startswith(_PARALLEL)
+        if picks:
+            tokens = self._outputs
+            found, residual = self._pick(found), self._pick(residual)
+            normed = normed if apart else self._pick(normed)
+        if apart:
+            normed = self._norm(residual, "post_attention_layernorm", tokens)
+        fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        if kind.startswith(_STREAM_BEFORE_ATTENTION):
+            return self._sum(self._sum(fed, residual), found)
+        first, second = (found, fed) if kind in _ATTENTION_FIRST else (fed, found)
+        return self._sum(self._sum(first, second), residual)
 
     def _fed(self, layer: Layer, names: list[str], middle: int, tokens: int) -> int:
         """The feed-forward half of a layer, with what is added to it and multiplied into it."""
         sandwich = "pre_feedforward_layernorm" in names
-        before = "input_layernorm" in names or self._architecture.model_type in _BARE_NORMS
+        before = self._normed_before(names)
         second = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
         if "pre_feedforward_layernorm_2" in names:
             fed = beside(self.writer, layer.feed_forward, middle, tokens, self._norm)

@@ -212,14 +212,19 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
     nowhere, first = Place(architecture, None), with_first_layer(architecture)
     if first:
         more = _weigh(mix, first, nowhere)
-        layers = (replace(layers[0], gpu=layers[0].gpu + more.gpu, host=layers[0].host + more.host), *layers[1:])
+        layers = (
+            replace(layers[0], gpu=layers[0].gpu + more.gpu, host=layers[0].host + more.host),
+            *layers[1:],
+        )
     output = _weigh(mix, outside(architecture), nowhere)
     if architecture.tied_head and not architecture.model_type.startswith(_TWICE):
         # On the host the embedding serves as head; on a GPU the head is a copy.
         tied = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
         again = _weigh(mix, tied, nowhere)
         output = Weighed(output.gpu, output.host - again.host, 0, 0)
-    embedding = sum(mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in first)
+    embedding = sum(
+        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in first
+    )
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 
 
