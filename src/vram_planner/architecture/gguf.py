@@ -68,6 +68,7 @@ _INDEXER_WEIGHTS = "indexer.weights_proj"
 _LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
 _TWO_BYTES = 2
 _LLAMAS = ("llama", "mistral", "iquestcoder", "internlm3")  # families that become files of the architecture llama
+_NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
 _FUSED_EXPERTS = ("gemma4",)
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
@@ -160,6 +161,9 @@ class GgufMix:
         whole = weight.role in _FLOAT32
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
             whole = self.usual in ("f32", "f16", "bf16")
+        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
+        if narrow and self.usual != "f32":
+            return ((GGML_TYPES["f16"], weight),)
         if whole or len(weight.shape) == 1:
             stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
             return ((GGML_TYPES[stored], weight),)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.gguf import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2
+from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
@@ -26,7 +27,9 @@ _LAST_OUTPUT = ("qwen3_next", "qwen3_5", "nemotron_h", "gemma4")
 # Families that scale the embedded tokens.
 _SCALED_EMBEDDING = ("granite", "gemma")
 # Families whose graph adds "residual + feed-forward" and not the other way round: the first is written over.
-_RESIDUAL_FIRST = ("phi3", "jamba")
+_RESIDUAL_FIRST = ("phi3", "jamba", "lfm2")
+# Families whose graph adds "stream + attention".
+_STREAM_FIRST = ("jamba", "lfm2")
 # Families whose attention and feed-forward run beside each other, each behind a norm of its own.
 _PARALLEL = ("gpt_neox",)
 # Families that add the stream to the feed-forward first, and attention after it.
@@ -58,13 +61,26 @@ class Stage:
     takes_over: Mamba | Mamba2 | None = None
 
 
+# Names that families give to the norm before attention, and to the one before the feed-forward block.
+_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm")
+_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm")
+
+
+def _first_norm(names: list[str]) -> str | None:
+    return next((name for name in _FIRST_NORMS if name in names), None)
+
+
+def _second_norm(names: list[str]) -> str | None:
+    return next((name for name in _SECOND_NORMS if name in names), None)
+
+
 def _normed_first(stage: Stage) -> bool:
     """Whether its first layer begins with a norm (all but those of OLMo 2 and EXAONE 4)."""
     if not stage.steps:
         return True
     layer = stage.steps[0].layer
     names = [weight.name for weight in layer.norms]
-    return isinstance(layer.mixer, NoMixer) or "input_layernorm" in names or "norm" in names
+    return isinstance(layer.mixer, NoMixer) or _first_norm(names) is not None or "norm" in names
 
 
 class GraphBuilder:
@@ -113,12 +129,12 @@ class GraphBuilder:
 
     def _layer(self, layer: Layer, stream: int, *, ends: bool) -> int:
         names = [weight.name for weight in layer.norms]
-        if "input_layernorm" not in names and "norm" in names:
+        if _first_norm(names) is None and "norm" in names:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
         before = self._normed_before(names)
-        normed, found = self._mixed(layer, stream, "input_layernorm" if before else None)
+        normed, found = self._mixed(layer, stream, (_first_norm(names) or "") if before else None)
         picks = ends and not self._late and not self._last
         if self._parallel(names):
             return self._beside_each_other(layer, (stream, normed, found), picks=picks)
@@ -129,7 +145,10 @@ class GraphBuilder:
             found = self._norm(found, "post_attention_layernorm", tokens)
         if picks:
             residual = self._pick(stream)
-        middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
+        if self._architecture.model_type.startswith(_STREAM_FIRST):
+            middle = self._sum(residual, found)
+        else:
+            middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
         result = self._fed(layer, names, middle, tokens)
         if ends and self._late:
             self.writer.graph.keep(result)
@@ -138,12 +157,12 @@ class GraphBuilder:
 
     def _normed_before(self, names: list[str]) -> bool:
         """Whether a norm stands before the block: always but in OLMo 2 and its like."""
-        return "input_layernorm" in names or self._architecture.model_type in _BARE_NORMS
+        return _first_norm(names) is not None or self._architecture.model_type in _BARE_NORMS
 
     def _parallel(self, names: list[str]) -> bool:
         """Whether attention and feed-forward read the same stream."""
         kind = self._architecture.model_type
-        one_norm = "input_layernorm" in names and "post_attention_layernorm" not in names
+        one_norm = _first_norm(names) is not None and _second_norm(names) is None
         return one_norm or kind.startswith(_PARALLEL)
 
     def _beside_each_other(self, layer: Layer, made: tuple[int, int, int], *, picks: bool) -> int:
@@ -167,7 +186,7 @@ class GraphBuilder:
         """The feed-forward half of a layer, with what is added to it and multiplied into it."""
         sandwich = "pre_feedforward_layernorm" in names
         before = self._normed_before(names)
-        second = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+        second = "pre_feedforward_layernorm" if sandwich else _second_norm(names) or ""
         if "pre_feedforward_layernorm_2" in names:
             fed = beside(self.writer, layer.feed_forward, middle, tokens, self._norm)
         else:
@@ -208,10 +227,20 @@ class GraphBuilder:
 
     def _mixed(self, layer: Layer, stream: int, norm: str | None) -> tuple[int, int]:
         """The norm and the mixer's result; layers with a state read that before the norm."""
+        if isinstance(layer.mixer, SideBySide):
+            return -1, self._both(layer.mixer, stream, norm or "")
         if layer.mixer.state is not None:
             return -1, recurrent(self.writer, layer.mixer, lambda: self._norm(stream, norm or ""))
         normed = self._norm(stream, norm) if norm is not None else stream
         return normed, attention(self.writer, layer.mixer, normed)
+
+    def _both(self, mixer: SideBySide, stream: int, norm: str) -> int:
+        """Attention, then a recurrent mixer, each behind its own run of one norm. Source: src/models/falcon-h1.cpp."""
+        attended = attention(self.writer, mixer.attention, self._norm(stream, norm))
+        mixed = recurrent(self.writer, mixer.recurrent, lambda: self._norm(stream, norm))
+        return self.writer.graph.tensor(
+            self.writer.graph.size(attended), attended, mixed, over=(attended, mixed)
+        )
 
     def _sum(self, first: int, second: int, *, first_is_view: bool = False) -> int:
         over = (second,) if first_is_view else (first, second)
@@ -219,7 +248,7 @@ class GraphBuilder:
 
     def _reshaped(self, layer: Layer) -> bool:
         """Whether the mixer's result is read through a view."""
-        return isinstance(layer.mixer, Mamba | GatedDeltaNet)
+        return isinstance(layer.mixer, Mamba | GatedDeltaNet | ShortConv)
 
     def _pick(self, tensor: int) -> int:
         return self.writer.pick(tensor, self._hidden)
