@@ -389,6 +389,4 @@ def _is_70b(model_type: str, n_layers: int, heads: int, kv_heads: int) -> bool:
     """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2,deci}.cpp, load_arch_hparams."""
     if n_layers != 80:  # noqa: PLR2004  Llama 2/3 70B, Qwen2 72B
         return False
-    return model_type.startswith(("qwen2", "nemotron-nas")) or (
-        model_type in _LLAMAS and heads != kv_heads
-    )
+    return model_type.startswith(("qwen2", "nemotron-nas")) or (model_type in _LLAMAS and heads != kv_heads)

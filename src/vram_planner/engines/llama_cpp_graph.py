@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.gguf import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
-from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
@@ -62,8 +61,8 @@ class Stage:
 
 
 # Names that families give to the norm before attention, and to the one before the feed-forward block.
-_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm")
-_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm")
+_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn")
+_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp")
 
 
 def _first_norm(names: list[str]) -> str | None:
@@ -161,21 +160,25 @@ class GraphBuilder:
 
     def _parallel(self, names: list[str]) -> bool:
         """Whether attention and feed-forward read the same stream."""
-        kind = self._architecture.model_type
         one_norm = _first_norm(names) is not None and _second_norm(names) is None
-        return one_norm or kind.startswith(_PARALLEL)
+        return one_norm or self._apart(names)
+
+    def _apart(self, names: list[str]) -> bool:
+        """Whether both have norms of their own."""
+        return self._architecture.model_type.startswith(_PARALLEL) or "ln_mlp" in names
 
     def _beside_each_other(self, layer: Layer, made: tuple[int, int, int], *, picks: bool) -> int:
         """Feed-forward beside attention; `made` are the stream, its norm and attention's result."""
         kind, tokens = self._architecture.model_type, self.writer.tokens
         residual, normed, found = made
-        apart = kind.startswith(_PARALLEL)
+        names = [weight.name for weight in layer.norms]
+        apart = self._apart(names)
         if picks:
             tokens = self._outputs
             found, residual = self._pick(found), self._pick(residual)
             normed = normed if apart else self._pick(normed)
         if apart:
-            normed = self._norm(residual, "post_attention_layernorm", tokens)
+            normed = self._norm(residual, _second_norm(names) or "", tokens)
         fed = feed(self.writer, layer.feed_forward, normed, tokens)
         if kind.startswith(_STREAM_BEFORE_ATTENTION):
             return self._sum(self._sum(fed, residual), found)
@@ -227,20 +230,10 @@ class GraphBuilder:
 
     def _mixed(self, layer: Layer, stream: int, norm: str | None) -> tuple[int, int]:
         """The norm and the mixer's result; layers with a state read that before the norm."""
-        if isinstance(layer.mixer, SideBySide):
-            return -1, self._both(layer.mixer, stream, norm or "")
         if layer.mixer.state is not None:
             return -1, recurrent(self.writer, layer.mixer, lambda: self._norm(stream, norm or ""))
         normed = self._norm(stream, norm) if norm is not None else stream
         return normed, attention(self.writer, layer.mixer, normed)
-
-    def _both(self, mixer: SideBySide, stream: int, norm: str) -> int:
-        """Attention, then a recurrent mixer, each behind its own run of one norm. Source: src/models/falcon-h1.cpp."""
-        attended = attention(self.writer, mixer.attention, self._norm(stream, norm))
-        mixed = recurrent(self.writer, mixer.recurrent, lambda: self._norm(stream, norm))
-        return self.writer.graph.tensor(
-            self.writer.graph.size(attended), attended, mixed, over=(attended, mixed)
-        )
 
     def _sum(self, first: int, second: int, *, first_is_view: bool = False) -> int:
         over = (second,) if first_is_view else (first, second)

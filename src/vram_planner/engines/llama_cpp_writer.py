@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOST_ALIGNMENT = 32
 COPIES = 4  # GGML_SCHED_MAX_COPIES: of each input where several GPUs work as a pipeline
 # Families whose rotary embedding has sections: four positions a token.
-_SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+_SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 # Families whose rotary factors are those of full layers only.
 _FAR_FACTORS = ("gemma4",)
 # Families with states whose attention knows no positions.
