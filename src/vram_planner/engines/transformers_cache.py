@@ -21,7 +21,7 @@ COUNTER_BYTES = 8
 # These keep the last inputs of their convolution as wide as its kernel: one token more than they need.
 _WHOLE_KERNEL = frozenset({"mamba", "mamba2", "gated_delta", "kimi_delta", "short_conv"})
 # Their state has the model's dtype; every other one is float32.
-_NARROW_STATE = frozenset({"linear", "convolved_attention"})
+_NARROW_STATE = frozenset({"linear", "mlstm", "convolved_attention"})
 
 
 def stored_tokens(total: int, window: int | None, *, decoded: bool, static: int | None = None) -> int:
