@@ -56,7 +56,8 @@ class Architecture:
     weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
     `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
-    numbers of an image stand behind one token of it, where there is a vision tower (else 0).
+    numbers of an image stand behind one token of it, where there is a vision tower (else 0). `kv_dtype` is the type
+    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
     """
 
     model_type: str
@@ -73,6 +74,7 @@ class Architecture:
     draft_layers: tuple[Weight, ...] = ()
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
+    kv_dtype: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

@@ -112,13 +112,13 @@ def table_bytes(
 ) -> tuple[int, int]:
     """Bytes of the embedding and of the head on one rank, rows padded to `multiple`."""
     place = Place(architecture, None)
-    rows = padded_vocabulary(architecture.vocabulary, multiple)
 
     def padded(weight: Weight) -> int:
         n_bytes = precision.weight_bytes(weight, place)
         if weight.role in (Role.EMBEDDING, Role.HEAD):
-            n_bytes = n_bytes // architecture.vocabulary * rows
-            return ceil_div(n_bytes, layout.tp)
+            # A table may have fewer rows than the vocabulary (Gemma 3n's for each layer).
+            rows = weight.shape[0]
+            return ceil_div(n_bytes // rows * padded_vocabulary(rows, multiple), layout.tp)
         return _rank_bytes(weight, n_bytes, layout)
 
     return sum(map(padded, architecture.embedding)), sum(map(padded, architecture.head))

@@ -52,7 +52,7 @@ class Vllm:
     gguf = "experimental"
     smaller = ("awq", "fp8")
     speed_of = "vllm"
-    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "compressed"})
     vocabulary_multiple = parts.VOCABULARY_MULTIPLE
 
     def alike(self, ask: Ask) -> Hashable:
@@ -98,7 +98,7 @@ class Vllm:
                 "max_num_batched_tokens": setting.tokens,
                 "max_num_seqs": setting.requests,
                 "block_size": stage.groups.block,
-                "kv_dtype": ask.options.kv_dtype,
+                "kv_dtype": setting.kv_dtype,
             },
             launch=_launch(ask, setting),
             not_modelled=_NOT_MODELLED,

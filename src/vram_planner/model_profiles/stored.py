@@ -24,6 +24,7 @@ _NO_DTYPE: Final = (
 _FOUR, _EIGHT, _NVFP4_GROUP, _MXFP4_GROUP = 4, 8, 16, 32
 # A group that no row is longer than: one scale a row.
 _ROW: Final = 1 << 40
+_KV_ALGORITHMS: Final = {"fp8": "fp8", "nvfp4": "nvfp4"}
 
 
 class Scheme(NamedTuple):
@@ -136,6 +137,25 @@ def _left_out(quantisation: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for key in keys for name in quantisation.texts(key, default=())))
 
 
+def stored_kv_dtype(config: Config) -> str | None:
+    """
+    The type of KV cache that a checkpoint asks for: 'fp8' or 'nvfp4', None where it asks for none.
+
+    ModelOpt names it in `kv_cache_quant_algo` or describes it in `kv_cache_scheme`, compressed-tensors has the
+    latter. Source: vLLM utils/torch_utils.py, get_kv_cache_quant_algo_string.
+    """
+    quantisation = _nearest_object(config, "quantization_config", "compression_config")
+    if quantisation is None:
+        return None
+    scheme = quantisation.raw("kv_cache_scheme")
+    if isinstance(scheme, dict):
+        if scheme.get("type") != "float":
+            return None
+        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
+    named = scheme or quantisation.raw("kv_cache_quant_algo")
+    return _KV_ALGORITHMS.get(named.lower()) if isinstance(named, str) else None
+
+
 def _remarks(quantisation: Config) -> tuple[str, ...]:
     """
     FP8 weights never mean an FP8 cache; a checkpoint that names a scheme for its cache does.
@@ -145,10 +165,8 @@ def _remarks(quantisation: Config) -> tuple[str, ...]:
     if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config") is None:
         return ()
     return (
-        (
-            "the checkpoint names a quantised KV cache, which vLLM takes by itself (kv_cache_dtype auto); counted here in "
-            "16 bits: ask for it with --kv-dtype fp8"
-        ),
+        "the checkpoint carries scales for a quantised KV cache: vLLM takes it under --kv-dtype auto,"
+        " other engines when --kv-dtype asks for it",
     )
 
 

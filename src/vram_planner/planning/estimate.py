@@ -18,6 +18,7 @@ from vram_planner.architecture.precision import (
 from vram_planner.engines.base import Ask, Options, Workload
 from vram_planner.engines.loads import family_of, loading_notes
 from vram_planner.engines.register import engine
+from vram_planner.engines.served import how_served
 from vram_planner.errors import (
     NoGpuError,
     ParallelError,
@@ -48,6 +49,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     """
     profile = resolve(request.model, offline=request.offline)
     chosen = engine(request.engine)
+    served = _check_served(request, profile, chosen)
     _check_kinds(profile, chosen)
     choice = card or _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
@@ -78,7 +80,13 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         capacity=capacity,
         launch=_launch(memory.launch, profile, request),
         not_modelled=memory.not_modelled,
-        warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
+        warnings=(
+            *_warnings(request, profile),
+            *served,
+            *notes,
+            *memory.warnings,
+            *_detected_warnings(choice),
+        ),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
         find_served=lambda: _served(chosen.speed_of, ask, choice, memory, capacity),
     )
@@ -115,6 +123,14 @@ def _served(
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
     return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
+
+
+def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:
+    """Refuse a family that the engine cannot run; say where it only falls back to another's code."""
+    found = how_served(chosen.name, chosen.title, profile.architecture.model_type, request.engine_version)
+    if found.refusal is not None:
+        raise UnsupportedArchitectureError(found.refusal, hint=found.hint)
+    return (found.warning,) if found.warning else ()
 
 
 def _check_kinds(profile: ModelProfile, chosen: Engine) -> None:

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+import vram_planner as vp
+from vram_planner.engines.register import ENGINES
+from vram_planner.engines.served import how_served
+from vram_planner.model_profiles.families import FAMILIES
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_vllm_s_list_names_every_family(family: str) -> None:
+    """Source: vLLM 0.32.0 model_executor/models/registry.py and the classes of transformers 5.23.0."""
+    found = how_served("vllm", "vLLM", family)
+
+    assert [found.own, found.warning is not None, found.refusal is not None].count(True) == 1
+
+
+@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"vllm"}))
+def test_an_engine_without_a_list_says_nothing(engine: str) -> None:
+    assert how_served(engine, engine, "llama") == how_served(engine, engine, "no such family")
+
+
+def test_a_family_on_the_fallback_is_planned_with_a_warning() -> None:
+    """Dots1ForCausalLM is in _PREVIOUSLY_SUPPORTED_MODELS with 0.23.0; transformers' class takes vLLM's attention."""
+    plan = vp.plan("rednote-hilab/dots.llm1.inst", ctx=4096, concurrency=1)
+
+    assert any(
+        "no own implementation of dots1; it had one up to 0.23.0; it falls back" in warning
+        for warning in plan.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "it had one up to 0.10.2: encoder-decoder models"),
+        ("MiniMaxAI/MiniMax-M1-80k", "it had one up to 0.23.0: its recurrent layers"),
+        ("mosaicml/mpt-7b", "it had one up to 0.28.0"),
+        ("Zyphra/Zamba-7B-v1", "no implementation of zamba: its recurrent layers"),
+    ],
+)
+def test_a_family_that_neither_can_serve_is_refused(model: str, message: str) -> None:
+    with pytest.raises(vp.PlannerError, match=message) as caught:
+        vp.plan(model, ctx=2048, concurrency=1)
+
+    assert "--engine transformers" in caught.value.hint
+
+
+def test_a_version_that_still_had_it_is_planned() -> None:
+    plan = vp.plan("MiniMaxAI/MiniMax-M1-80k", ctx=4096, concurrency=1, tp=8, engine_version="0.22")
+
+    assert not any("implementation" in warning for warning in plan.warnings)
+
+
+def test_a_family_with_code_of_its_own_is_planned_without_a_word() -> None:
+    plan = vp.plan("7b", ctx=4096, concurrency=1)
+
+    assert not any("implementation" in warning for warning in plan.warnings)
