@@ -17,11 +17,12 @@ class Served(NamedTuple):
     """
     How an engine runs a family.
 
-    `own` says that it has code of its own. `warning` and `refusal` are for the user, `refusal` with its
+    `own` says that it has code of its own, `uncut` that tensor parallelism has no plan for it. `warning` and `refusal` are for the user, `refusal` with its
     `hint` where the engine cannot run the family at all. All empty: there is no list, or the family is not on it.
     """
 
     own: bool = False
+    uncut: bool = False
     warning: str | None = None
     refusal: str | None = None
     hint: str = ""
@@ -54,7 +55,8 @@ def how_served(engine: str, title: str, model_type: str, version: str | None = N
     if model_type in known["fallback"]:
         return Served(
             warning=f"{title} {release} has no own implementation of {model_type}{gone}; it falls back to"
-            " transformers' code (--model-impl transformers)"
+            " transformers' code (--model-impl transformers)",
+            uncut=model_type in known.get("uncut", ()),
         )
     return Served(own=model_type in known["own"])
 

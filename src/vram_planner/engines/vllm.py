@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vram_planner.engines import vllm_parts as parts
 from vram_planner.engines.base import Ask, Capacity, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import profile_for
 from vram_planner.engines.vllm_setting import (
     BIG_CARD,
@@ -138,6 +139,14 @@ class Vllm:
 
 def _warnings(ask: Ask, setting: Setting) -> tuple[str, ...]:
     found = [*([setting.warning] if setting.warning else []), *replica_warning(ask)]
+    if (
+        ask.layout.tp > 1
+        and how_served("vllm", "vLLM", ask.architecture.model_type, ask.options.version).uncut
+    ):
+        found.append(
+            f"transformers has no plan to cut {ask.architecture.model_type} for tensor parallelism: vLLM cuts what it"
+            " can and copies the rest to every rank, so the weights of a rank may be nearly the whole model's"
+        )
     if setting.requests < per_replica(ask):
         found.append(f"max_num_seqs {setting.requests} is below the asked concurrency: the rest would queue")
     return tuple(found)
