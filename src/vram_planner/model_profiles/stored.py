@@ -151,7 +151,8 @@ def stored_kv_dtype(config: Config) -> str | None:
     if isinstance(scheme, dict):
         if scheme.get("type") != "float":
             return None
-        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
+        bits = scheme.get("num_bits")
+        return "fp8" if bits == _EIGHT else "nvfp4" if bits == _FOUR else None
     named = scheme or quantisation.raw("kv_cache_quant_algo")
     return _KV_ALGORITHMS.get(named.lower()) if isinstance(named, str) else None
 
