@@ -4,6 +4,7 @@ import pytest
 
 import vram_planner as vp
 from vram_planner.engines.register import ENGINES
+from vram_planner.engines.register import engine as engine_of
 from vram_planner.engines.served import how_served
 from vram_planner.model_profiles.families import FAMILIES
 
@@ -16,9 +17,42 @@ def test_vllm_s_list_names_every_family(family: str) -> None:
     assert [found.own, found.warning is not None, found.refusal is not None].count(True) == 1
 
 
-@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"vllm"}))
-def test_an_engine_without_a_list_says_nothing(engine: str) -> None:
-    assert how_served(engine, engine, "llama") == how_served(engine, engine, "no such family")
+def test_an_engine_without_a_list_says_nothing() -> None:
+    assert how_served("transformers", "transformers", "llama") == how_served(
+        "no engine", "x", "no such family"
+    )
+
+
+@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"transformers"}))
+def test_every_list_knows_llama(engine: str) -> None:
+    families = engine_of(engine).families
+
+    assert how_served(families, engine, "llama").own
+    assert not how_served(families, engine, "no_such_family").own
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (
+            "sglang",
+            "SGLang 0.5 has no implementation of gpt_neox of its own; it falls back to transformers' code",
+        ),
+        ("tensorrt-llm", "TensorRT-LLM 1.x has no implementation of gpt_neox of its own; only AutoDeploy"),
+    ],
+)
+def test_other_families_are_planned_with_a_warning(engine: str, said: str) -> None:
+    plan = vp.plan("EleutherAI/pythia-6.9b", ctx=2048, concurrency=1, engine=engine)
+
+    assert any(said in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "ollama"])
+def test_what_llama_cpp_cannot_load_is_refused(engine: str) -> None:
+    with pytest.raises(
+        vp.PlannerError, match="no implementation of zamba: its converter and its loader have no"
+    ):
+        vp.plan("Zyphra/Zamba-7B-v1", ctx=2048, concurrency=1, engine=engine)
 
 
 def test_a_family_on_the_fallback_is_planned_with_a_warning() -> None:

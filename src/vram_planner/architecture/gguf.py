@@ -67,7 +67,12 @@ _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
 _INDEXER_WEIGHTS = "indexer.weights_proj"
 _LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
 _TWO_BYTES = 2
-_LLAMAS = ("llama", "mistral", "iquestcoder", "internlm3")  # families that become files of the architecture llama
+_LLAMAS = (
+    "llama",
+    "mistral",
+    "iquestcoder",
+    "internlm3",
+)  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
 _FUSED_EXPERTS = ("gemma4",)
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")

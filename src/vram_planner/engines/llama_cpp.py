@@ -24,7 +24,6 @@ from vram_planner.engines.llama_cpp_fit import (
     most_gpu_layers,
 )
 from vram_planner.engines.llama_cpp_layout import Setting
-from vram_planner.engines.llama_cpp_served import check_served
 from vram_planner.errors import PrecisionError, RequestError
 from vram_planner.units import GIB, format_gib
 
@@ -55,6 +54,7 @@ class LlamaCpp:
     title = "llama.cpp 0.5.0"
     vendors = ("nvidia",)
     splits_tensors = False
+    families = "llama.cpp"
     gguf = "own"
     smaller = ("q4_k_m", "q8_0")
     speed_of = "llama.cpp"
@@ -74,7 +74,6 @@ class LlamaCpp:
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises UnsupportedArchitectureError, PrecisionError or RequestError."""
-        check_served(ask.architecture)
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
         device = _fullest(architecture, mix, setting)
         cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)

@@ -38,7 +38,7 @@ def how_served(engine: str, title: str, model_type: str, version: str | None = N
     if known is None:
         return Served()
     model_type = _listed(known, model_type)
-    release = known["version"].rpartition(".")[0]
+    release = ".".join(known["version"].split(".")[:2])
     until = known["until"].get(model_type)
     if (
         until
@@ -58,7 +58,18 @@ def how_served(engine: str, title: str, model_type: str, version: str | None = N
             " transformers' code (--model-impl transformers)",
             uncut=model_type in known.get("uncut", ()),
         )
-    return Served(own=model_type in known["own"])
+    if model_type in known["own"]:
+        return Served(own=True)
+    return _other(known.get("others", {}), f"{title} {release} has no implementation of {model_type}{gone}")
+
+
+def _other(others: dict[str, str], said: str) -> Served:
+    """A family that is on no list: what the list says of all such, if anything."""
+    if "refusal" in others:
+        return Served(
+            refusal=f"{said}: {others['refusal']}", hint="--engine transformers runs most families, vllm many"
+        )
+    return Served(warning=f"{said} of its own; {others['warning']}") if "warning" in others else Served()
 
 
 def _listed(known: dict[str, Any], model_type: str) -> str:

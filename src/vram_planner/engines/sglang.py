@@ -60,6 +60,7 @@ class Sglang:
     title = "SGLang"
     vendors = ("nvidia", "amd")
     splits_tensors = True
+    families = "sglang"
     gguf = "no"
     smaller = ("awq", "fp8_e5m2")
     speed_of = "sglang"

@@ -63,6 +63,7 @@ class TensorRtLlm:
     title = "TensorRT-LLM"
     vendors = ("nvidia",)
     splits_tensors = True
+    families = "tensorrt-llm"
     gguf = "no"
     smaller = ("awq", None)
     speed_of = "tensorrt-llm"

@@ -46,6 +46,7 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
+    families = "transformers"
     gguf = "no"
     smaller = ("awq", None)
     speed_of = "transformers"

@@ -50,6 +50,7 @@ class Vllm:
     title = "vLLM"
     vendors = ("nvidia", "amd")
     splits_tensors = True
+    families = "vllm"
     gguf = "experimental"
     smaller = ("awq", "fp8")
     speed_of = "vllm"

@@ -166,8 +166,10 @@ def _remarks(quantisation: Config) -> tuple[str, ...]:
     if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config") is None:
         return ()
     return (
-        "the checkpoint carries scales for a quantised KV cache: vLLM takes it under --kv-dtype auto,"
-        " other engines when --kv-dtype asks for it",
+        (
+            "the checkpoint carries scales for a quantised KV cache: vLLM takes it under --kv-dtype auto,"
+            " other engines when --kv-dtype asks for it"
+        ),
     )
 
 

@@ -127,7 +127,12 @@ def _served(
 
 def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:
     """Refuse a family that the engine cannot run; say where it only falls back to another's code."""
-    found = how_served(chosen.name, chosen.title, profile.architecture.model_type, request.engine_version)
+    found = how_served(
+        chosen.families,
+        chosen.title.partition(" ")[0],
+        profile.architecture.model_type,
+        request.engine_version,
+    )
     if found.refusal is not None:
         raise UnsupportedArchitectureError(found.refusal, hint=found.hint)
     return (found.warning,) if found.warning else ()
