@@ -69,8 +69,6 @@ def test_a_family_on_the_fallback_is_planned_with_a_warning() -> None:
     ("model", "message"),
     [
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "it had one up to 0.10.2: encoder-decoder models"),
-        ("MiniMaxAI/MiniMax-M1-80k", "it had one up to 0.23.0: its recurrent layers"),
-        ("mosaicml/mpt-7b", "it had one up to 0.28.0"),
         ("Zyphra/Zamba-7B-v1", "no implementation of zamba: its recurrent layers"),
     ],
 )
@@ -79,6 +77,17 @@ def test_a_family_that_neither_can_serve_is_refused(model: str, message: str) ->
         vp.plan(model, ctx=2048, concurrency=1)
 
     assert "--engine transformers" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "until"), [("MiniMaxAI/MiniMax-M1-80k", "0.23.0"), ("mosaicml/mpt-7b", "0.28.0")]
+)
+def test_a_family_that_an_older_release_had_is_planned_and_says_so(model: str, until: str) -> None:
+    plan = vp.plan(model, ctx=2048, concurrency=1)
+
+    assert any(
+        f"planned all the same: better with --engine-version {until}" in told for told in plan.warnings
+    )
 
 
 def test_a_version_that_still_had_it_is_planned() -> None:

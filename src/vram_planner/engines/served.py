@@ -18,7 +18,8 @@ class Served(NamedTuple):
     How an engine runs a family.
 
     `own` says that it has code of its own, `uncut` that tensor parallelism has no plan for it. `warning` and `refusal` are for the user, `refusal` with its
-    `hint` where the engine cannot run the family at all. All empty: there is no list, or the family is not on it.
+    `hint` where the engine cannot run the family at all, `until` the last version that could. All empty: there is
+    no list, or the family is not on it.
     """
 
     own: bool = False
@@ -26,6 +27,7 @@ class Served(NamedTuple):
     warning: str | None = None
     refusal: str | None = None
     hint: str = ""
+    until: str | None = None
 
 
 def how_served(engine: str, title: str, model_type: str, version: str | None = None) -> Served:
@@ -51,6 +53,7 @@ def how_served(engine: str, title: str, model_type: str, version: str | None = N
         return Served(
             refusal=f"{title} {release} has no implementation of {model_type}{gone}: {reason}",
             hint=f"--engine transformers{f'; or {title} up to {until}: --engine-version {until}' if until else ''}",
+            until=until,
         )
     if model_type in known["fallback"]:
         return Served(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
 _NO_GPU = "none"
+_ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "version")
 
 
 def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
@@ -134,6 +135,9 @@ def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -
         request.engine_version,
     )
     if found.refusal is not None:
+        if found.until is not None and profile.architecture.kinds <= chosen.kinds:
+            # Whoever runs it has an older release, whose rules for the model itself are the same.
+            return (f"{found.refusal}; planned all the same: better with --engine-version {found.until}",)
         raise UnsupportedArchitectureError(found.refusal, hint=found.hint)
     return (found.warning,) if found.warning else ()
 
@@ -182,23 +186,9 @@ def _model_facts(profile: ModelProfile, precision: Precision) -> ModelFacts:
 
 
 def _options(request: PlanRequest) -> Options:
+    """What the request says to the engine: fields of the same names, which a test holds."""
     return Options(
-        version=request.engine_version,
-        kv_dtype=request.kv_dtype,
-        gpu_memory_utilization=request.gpu_memory_utilization,
-        max_num_seqs=request.max_num_seqs,
-        max_num_batched_tokens=request.max_num_batched_tokens,
-        block_size=request.block_size,
-        ubatch=request.ubatch,
-        flash_attn=request.flash_attn,
-        slots=request.slots,
-        ngl=request.ngl,
-        n_cpu_moe=request.n_cpu_moe,
-        kv_unified=request.kv_unified,
-        swa_full=request.swa_full,
-        enforce_eager=request.enforce_eager,
-        attn=request.attn,
-        cache=request.cache,
+        version=request.engine_version, **{name: getattr(request, name) for name in _ENGINE_OPTIONS}
     )
 
 
