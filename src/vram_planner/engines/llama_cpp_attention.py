@@ -62,6 +62,7 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
         fused = graph.tensor(
             writer.row(width + 2 * kv_width), *writer.weight("qkv_proj", "q_proj", "k_proj", "v_proj"), normed
         )
+        fused = writer.biased(fused, "qkv_proj", "q_proj", "k_proj", "v_proj")
         query = writer.made(width, fused, writer.positions)
         key = writer.made(kv_width, fused, writer.positions)
         seen = writer.setting.flash or writer.cache_on_host
@@ -115,8 +116,11 @@ def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAtt
     return writer.made(width, tensor, writer.positions, *writer.rotary_factors)
 
 
-def _turned(writer: Writer, tensor: int, rotation: int | None) -> int:
-    return tensor if rotation is None else writer.graph.tensor(writer.graph.size(tensor), rotation, tensor)
+def _turned(writer: Writer, tensor: int, rotation: int | None, size: int | None = None) -> int:
+    """Keys, queries, values or the result times a Hadamard matrix, for a quantised cache."""
+    if rotation is None:
+        return tensor
+    return writer.graph.tensor(writer.graph.size(tensor) if size is None else size, rotation, tensor)
 
 
 def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query: int) -> int:
@@ -131,10 +135,9 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
         scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
         scores = graph.in_place(scores, inputs.mask)
         mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
-    if inputs.rotate_values is not None:
-        mixed = graph.tensor(size, inputs.rotate_values, mixed)
     graph.expand(mixed)
-    return mixed
+    # Turned back only where the output's projection stands: after the feed-forward block if that is written first.
+    return _turned(writer, mixed, inputs.rotate_values, size)
 
 
 def _half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:

@@ -73,8 +73,10 @@ def _second_norm(names: list[str]) -> str | None:
     return next((name for name in _SECOND_NORMS if name in names), None)
 
 
-def _normed_first(stage: Stage) -> bool:
-    """Whether its first layer begins with a norm (all but those of OLMo 2 and EXAONE 4)."""
+def _normed_first(stage: Stage, model_type: str) -> bool:
+    """Whether its first layer begins with a norm (all but those of OLMo 2 and EXAONE 4); OLMo's has no weights."""
+    if model_type in _BARE_NORMS:
+        return True
     if not stage.steps:
         return True
     layer = stage.steps[0].layer
@@ -104,7 +106,7 @@ class GraphBuilder:
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
             stream = writer.graph.in_place(stream)
             writer.graph.expand(stream)
-        if not stage.first and _normed_first(stage):
+        if not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
         if stage.first and stage.steps:

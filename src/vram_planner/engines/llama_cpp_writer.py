@@ -143,9 +143,9 @@ class Writer:
         result = self.graph.tensor(self.row(numbers, tokens), *self.weight(name), source)
         return self.biased(result, name)
 
-    def biased(self, tensor: int, name: str) -> int:
-        """Add a bias in place if it lies on the host: elsewhere the allocator does not see it."""
-        bias = self.weight(f"{name}.bias")
+    def biased(self, tensor: int, *names: str) -> int:
+        """Add a bias in place if it lies on the host: elsewhere the allocator does not see it. Several names: one tensor."""
+        bias = self.weight(*(f"{name}.bias" for name in names))
         return self.graph.in_place(tensor, *bias) if bias else tensor
 
     def norm(
