@@ -86,7 +86,11 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
         value = writer.made(widest, value)
     before = 4 * (width + kv_width) if mixer.fused_qkv else 0
     writer.stored(inputs, key, value, before=before)
-    mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
+    if writer.attends_on_host:
+        graph.elsewhere(query)
+        mixed = writer.arrival(writer.row(mixer.n_heads * cache.value_dim))
+    else:
+        mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
     if both is not None:
         gate = graph.in_place(writer.made(width, both))
         mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))

@@ -88,7 +88,8 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             copies = _copies(
                 architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
             )
-            steps.append(Step(layer, copies, setting.kv_on_host or place == HOST))
+            on_host = setting.kv_on_host or place == HOST
+            steps.append(Step(layer, copies, on_host, _attends_on_host(architecture, setting, index)))
         end = device_of(count, count, setting)
         # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
         whole = architecture.indexers or architecture.states
@@ -108,6 +109,23 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
     return stages[key]
 
 
+def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -> bool:
+    """
+    Whether the host itself attends over a cache that it has: what follows in the graph is its work too.
+
+    That is the next layer's state, unless experts stand between, whose weights are written down at once.
+    Source: ggml/src/ggml-backend.cpp, ggml_backend_sched_split_graph, pass 2 (expand GPU up, expand rest down).
+    """
+    layers = architecture.layers
+    layer = layers[index]
+    if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
+        return False
+    if layers[index + 1].mixer.state is None or not isinstance(layer.feed_forward, DenseMLP | NoFeedForward):
+        return False
+    here, after = (device_of(i, len(layers), setting) for i in (index, index + 1))
+    return setting.kv_on_host or here == after == HOST
+
+
 def _handed_over(
     architecture: Architecture, setting: Setting, device: int, steps: tuple[Step, ...]
 ) -> tuple[Step | None, Mamba | Mamba2 | None]:
@@ -123,7 +141,7 @@ def _handed_over(
         if after is None or not isinstance(after.mixer, Mamba | Mamba2):
             return None
         last = next((layer for layer in reversed(architecture.layers[:before]) if not _at_once(layer)), None)
-        if last is None or not isinstance(last.feed_forward, NoFeedForward):
+        if last is None or not isinstance(last.feed_forward, NoFeedForward | DenseMLP):
             return None
         return last.mixer if isinstance(last.mixer, Mamba | Mamba2) else None
 

@@ -11,7 +11,7 @@ from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, Sh
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
-from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
+from vram_planner.engines.llama_cpp_recurrent import recurrent, states_chosen, taken_over
 from vram_planner.engines.llama_cpp_writer import Writer
 
 if TYPE_CHECKING:
@@ -41,11 +41,16 @@ _BARE_NORMS = ("olmo",)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer that a GPU runs: the tensors that it must copy from the host, and where its cache is."""
+    """
+    One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
+
+    `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
+    """
 
     layer: Layer
     copies: Mapping[str, int]
     cache_on_host: bool
+    attends_on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class GraphBuilder:
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
         writer = self.writer
+        if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
+            states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
         stream = writer.arrival(writer.row(self._hidden))
         # Next to a state that the host gathers, the host scales too.
         on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
@@ -118,6 +125,7 @@ class GraphBuilder:
             writer.hands_over = step is stage.hands_over
             ends = stage.last and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
+            writer.attends_on_host = step.attends_on_host
             stream = self._layer(step.layer, stream, ends=ends)
         if stage.last:
             writer.copies = stage.output_copies
@@ -147,7 +155,7 @@ class GraphBuilder:
         if picks:
             residual = self._pick(stream)
         if self._architecture.model_type.startswith(_STREAM_FIRST):
-            middle = self._sum(residual, found)
+            middle = self._sum(residual, found, second_is_view=self._reshaped(layer) and not picks)
         else:
             middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
         result = self._fed(layer, names, middle, tokens)
@@ -237,8 +245,10 @@ class GraphBuilder:
         normed = self._norm(stream, norm) if norm is not None else stream
         return normed, attention(self.writer, layer.mixer, normed)
 
-    def _sum(self, first: int, second: int, *, first_is_view: bool = False) -> int:
-        over = (second,) if first_is_view else (first, second)
+    def _sum(
+        self, first: int, second: int, *, first_is_view: bool = False, second_is_view: bool = False
+    ) -> int:
+        over = (*(() if first_is_view else (first,)), *(() if second_is_view else (second,)))
         return self.writer.graph.tensor(self.writer.graph.size(second), first, second, over=over)
 
     def _reshaped(self, layer: Layer) -> bool:

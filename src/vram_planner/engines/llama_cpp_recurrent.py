@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Norm = Callable[[], int]
 
+# Families that scale step, B and C by norms without weights (ssm_dt_b_c_rms).
+_BARE_STEP_NORMS = ("falcon_mamba",)
+
 
 def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
     """
@@ -56,13 +59,13 @@ def _gathered(writer: Writer, numbers: int) -> int:
         writer.host_inputs["states"] = 4 * writer.setting.slots
         writer.graph.elsewhere()
         return writer.graph.copied(n_bytes)
-    gathered = writer.graph.tensor(n_bytes, _states(writer))
+    gathered = writer.graph.tensor(n_bytes, states_chosen(writer))
     writer.graph.expand(gathered)
     writer.graph.nothing(writer.input("no other states", 0))
     return gathered
 
 
-def _states(writer: Writer) -> int:
+def states_chosen(writer: Writer) -> int:
     """Numbers of the slots' states."""
     return writer.input("states", 4 * writer.setting.slots)
 
@@ -102,7 +105,7 @@ def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
         return graph.copied(writer.row(mixer.inner))
     old, rest = ((graph.copied(new_states),) if writer.cache_on_host else () for _ in range(2))
     scanned = graph.tensor(
-        writer.row(mixer.inner) + new_states, *old, *sources, *writer.weight("A_log"), _states(writer)
+        writer.row(mixer.inner) + new_states, *old, *sources, *writer.weight("A_log"), states_chosen(writer)
     )
     graph.expand(scanned)
     graph.nothing(*rest, writer.input("no other states", 0))
@@ -156,11 +159,16 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     convolved = graph.in_place(convolved)
     rank = mixer.step_rank
     selected = writer.product("x_proj", rank + 2 * mixer.state_size, convolved)
-    step = writer.made(rank, selected)
+    normed = mixer.step_norms or writer.architecture.model_type in _BARE_STEP_NORMS
+    step = writer.norm(selected, "dt_layernorm", rank, view=True) if normed else writer.made(rank, selected)
     step = graph.in_place(
         graph.tensor(writer.row(inner), *writer.weight("dt_proj"), step), *writer.weight("dt_proj.bias")
     )
-    scanned = _scanned(writer, mixer, convolved, step, selected)
+    chosen = (selected,)
+    if normed:
+        names = ("b_layernorm", "c_layernorm")
+        chosen = tuple(writer.norm(selected, name, mixer.state_size, view=True) for name in names)
+    scanned = _scanned(writer, mixer, convolved, step, *chosen)
     gate = _gate(writer, inner, both)
     skipped = graph.tensor(writer.row(inner), convolved, *writer.weight("D"), over=(convolved,))
     gated = writer.made(inner, gate, _summed(writer, scanned, skipped))

@@ -101,7 +101,7 @@ class Writer:
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
         self.copies: Mapping[str, int] = {}
-        self.cache_on_host = self.hands_over = False
+        self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.host_inputs = host_inputs
         self.cached_on_host = 0
         self._inputs: dict[str, int] = {}
