@@ -23,7 +23,7 @@ from vram_planner.engines.llama_cpp import LlamaCpp
 from vram_planner.engines.llama_cpp_cache import kv_bytes, states_bytes
 from vram_planner.engines.llama_cpp_compute import compute_bytes
 from vram_planner.engines.llama_cpp_layout import HOST, Setting, weights_on
-from vram_planner.engines.llama_cpp_parts import _WORST_PERCENT_OF
+from vram_planner.engines.llama_cpp_parts import _WORST_PERCENT, _WORST_PERCENT_OF
 from vram_planner.engines.served import how_served
 from vram_planner.errors import UnsupportedArchitectureError
 
@@ -94,25 +94,17 @@ def test_compute_buffers_are_within_half_a_percent_in_95_of_100(oracle_architect
     errors = [error for some in compute_errors(oracle_architecture).values() for error in some]
 
     assert len(errors) > 700
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.95 * len(errors)
-    assert sum(error == 0 for error in errors) >= 0.88 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.97 * len(errors)
+    assert sum(error == 0 for error in errors) >= 0.93 * len(errors)
 
 
-def test_compute_buffers_more_than_2_percent_low_are_of_families_with_a_wider_band(
-    oracle_architecture: Find,
-) -> None:
-    """The worst: Bamba with a quantised cache or on two GPUs, 26 % low; the plan's high end holds it."""
-    low = {
-        model: min(errors)
-        for (model, _), errors in compute_errors(oracle_architecture).items()
-        if min(errors) < -0.02
-    }
+def test_no_compute_buffer_is_more_than_5_percent_low(oracle_architecture: Find) -> None:
+    """The worst is 2.3 % low, Hunyuan with layers on the host; the plan's high end holds each."""
+    for (model, _), errors in compute_errors(oracle_architecture).items():
+        percent = _WORST_PERCENT_OF.get(oracle_architecture(model).model_type, _WORST_PERCENT)
 
-    assert low
-    for model, error in low.items():
-        percent = _WORST_PERCENT_OF[oracle_architecture(model).model_type]
-        assert (1 + error) * (1 + percent / 100) >= 1
-    assert min(low.values()) > -0.26
+        assert min(errors) > -0.05
+        assert (1 + min(errors)) * (1 + percent / 100) >= 1
 
 
 def ask_of(architecture: Architecture) -> Ask:

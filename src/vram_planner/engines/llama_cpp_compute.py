@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
-from vram_planner.architecture.recurrent import Mamba, Mamba2
+from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
 from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage, Step
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_writer import COPIES
@@ -113,14 +113,16 @@ def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -
     """
     Whether the host itself attends over a cache that it has: what follows in the graph is its work too.
 
-    That is the next layer's state, unless experts stand between, whose weights are written down at once.
+    That is the next layer's state, unless experts stand between, whose weights are written down at once, or a norm
+    (Qwen3-Next's, before its delta rule).
     Source: ggml/src/ggml-backend.cpp, ggml_backend_sched_split_graph, pass 2 (expand GPU up, expand rest down).
     """
     layers = architecture.layers
     layer = layers[index]
     if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
         return False
-    if layers[index + 1].mixer.state is None or not isinstance(layer.feed_forward, DenseMLP | NoFeedForward):
+    gathers = isinstance(layers[index + 1].mixer, Mamba | Mamba2 | ShortConv)
+    if not gathers or not isinstance(layer.feed_forward, DenseMLP | NoFeedForward):
         return False
     here, after = (device_of(i, len(layers), setting) for i in (index, index + 1))
     return setting.kv_on_host or here == after == HOST
