@@ -7,7 +7,7 @@ import pytest
 
 from vram_planner.cli.main import main
 from vram_planner.errors import RecordError
-from vram_planner.validate.evidence import Replayed, Skipped, read_records, replay_all, scores
+from vram_planner.validate.evidence import Replayed, Skipped, engine_of, read_records, replay_all, scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,42 @@ def test_llama_cpp(replayed: list[Replayed | Skipped]) -> None:
     assert median(replayed, "llama.cpp", "KV cache") < 1e-4
     assert median(replayed, "llama.cpp", "compute buffer") < 0.02
     assert median(replayed, "llama.cpp", "total") < 0.01
+    assert median(replayed, "llama.cpp", "weights") < 1e-4
+
+
+def test_every_cache_that_llama_cpp_and_ollama_logged_is_exact(replayed: list[Replayed | Skipped]) -> None:
+    """Tolerance: what a log rounds to. One card or several, layers on the host, programs that embed llama.cpp."""
+    caches = [
+        row.pairs["KV cache"]
+        for row in replayed
+        if isinstance(row, Replayed) and row.engine in {"llama.cpp", "ollama"} and "KV cache" in row.pairs
+    ]
+
+    assert len(caches) >= 83
+    assert all(abs(ours - logged) < 0.05 for ours, logged in caches)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("llama.cpp (LocalAI)", "llama.cpp"),
+        ("llama-cpp-python", "llama.cpp"),
+        ("ollama(llama runner)", "ollama"),
+        ("ik_llama.cpp", "ik_llama.cpp"),
+        ("llama.cpp fork", "llama.cpp fork"),
+    ],
+)
+def test_what_embeds_llama_cpp_counts_as_that_and_forks_do_not(written: str, name: str) -> None:
+    assert engine_of({"engine": written}) == name
+
+
+def test_tensors_that_the_log_put_elsewhere_are_not_compared(replayed: list[Replayed | Skipped]) -> None:
+    """Experts left on the host by -ot: the cache is compared, the card's tensors are not."""
+    (row,) = (row for row in replayed if row.id == "ikllamacpp-357-c")
+
+    assert isinstance(row, Replayed)
+    assert list(row.pairs) == ["KV cache"]
+
 
 
 def test_sglang_pool(replayed: list[Replayed | Skipped]) -> None:

@@ -67,6 +67,7 @@ _REPLAYS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sglang": replay_servers.replay,
     "tensorrt-llm": replay_servers.replay,
     "llama.cpp": replay_llama_cpp.replay,
+    "ollama": replay_llama_cpp.replay,
 }
 
 
@@ -99,11 +100,11 @@ def _record(line: str, where: str) -> dict[str, Any]:
 
 
 def engine_of(row: dict[str, Any]) -> str:
-    """Our name of the record's engine; forks of llama.cpp keep their own."""
+    """Our name of the record's engine: what embeds llama.cpp counts as that, forks keep their own."""
     name: str = row["engine"]
     if replay_serving.is_serving(row):
         return replay_serving.ENGINES.get(name, name)
-    return {"trtllm": "tensorrt-llm"}.get(name, name)
+    return {"trtllm": "tensorrt-llm"}.get(name) or replay_llama_cpp.embedded(name)
 
 
 def replay_all(records: Iterable[dict[str, Any]], engine: str | None = None) -> Iterator[Replayed | Skipped]:

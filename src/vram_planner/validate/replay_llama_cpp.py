@@ -1,17 +1,34 @@
-"""A record of llama.cpp as a request: the architecture comes from the record's own hyperparameters."""
+"""
+A record of llama.cpp, or of a program that embeds it, as a request.
+
+The architecture comes from the record's own hyperparameters, or from the name of the model. Caches are compared over all
+cards and the host together, for their sum does not depend on who holds which layer; tensors and compute buffers only where
+the log's layers lie as the plan puts them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.gguf import gguf_precision
 from vram_planner.architecture.parallel import Layout
 from vram_planner.engines.base import Ask, Device, Options, Workload
-from vram_planner.engines.register import engine
-from vram_planner.errors import PlannerError, RecordError
+from vram_planner.engines.llama_cpp import settle
+from vram_planner.engines.llama_cpp_cache import kv_bytes
+from vram_planner.engines.llama_cpp_compute import compute_bytes, copies_weights
+from vram_planner.engines.llama_cpp_layout import HOST, weights_on
+from vram_planner.errors import PlannerError, PrecisionError, RecordError
 from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vram_planner.architecture.gguf import GgufMix
+    from vram_planner.architecture.model import Architecture
+    from vram_planner.engines.llama_cpp_layout import Setting
 
 # llama.cpp's architecture -> ours, where its hyperparameters say all that the cache and the graph need.
 _MODEL_TYPES = {
@@ -24,62 +41,142 @@ _MODEL_TYPES = {
     "glm4": "glm4",
     "phi2": "phi",
 }
+# Fine-tunes, and builds with further layers that a plain start does not load: the shapes are their base's.
+_SAME_SHAPES = {
+    "Reflection-Llama-3.1-70B": "meta-llama/Llama-3.1-70B",
+    "DeepSeek-R1-Distill-Qwen-14B-Uncensored": "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
+    "GLM-Z1-32B-0414": "zai-org/GLM-4-32B-0414",
+    "Llama-Hf-70B": "meta-llama/Llama-2-70b-hf",
+    "Qwen3.6-27B-MTP": "Qwen/Qwen3.6-27B",
+    "Qwen3.6-35B-A3B-MTP": "Qwen/Qwen3.6-35B-A3B",
+    "openhermes-2.5-mistral-7b": "mistralai/Mistral-7B-v0.1",
+    "phi-2-layla-v1-chatml": "microsoft/phi-2",
+    "mistral-small-2409-22b": "mistralai/Mistral-Small-Instruct-2409",
+    "mistral-small3.2-24b-instruct-2506-q8_0": "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+}
+_EMBEDS = re.compile(r"(?i)llama\.cpp \(|llama-cpp-python")
+_QUANT = re.compile(r"(?i)[ _-]+(UD-)?(I?Q\d\w*|BF16|F16|XL)$")
+_TYPES = {"MXFP4": "mxfp4_moe"}  # as logs write it
+_CELLS = 256  # what a context is rounded up to, since October 2025
 _ROOM_BYTES = 1024 * GIB  # a card that never bounds what is compared
+_ALIKE = 0.01
+
+
+def embedded(name: str) -> str:
+    """
+    Our name of an engine that is llama.cpp inside: "ollama(llama runner)" -> ollama, "llama.cpp (LocalAI)" -> llama.cpp.
+
+    Forks keep their own, for they have other graphs.
+    """
+    if name.startswith("ollama"):
+        return "ollama"
+    return "llama.cpp" if _EMBEDS.match(name) else name
 
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged buffers in MiB; PlannerError with the reason where a row cannot be replayed."""
     _check(row)
     architecture = _architecture(row)
-    slots = row.get("n_parallel") or 1
+    _check_latent(row, architecture)
+    slots, gpus = row.get("n_parallel") or 1, _cards(row)
+    done, _, of = str(row.get("offloaded") or "").partition("/")
     ask = Ask(
         architecture=architecture,
-        precision=gguf_precision(row.get("file_type") or "F16"),
+        precision=_mix(row) or gguf_precision("F16"),
         workload=Workload(context=row["n_ctx"] // slots, concurrency=slots, prompt_tokens=1),
-        layout=Layout(),
+        layout=Layout(pp=gpus),
         options=Options(
             kv_dtype=_kv_dtype(row),
             ubatch=row.get("n_ubatch"),
-            flash_attn=row.get("flash_attn"),
+            flash_attn=_flash(row),
             slots=slots,
+            kv_unified=_unified(row, slots),
+            ngl=int(done) if of.strip() and done.strip() != of.strip() else None,
         ),
         device=Device(name="any", total_bytes=_ROOM_BYTES),
     )
-    memory = engine("llama.cpp").memory(ask)
-    parts = {part.name: part.n_bytes / MIB for part in memory.parts}
-    return {"pairs": _pairs(row, parts), "version": row.get("engine_version") or "?", "fitted": False}
+    found = {"version": row.get("engine_version") or "?", "fitted": False}
+    return found | {"pairs": _pairs(row, architecture, settle(ask), _mix(row))}
 
 
 def _check(row: dict[str, Any]) -> None:
     reasons = {
         "it is a projection, not a measurement": row.get("breakdown_is_projection"),
         "no n_ctx": not row.get("n_ctx"),
-        "several cards share the layers": any(
-            name.startswith("CUDA1") for name in row.get("measured_mib", {})
-        ),
-        "layers stay on the CPU": _partly_offloaded(row),
+        "builds of today round so short a context up": 0 < (row.get("n_ctx") or 0) < _CELLS,
+        "a part of it is on other machines (RPC)": "RPC" in str(row.get("gpu")),
     }
     for reason, holds in reasons.items():
         if holds:
             raise RecordError(reason, hint="such rows are not compared")
 
 
-def _partly_offloaded(row: dict[str, Any]) -> bool:
-    done, _, of = str(row.get("offloaded") or "").partition("/")
-    return bool(of.strip()) and done.strip() != of.strip()
+def _check_latent(row: dict[str, Any], architecture: Architecture) -> None:
+    """MLA's keys and values were kept in full before April 2025 (b5140)."""
+    if row["measured_mib"].get("V") and all(cache.latent for cache, _ in architecture.caches):
+        raise RecordError(
+            "an older build kept MLA's keys and values in full", hint="a build of today does not"
+        )
 
 
-def _architecture(row: dict[str, Any]) -> Any:
+def _cards(row: dict[str, Any]) -> int:
+    """The cards that hold layers."""
+    names = {name.split()[0] for name in row["measured_mib"] if re.match(r"CUDA\d+ (KV|model)", name)}
+    return max(1, len(names))
+
+
+def _mix(row: dict[str, Any]) -> GgufMix | None:
+    """The file's type; None where the log names none, or one that we do not know."""
+    name = str(row.get("file_type") or "")
+    try:
+        return gguf_precision(_TYPES.get(name, name)) if name else None
+    except PrecisionError:
+        return None
+
+
+def _flash(row: dict[str, Any]) -> bool | None:
+    said = row.get("flash_attn")
+    return said.endswith("enabled") if isinstance(said, str) else said
+
+
+def _unified(row: dict[str, Any], slots: int) -> bool | None:
+    """One cache for all slots: what the log's `seqs` says, else as always before August 2025."""
+    seqs = next((cache.get("seqs") for cache in row.get("kv_caches") or ()), None)
+    return True if slots > 1 and seqs in (None, 1) else None
+
+
+def _architecture(row: dict[str, Any]) -> Architecture:
     kind = _MODEL_TYPES.get(str(row.get("arch")))
     needed = ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_vocab")
     if kind is not None and all(row.get(name) for name in needed):
         return architecture_from_config(_config(kind, row))
     if row.get("model") is None:
         raise RecordError("neither a model's name nor all hyperparameters", hint="add 'model'")
-    try:
-        return resolve(str(row["model"])).architecture
-    except PlannerError as error:
-        raise RecordError(f"the model {row['model']!r} is not known", hint=error.hint) from error
+    found = _named(str(row["model"]))
+    if row.get("n_layer") not in (None, len(found.layers)):
+        raise RecordError(
+            f"{row['model']!r} has another number of layers", hint="name the model that was run"
+        )
+    return found
+
+
+def _named(name: str) -> Architecture:
+    hint = ""
+    for spelling in _spellings(name):
+        try:
+            return resolve(_SAME_SHAPES.get(spelling, spelling)).architecture
+        except PlannerError as error:
+            hint = hint or error.hint
+    raise RecordError(f"the model {name!r} is not known", hint=hint)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """As written; without remarks and file type; a directory that stands for its owner; an Ollama tag as a name."""
+    yield name
+    plain = _QUANT.sub("", re.sub(r"\s*\(.*\)$", "", name)).strip()
+    yield plain
+    yield re.sub(r"[\s:]+", "-", plain)
+    yield plain.replace("_", "/", 1)
 
 
 def _config(kind: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -115,18 +212,50 @@ def _kv_dtype(row: dict[str, Any]) -> str:
     return str(keys) if keys == values else f"{keys}/{values}"
 
 
-def _pairs(row: dict[str, Any], parts: dict[str, float]) -> dict[str, tuple[float, float]]:
-    log = row["measured_mib"]
-    single = len([name for name in log if name.endswith(" KV")]) == 1
-    found = {
-        "KV cache": (parts["kv_cache"], log.get("KV total")),
-        "compute buffer": (parts["compute_buffer"], log.get("CUDA0 compute") if single else None),
-        "weights": (parts["weights"], log.get("CUDA0 model") if single and row.get("file_type") else None),
-    }
-    pairs = {name: (ours, float(theirs)) for name, (ours, theirs) in found.items() if theirs}
-    if len(pairs) == len(found):
-        pairs["total"] = (
-            sum(ours for ours, _ in pairs.values()),
+def _pairs(
+    row: dict[str, Any], architecture: Architecture, setting: Setting, mix: GgufMix | None
+) -> dict[str, tuple[float, float]]:
+    """
+    What was logged against the plan's, the sum over all cards; compute buffers of several cards apart.
+
+    A build of 2024 copied less between cards than one of today does, and there are no newer logs.
+    """
+    log, devices = row["measured_mib"], range(setting.gpus)
+    ours = [kv_bytes(architecture, setting, device) / MIB for device in (*devices, HOST)]
+    logged = log.get("KV total") or sum(value for name, value in log.items() if name.endswith(" KV"))
+    pairs = {"KV cache": (sum(ours), float(logged))} if logged else {}
+    if not _placed_alike(log, ours[:-1]) or not _host_alike(log, architecture, setting, mix):
+        return pairs
+    if mix is not None and all(log.get(f"CUDA{device} model") for device in devices):
+        weights = sum(weights_on(architecture, mix, setting, device) for device in devices) / MIB
+        pairs["weights"] = (weights, float(sum(log[f"CUDA{device} model"] for device in devices)))
+    computed = [log.get(f"CUDA{device} compute") for device in devices]
+    known = mix is not None or not copies_weights(architecture, setting)
+    if row.get("flash_attn") is None or not known or not all(computed):
+        return pairs
+    kind, apart = mix or gguf_precision("F16"), ", several cards" if setting.gpus > 1 else ""
+    buffers = sum(compute_bytes(architecture, kind, setting, device) for device in devices) / MIB
+    pairs[f"compute buffer{apart}"] = (buffers, float(sum(computed)))
+    if "weights" in pairs and setting.gpu_layers is None:
+        pairs[f"total{apart}"] = (
+            sum(mine for mine, _ in pairs.values()),
             sum(theirs for _, theirs in pairs.values()),
         )
     return pairs
+
+
+def _placed_alike(log: dict[str, float], ours: list[float]) -> bool:
+    """Whether each card's cache is as large as the plan's: then its layers are the same."""
+    theirs = [log.get(f"CUDA{device} KV") for device in range(len(ours))]
+    return all(
+        value is not None and abs(value - own) <= _ALIKE * own
+        for value, own in zip(theirs, ours, strict=True)
+    )
+
+
+def _host_alike(
+    log: dict[str, float], architecture: Architecture, setting: Setting, mix: GgufMix | None
+) -> bool:
+    """Whether no more tensors were left on the host than in the plan: `-ot` is not in a log."""
+    logged = sum(value for name, value in log.items() if re.match(r"(CPU|CUDA_Host)\w* model", name))
+    return mix is None or logged <= 2 * weights_on(architecture, mix, setting, HOST) / MIB
