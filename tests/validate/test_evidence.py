@@ -84,7 +84,6 @@ def test_tensors_that_the_log_put_elsewhere_are_not_compared(replayed: list[Repl
     assert list(row.pairs) == ["KV cache"]
 
 
-
 def test_sglang_pool(replayed: list[Replayed | Skipped]) -> None:
     """Target: 2 % median."""
     assert median(replayed, "sglang", "KV pool") < 0.02

@@ -112,6 +112,13 @@ tuning_options = grouped(
     ),
     click.option("--kv-unified", is_flag=True, default=None, help="llama.cpp: one cache for all slots."),
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),
+    click.option(
+        "--kv-offload/--no-kv-offload", default=None, help="llama.cpp: the cache on the GPU. [default: on]"
+    ),
+    click.option("--split-mode", help="llama.cpp, several GPUs: layer or none. [default: layer]"),
+    click.option(
+        "--tensor-split", metavar="N,N", help="llama.cpp: shares of the GPUs, as in 3,1. [default: equal]"
+    ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
     click.option(

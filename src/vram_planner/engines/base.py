@@ -52,6 +52,9 @@ class Options:
     n_cpu_moe: int | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
+    kv_offload: bool | None = None
+    split_mode: str | None = None
+    tensor_split: str | None = None
     enforce_eager: bool = False
     attn: str | None = None
     cache: str | None = None  # transformers: dynamic or static

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ _MARGIN = GIB
 _STEP = 256
 _BY_REQUEST = ("kv_cache", "recurrent_state")
 _FLOATS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+_SPLIT_MODES = ("layer", "none")
+_LARGEST_SHARE = 1e9
 _KV_ALIASES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 
@@ -95,7 +98,7 @@ class LlamaCpp:
                 replicated_ranks=1,
             ),
             settings=parts.settings(architecture, mix, setting),
-            launch=parts.launch(architecture, mix, setting),
+            launch=parts.launch(architecture, mix, setting, alone=ask.options.split_mode == "none"),
             not_modelled=parts.NOT_MODELLED,
             warnings=(*parts.warnings(ask, mix, setting), *self._way_out(ask, mix, setting)),
         )
@@ -169,7 +172,7 @@ def settle(ask: Ask) -> Setting:
             "llama.cpp has neither data nor expert parallelism",
             hint="leave out --dp and --ep, or start more servers",
         )
-    gpus = layout.pp * layout.tp
+    gpus, shares = _shared(ask)
     layers = len(ask.architecture.layers)
     if gpus > layers:
         raise RequestError(f"{gpus} GPUs for {layers} layers", hint="use no more GPUs than layers")
@@ -191,9 +194,37 @@ def settle(ask: Ask) -> Setting:
         swa_full=options.swa_full is True,
         gpu_layers=None if options.ngl is None or options.ngl > layers else options.ngl,
         moe_on_host=_moe_on_host(ask),
+        kv_on_host=options.kv_offload is False,
+        shares=shares,
     )
     check_rows(ask.architecture, setting)
     return setting
+
+
+def _shared(ask: Ask) -> tuple[int, tuple[float, ...]]:
+    """
+    How many GPUs hold layers, and their shares if they are not equal (`-sm`, `--tensor-split`).
+
+    Raises RequestError. Release 0.5.0 has no split buffers on CUDA any more: `-sm row` ends with an error there.
+    """
+    gpus, mode, text = ask.layout.pp * ask.layout.tp, ask.options.split_mode, ask.options.tensor_split
+    if mode not in (None, *_SPLIT_MODES):
+        raise RequestError(
+            f"--split-mode {mode[:20]!r} is not planned for", hint=f"one of {', '.join(_SPLIT_MODES)}"
+        )
+    gpus = 1 if mode == "none" else gpus
+    if text is None:
+        return gpus, ()
+    try:
+        shares = tuple(float(part) for part in re.split("[,/]", text))
+    except ValueError:
+        shares = ()
+    if len(shares) != gpus or not all(0 < share < _LARGEST_SHARE for share in shares):
+        raise RequestError(
+            f"--tensor-split {text[:40]!r} is no share for each of {gpus} GPUs",
+            hint="numbers above 0 with commas, one for each GPU that is used: 3,1",
+        )
+    return gpus, () if len(set(shares)) == 1 else shares
 
 
 def _moe_on_host(ask: Ask) -> int:

@@ -148,7 +148,7 @@ Held = tuple[tuple["KvCache | StateCache", bool, int], ...]
 def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
     """What layers keep on a GPU or the host: (cache or state, whether it is an indexer's, how many)."""
     kept: dict[tuple[object, ...], Held] = vars(architecture).setdefault("_llama_cpp_held", {})
-    key = (setting.gpus, setting.gpu_layers, setting.kv_on_host, device)
+    key = (setting.gpus, setting.shares, setting.gpu_layers, setting.kv_on_host, device)
     if key not in kept:
         counts: dict[tuple[KvCache | StateCache, bool], int] = {}
         n_layers = len(architecture.layers)

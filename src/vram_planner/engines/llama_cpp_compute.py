@@ -78,7 +78,8 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
 
 def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> Stage:
     stages: dict[tuple[object, ...], Stage] = vars(architecture).setdefault("_llama_cpp_stages", {})
-    key = (setting.gpus, setting.gpu_layers, setting.moe_on_host, setting.kv_on_host, mix.name, device)
+    split = (setting.gpus, setting.shares, setting.gpu_layers)
+    key = (*split, setting.moe_on_host, setting.kv_on_host, mix.name, device)
     if key not in stages:
         count, steps = len(architecture.layers), []
         for index, layer in enumerate(architecture.layers):

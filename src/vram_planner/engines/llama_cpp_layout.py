@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ class Setting:
     `context` is one slot's, rounded up to 256 cells; `unified` means that the slots share one cache of
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
-    experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload).
+    experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
+    --tensor-split, empty for equal cards.
     """
 
     slots: int
@@ -50,6 +52,7 @@ class Setting:
     gpu_layers: int | None = None
     moe_on_host: int = 0
     kv_on_host: bool = False
+    shares: tuple[float, ...] = ()
 
     @property
     def n_ctx(self) -> int:
@@ -116,11 +119,29 @@ def device_of(index: int, n_layers: int, setting: Setting) -> int:
 
         floor((i − first) · n / offloaded), first = L + 1 − offloaded, the output counted as a layer
 
-    Source: src/llama-model.cpp, get_layer_buft_list (`-sm layer`, split by free memory).
+    With --tensor-split the first GPU whose share, summed up, lies above (i − first) / offloaded.
+    Source: src/llama-model.cpp, get_layer_buft_list (`-sm layer`, split by free memory or by --tensor-split).
     """
     offloaded = n_layers + 1 if setting.gpu_layers is None else min(setting.gpu_layers, n_layers + 1)
     first = n_layers + 1 - offloaded
-    return HOST if index < first else (index - first) * setting.gpus // offloaded
+    if index < first:
+        return HOST
+    if not setting.shares:
+        return (index - first) * setting.gpus // offloaded
+    return _share_of(_single((index - first) / offloaded), setting.shares)
+
+
+def _share_of(at: float, shares: tuple[float, ...]) -> int:
+    """The first GPU whose summed share lies above that part of the layers; in single precision, as llama.cpp has them."""
+    sums, total = [], 0.0
+    for share in shares:
+        total = _single(total + _single(share))
+        sums.append(total)
+    return next((device for device, upto in enumerate(sums) if _single(upto / total) > at), len(shares) - 1)
+
+
+def _single(number: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", number))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +192,7 @@ def loaded(architecture: Architecture, mix: GgufMix) -> Loaded:
 def weights_on(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
     """Bytes of tensors on a GPU or the host, kept beside the architecture too."""
     kept: dict[tuple[object, ...], int] = vars(architecture).setdefault("_llama_cpp_weights", {})
-    key = (mix.name, setting.gpus, setting.gpu_layers, setting.moe_on_host, device)
+    key = (mix.name, setting.gpus, setting.shares, setting.gpu_layers, setting.moe_on_host, device)
     if key not in kept:
         kept[key] = loaded(architecture, mix).on(setting, device)
     return kept[key]

@@ -44,7 +44,7 @@ NOT_MODELLED = (
     "vision or audio projector (mmproj)",
     "draft model and multi-token prediction layers",
     "LoRA adapters and control vectors",
-    "-sm row and -sm tensor, uneven --tensor-split",
+    "-sm tensor, cards of unequal size",
     "temporaries that CUDA kernels take from ggml's pool while they run",
     "prompt cache (8 GiB by default) and all else in host memory",
 )
@@ -179,14 +179,16 @@ def settings(architecture: Architecture, mix: GgufMix, setting: Setting) -> dict
         "ngl": _ALL if setting.gpu_layers is None else setting.gpu_layers,
         "n_cpu_moe": setting.moe_on_host,
         "gpus": setting.gpus,
+        "kv_offload": not setting.kv_on_host,
+        "tensor_split": ",".join(f"{share:g}" for share in setting.shares) or None,
         "host_weights_bytes": weights_on(architecture, mix, setting, HOST),
         "host_cache_bytes": kv_bytes(architecture, setting, HOST) + states_bytes(architecture, setting, HOST),
         "host_compute_bytes": compute_bytes(architecture, mix, setting, HOST),
     }
 
 
-def launch(architecture: Architecture, mix: GgufMix, setting: Setting) -> str:
-    """The command; `{model_file}` stands for the name of its file, without a folder."""
+def launch(architecture: Architecture, mix: GgufMix, setting: Setting, *, alone: bool = False) -> str:
+    """The command, `alone` on one card of several; `{model_file}` stands for the name of its file, without a folder."""
     layers = max(_ALL, len(architecture.layers) + 1) if setting.gpu_layers is None else setting.gpu_layers
     file = getattr(mix, "path", "") or f"{{model_file}}-{mix.title}.gguf"
     words = [
@@ -200,15 +202,23 @@ def launch(architecture: Architecture, mix: GgufMix, setting: Setting) -> str:
     if setting.moe_on_host:
         words.append(f"--n-cpu-moe {setting.moe_on_host}")
     words += ["--kv-unified"] * setting.unified + ["--swa-full"] * setting.swa_full
+    words += ["-nkvo"] * setting.kv_on_host
     if setting.gpus > 1:
         words.append("-sm layer")
+    if setting.shares:
+        words.append("-ts " + ",".join(f"{share:g}" for share in setting.shares))
+    if alone:
+        words.append("-sm none")
     return " ".join(words)
 
 
 def warnings(ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
     """What the user may not expect."""
     found = []
-    if ask.layout.tp > 1:
+    if ask.options.split_mode == "none":
+        words = "with -sm none llama.cpp uses one GPU and leaves the others empty"
+        found += [words] if ask.layout.tp * ask.layout.pp > 1 else []
+    elif ask.layout.tp > 1:
         found.append(f"llama.cpp splits by layers (-sm layer): tp {ask.layout.tp} is read as that many GPUs")
     if ask.options.version not in (None, RELEASE, BUILD):
         found.append(f"figures are those of llama.cpp {RELEASE} ({BUILD}), not of {ask.options.version}")

@@ -53,9 +53,11 @@ class Ollama(LlamaCpp):
     def _as_started(self, ask: Ask) -> Ask:
         """The same ask with the options that Ollama starts llama-server with."""
         options = ask.options
-        if options.kv_unified or options.swa_full or options.n_cpu_moe:
+        placed = options.split_mode or options.tensor_split or options.kv_offload is False
+        if options.kv_unified or options.swa_full or options.n_cpu_moe or placed:
             raise RequestError(
-                "Ollama passes no --kv-unified, --swa-full or --n-cpu-moe on to llama-server",
+                "Ollama passes none of --kv-unified, --swa-full, --n-cpu-moe, --split-mode, --tensor-split and "
+                "--no-kv-offload on to llama-server",
                 hint="leave them out, or plan for --engine llama.cpp",
             )
         if options.ubatch is not None:

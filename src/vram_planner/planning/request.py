@@ -36,7 +36,7 @@ _RANGES = {
     "n_cpu_moe": _Range(0, 1 << 16),
 }
 _NAMES = ("model", "engine", "kv_dtype", "dtype")
-_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache")
+_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache", "split_mode", "tensor_split")
 _TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
@@ -77,6 +77,9 @@ class PlanRequest:
     n_cpu_moe: int | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
+    kv_offload: bool | None = None
+    split_mode: str | None = None
+    tensor_split: str | None = None
     enforce_eager: bool = False
     attn: str | None = None
     cache: str | None = None
