@@ -53,6 +53,33 @@ KV Cache is allocated. dtype: torch.bfloat16, #tokens: 65536, K size: 0.50 GB, V
 KV Cache is allocated. dtype: torch.bfloat16, #tokens: 81920, K size: 0.31 GB, V size: 0.31 GB
 SWAKVPool mem usage: 1.62 GB, swa size: 65536, full size: 81920
 """
+# Lines of ollama/ollama issue 8098 (the start), of a published log of DeepSeek R1 Distill Llama 8B on a GTX 1080 (the
+# runner's buffers), and of ggml-org/llama.cpp pull request 6122 (buffers of 2024).
+OLLAMA = """\
+time=2025-02-01T10:00:00.000+01:00 level=INFO source=server.go:376 msg="starting llama server" cmd="/usr/lib/ollama/runners/cuda_v12_avx/ollama_llama_server runner \
+--model /root/.ollama/models/blobs/sha256-dde5aa --ctx-size 8192 --batch-size 512 --n-gpu-layers 33 --threads 8 --parallel 4 --port 38609"
+llm_load_print_meta: arch             = llama
+llm_load_print_meta: n_layer          = 32
+llm_load_print_meta: model ftype      = Q4_K - Medium
+llm_load_print_meta: general.name     = DeepSeek R1 Distill Llama 8B
+load_tensors: offloaded 33/33 layers to GPU
+load_tensors:        CUDA0 model buffer size =  4403.49 MiB
+load_tensors:   CPU_Mapped model buffer size =   281.81 MiB
+llama_init_from_model: n_seq_max     = 4
+llama_init_from_model: n_ctx         = 8192
+llama_init_from_model: n_batch       = 2048
+llama_init_from_model: n_ubatch      = 512
+llama_init_from_model: flash_attn    = 0
+llama_kv_cache_init:      CUDA0 KV buffer size =  1024.00 MiB
+llama_init_from_model: KV self size  = 1024.00 MiB, K (f16):  512.00 MiB, V (f16):  512.00 MiB
+llama_init_from_model:  CUDA_Host  output buffer size =     2.02 MiB
+llama_init_from_model:      CUDA0 compute buffer size =   560.00 MiB
+llama_init_from_model:  CUDA_Host compute buffer size =    24.01 MiB
+"""
+OLD_START = OLLAMA.splitlines()[0]
+OLD_BUFFER = "llm_load_tensors:      CUDA1 buffer size = 13989.53 MiB"
+FLASH = "llama_context: Flash Attention was auto, set to enabled"
+NEW_START = 'level=INFO source=llama_server.go:212 msg="starting llama-server" cmd="llama-server -m blob -c 4096 -np 1 -fa auto -b 512 -ub 512"'
 LLAMA_CPP = """\
 llama_model_loader: - kv   0:                       general.architecture str              = llama
 print_info: arch             = llama
@@ -129,6 +156,40 @@ def test_a_log_of_llama_cpp() -> None:
     assert replayed.pairs["compute buffer"][0] == pytest.approx(258.50, rel=0.01)
 
 
+def test_a_log_of_ollama() -> None:
+    """The last model that was loaded; a start that failed before it had buffers does not count."""
+    failed = OLLAMA.splitlines()[0].replace("8192", "2048")
+    row, replayed = compare_log([OLD_START, OLD_BUFFER, *OLLAMA.splitlines(), failed], {})
+
+    assert (row["engine"], row["file_type"], row["n_ctx"], row["n_parallel"]) == ("ollama", "Q4_K_M", 8192, 4)
+    assert row["offloaded"] == "33/33"
+    assert replayed.pairs["KV cache"] == (1024.0, 1024.0)
+    assert replayed.pairs["weights"][0] == pytest.approx(4403.49, abs=0.01)
+    assert replayed.pairs["compute buffer"][0] == pytest.approx(560.0, rel=0.01)
+
+
+def test_the_words_of_older_and_newer_builds() -> None:
+    row = read_log(
+        [
+            OLD_BUFFER,
+            "llama_context: flash_attn    = auto",
+            FLASH,
+            "llm_load_print_meta: model ftype      = Q5_K - Small",
+        ]
+    )
+
+    assert row["engine"] == "llama.cpp"
+    assert row["measured_mib"] == {"CUDA1 model": 13989.53}
+    assert row["flash_attn"] is True
+    assert row["file_type"] == "Q5_K_S"
+
+
+def test_ollama_starts_llama_server_with_short_names() -> None:
+    row = read_log([NEW_START, "llama_kv_cache:      CUDA0 KV buffer size =   224.00 MiB"])
+
+    assert (row["engine"], row["n_ctx"], row["n_parallel"]) == ("ollama", 4096, 1)
+
+
 @pytest.mark.parametrize(("text", "said"), [(VLLM_V1, {"gpu_total_gib": 79.19}), (VLLM_V0, {})])
 def test_plans_hold_against_logs(text: str, said: dict[str, Any]) -> None:
     _, replayed = compare_log(text.splitlines(), said)
@@ -156,7 +217,7 @@ def test_any_text_is_read_or_refused(lines: list[str]) -> None:
         row = read_log(lines)
     except RecordError:
         return
-    assert row["engine"] in ("vllm", "sglang", "llama.cpp")
+    assert row["engine"] in ("vllm", "sglang", "llama.cpp", "ollama")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ SGLANG = (
 LLAMA_CPP = (
     _of("model", "text", r"general\.name\s+(?:str\s+)?= (.+)"),
     _of("arch", "text", r"(?:general\.architecture\s+str|print_info: arch)\s+= (\w+)"),
-    _of("file_type", "text", r"file type\s+= (\S+)"),
+    _of("file_type", "type", r"(?:file type|model ftype)\s+= ([\w.]+(?: - \w)?)"),
     _of("n_layer", "whole", r"n_layer\s+= (\d+)"),
     _of("n_embd", "whole", r"n_embd\s+= (\d+)"),
     _of("n_head", "whole", r"n_head\s+= (\d+)"),
@@ -109,15 +109,27 @@ LLAMA_CPP = (
     _of("n_batch", "whole", r"\bn_batch\s+= (\d+)"),
     _of("n_ubatch", "whole", r"\bn_ubatch\s+= (\d+)"),
     _of("n_parallel", "whole", r"\bn_seq_max\s+= (\d+)"),
-    _of("flash_attn", "flag", r"flash_attn\s+= (\w+)"),
+    _of("flash_attn", "flag", r"flash_attn\s+= (?!auto)(\w+)"),
+    _of("flash_attn", "flag", r"Flash Attention was auto, set to (\w+)"),
     _of("offloaded", "text", r"offloaded (\d+/\d+) layers"),
+    # What Ollama starts its runner with: long names until 2025, llama-server's short ones since.
+    _of("n_ctx", "whole", r'cmd="[^"]*(?:--ctx-size| -c) (\d+)'),
+    _of("n_parallel", "whole", r'cmd="[^"]*(?:--parallel| -np) (\d+)'),
     _of("type_k", "text", r"K \((\w+)\):"),
     _of("type_v", "text", r"V \((\w+)\):"),
 )
 LLAMA_CPP_BUFFER = re.compile(
     r"([A-Z]\w*?\d*(?:_Host|_Mapped|_REPACK)?)\s+(model|KV|RS|compute|output)\s+buffer size =\s+([\d.]+) MiB"
 )
+# Before January 2025 the buffers of tensors were named without a word.
+LLAMA_CPP_OLD_BUFFER = re.compile(r"llm_load_tensors:\s+([A-Z]\w*)\s+buffer size =\s+([\d.]+) MiB")
 LLAMA_CPP_TOTAL = re.compile(r"(?:KV self size\s+=|llama_kv_cache\w*: size =)\s+([\d.]+) MiB")
+
+# A line of Ollama's own, and the one with which it starts a runner: each start is a log of its own.
+OLLAMA = re.compile(
+    r"\bollama(?:\.exe)?\[\d+\]:|source=(?:server|sched|memory|llama_server)\.go:\d+|OLLAMA_\w+"
+)
+OLLAMA_START = re.compile(r"msg=\"starting (?:llama[ -]server|runner)\"")
 
 
 def read_value(pattern: Pattern, found: re.Match[str]) -> Any:
@@ -129,6 +141,8 @@ def read_value(pattern: Pattern, found: re.Match[str]) -> Any:
         return int(text.replace(",", "").split(".")[0])
     if pattern.kind == "number":
         return float(text.replace(",", ""))
+    if pattern.kind == "type":  # "Q4_K - Medium", of which the first letter was read
+        return text.replace(" - ", "_")
     if pattern.kind == "flag":
         return text.lower() in ("true", "1", "enabled", "on")
     return text.strip()

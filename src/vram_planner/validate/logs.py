@@ -1,7 +1,8 @@
-"""A start-up log of vLLM, SGLang or llama.cpp read as a record, and compared with the plan part by part."""
+"""A start-up log of vLLM, SGLang, llama.cpp or Ollama read as a record, and compared with the plan part by part."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import RecordError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 200_000
 _LONGEST_LINE = 4_000
-_NEEDED = {"vllm": 1, "sglang": 1, "llama.cpp": 1}
+_NEEDED = {"vllm": 1, "sglang": 1, "llama.cpp": 1, "ollama": 1}
 
 
 def read_log(lines: Iterable[str]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def read_log(lines: Iterable[str]) -> dict[str, Any]:
     figures = best.get("measured", best.get("measured_mib", {}))
     if len(figures) < _NEEDED[best["engine"]]:
         raise RecordError(
-            "no start-up line of vLLM, SGLang or llama.cpp was found",
+            "no start-up line of vLLM, SGLang, llama.cpp or Ollama was found",
             hint="give the engine's own output from its start, at level INFO",
         )
     return best
@@ -54,7 +55,19 @@ def _read_server(engine: str, patterns: tuple[known.Pattern, ...], lines: list[s
 
 
 def _read_llama_cpp(lines: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": "log", "engine": "llama.cpp", "measured_mib": {}}
+    """Ollama's log holds llama.cpp's lines of each model that it started: the last one that was loaded counts."""
+    ollama = any(known.OLLAMA.search(line) for line in lines)
+    starts = [at for at, line in enumerate(lines) if known.OLLAMA_START.search(line)] if ollama else []
+    name = "ollama" if ollama else "llama.cpp"
+    for first, end in reversed(list(pairwise([*starts, len(lines)]))):
+        row = _read_start(name, lines[first:end])
+        if row["measured_mib"]:
+            return row
+    return _read_start(name, lines)
+
+
+def _read_start(engine: str, lines: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": "log", "engine": engine, "measured_mib": {}}
     buffers = row["measured_mib"]
     for line in lines:
         for pattern in known.LLAMA_CPP:
@@ -63,6 +76,8 @@ def _read_llama_cpp(lines: list[str]) -> dict[str, Any]:
         if buffer := known.LLAMA_CPP_BUFFER.search(line):
             name = f"{buffer[1]} {buffer[2]}"
             buffers[name] = buffers.get(name, 0.0) + float(buffer[3])
+        elif buffer := known.LLAMA_CPP_OLD_BUFFER.search(line):
+            buffers[f"{buffer[1]} model"] = buffers.get(f"{buffer[1]} model", 0.0) + float(buffer[2])
         elif total := known.LLAMA_CPP_TOTAL.search(line):
             buffers["KV total"] = buffers.get("KV total", 0.0) + float(total[1])
     return row
