@@ -94,12 +94,12 @@ def test_compute_buffers_are_within_half_a_percent_in_95_of_100(oracle_architect
     errors = [error for some in compute_errors(oracle_architecture).values() for error in some]
 
     assert len(errors) > 700
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.97 * len(errors)
-    assert sum(error == 0 for error in errors) >= 0.93 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.98 * len(errors)
+    assert sum(error == 0 for error in errors) >= 0.94 * len(errors)
 
 
 def test_no_compute_buffer_is_more_than_5_percent_low(oracle_architecture: Find) -> None:
-    """The worst is 2.3 % low, Hunyuan with layers on the host; the plan's high end holds each."""
+    """The worst is 1.7 % low, GLM-5.2 on two GPUs; the plan's high end holds each."""
     for (model, _), errors in compute_errors(oracle_architecture).items():
         percent = _WORST_PERCENT_OF.get(oracle_architecture(model).model_type, _WORST_PERCENT)
 

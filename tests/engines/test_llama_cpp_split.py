@@ -90,7 +90,7 @@ def ask(architecture: Architecture, gpus: int = 2, **options: Any) -> Ask:
         {"tensor_split": "nan,1"},
     ],
 )
-def test_what_cannot_be_meant_is_refused(options: dict[str, str], oracle_architecture: Find) -> None:
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], oracle_architecture: Find) -> None:
     with pytest.raises(RequestError):
         settle(ask(oracle_architecture("Llama-3.1-8B"), **options))
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _NORMED_VALUES = ("gemma4",)
+# Families that turn queries and keys first and scale them after it.
+_TURNED_FIRST = ("hunyuan",)
 # Families whose full layers know no positions but scale queries by them.
 _SCALED_QUERIES = ("llama4",)
 
@@ -109,6 +111,9 @@ def _projected(writer: Writer, letter: str, width: int, normed: int, mixer: Full
 
 def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAttention) -> int:
     graph, by_head = writer.graph, mixer.qk_norm is not None and mixer.qk_norm[0] <= mixer.head_dim
+    if by_head and writer.turns and writer.architecture.model_type.startswith(_TURNED_FIRST):
+        turned = writer.made(width, tensor, writer.positions, *writer.rotary_factors)
+        return writer.norm(turned, f"{letter}_norm", width)
     if mixer.qk_norm is not None:
         tensor = writer.norm(tensor, f"{letter}_norm", width, view=by_head)
     if not writer.turns:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
+_EVERY_FOURTH_WITHOUT = ("smollm3",)
 _MOST_KEPT = 256
 _FEWEST = 4
 _LONGEST_PERIOD = 12
@@ -90,7 +91,8 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
                 architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
             )
             on_host = setting.kv_on_host or place == HOST
-            steps.append(Step(layer, copies, on_host, _attends_on_host(architecture, setting, index)))
+            alone = _attends_on_host(architecture, setting, index)
+            steps.append(Step(layer, copies, on_host, alone, turns=_turns(architecture, index)))
         end = device_of(count, count, setting)
         # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
         whole = architecture.indexers or architecture.states
@@ -108,6 +110,11 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
         )
     return stages[key]
+
+
+def _turns(architecture: Architecture, index: int) -> bool:
+    """Whether that layer knows positions: every fourth of SmolLM3 does not. Source: src/models/smollm3.cpp, use_rope."""
+    return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
 
 
 def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -> bool:

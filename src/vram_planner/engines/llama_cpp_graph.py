@@ -44,6 +44,7 @@ class Step:
     """
     One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
 
+    `turns`: queries and keys are turned by their positions.
     `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
     """
 
@@ -51,6 +52,7 @@ class Step:
     copies: Mapping[str, int]
     cache_on_host: bool
     attends_on_host: bool = False
+    turns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class GraphBuilder:
             writer.hands_over = step is stage.hands_over
             ends = stage.last and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
-            writer.attends_on_host = step.attends_on_host
+            writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
             stream = self._layer(step.layer, stream, ends=ends)
         if stage.last:
             writer.copies = stage.output_copies

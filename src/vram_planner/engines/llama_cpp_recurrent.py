@@ -164,7 +164,7 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     step = graph.in_place(
         graph.tensor(writer.row(inner), *writer.weight("dt_proj"), step), *writer.weight("dt_proj.bias")
     )
-    chosen = (selected,)
+    chosen: tuple[int, ...] = (selected,)
     if normed:
         names = ("b_layernorm", "c_layernorm")
         chosen = tuple(writer.norm(selected, name, mixer.state_size, view=True) for name in names)

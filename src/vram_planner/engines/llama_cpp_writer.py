@@ -102,6 +102,7 @@ class Writer:
         self._in_window = False
         self.copies: Mapping[str, int] = {}
         self.cache_on_host = self.attends_on_host = self.hands_over = False
+        self.layer_turns = True
         self.host_inputs = host_inputs
         self.cached_on_host = 0
         self._inputs: dict[str, int] = {}
@@ -164,7 +165,7 @@ class Writer:
     def turns(self) -> bool:
         """Whether the layer being written turns queries and keys by their positions."""
         near = self.architecture.model_type.startswith(_NEAR_POSITIONS)
-        return self.rotary and (self._in_window or not near)
+        return self.rotary and self.layer_turns and (self._in_window or not near)
 
     @property
     def positions(self) -> int:
