@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.attention import Latent, SlidingWindow
 from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.parallel import padded_vocabulary, table_bytes
 from vram_planner.architecture.precision import DTYPES, Place
@@ -14,6 +14,7 @@ from vram_planner.basis import Basis, Part
 from vram_planner.engines.allocator import allocated_bytes
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import band
+from vram_planner.engines.vllm_encoder import profiled_requests
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.units import ceil_div, format_gib, round_up
 
@@ -27,6 +28,7 @@ _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
 _FORWARD_ERROR = 0.05
 _SORTING_ERROR = 0.15
 _MOST_CAPTURED = 256
+_MROPE_STRETCH = 4
 # vLLM stores these as one tensor, which matters to the allocator's rounding alone.
 _FUSED = {
     "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up",
@@ -110,9 +112,9 @@ def state_part(ask: Ask, stage: Stage) -> tuple[Part, ...]:
     )
 
 
-def buffers_part(ask: Ask, stage: Stage) -> Part:
+def buffers_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
     """Rotary tables, and what the allocator rounds up when it holds the weights: logged as weights."""
-    rotary = _rotary_bytes(ask)
+    rotary = _rotary_bytes(ask, setting)
     rounding = _table_rounding(ask) + sum(
         _rounding_bytes(layer, ask) * ceil_div(count, ask.layout.pp)
         for layer, count in ask.architecture.groups
@@ -128,13 +130,22 @@ def buffers_part(ask: Ask, stage: Stage) -> Part:
     )
 
 
-def _rotary_bytes(ask: Ask) -> int:
-    """max_position_embeddings × rotary width × b for each kind of attention (cos and sin, half each)."""
-    total = 0
-    for mixer in {layer.mixer for layer, _ in ask.architecture.groups}:
+def _rotary_bytes(ask: Ask, setting: Setting) -> int:
+    """
+    Positions × rotary width × b for each kind of attention (cos and sin, half each).
+
+    Positions are max_position_embeddings, `factor` times as many where scaling is linear (not in layers that slide),
+    four times as many where they have three dimensions (from 0.7.2 on).
+    Source: layers/rotary_embedding/linear_scaling_rope.py, mrope.py.
+    """
+    total, model = 0, ask.architecture
+    for mixer in {layer.mixer for layer, _ in model.groups}:
         cache = mixer.cache
         width = mixer.rope_dim if isinstance(mixer, Latent) else cache.key_dim if cache else 0
-        total = total + (ask.architecture.max_context or 0) * width * ask.precision.element_bytes
+        stretch = 1 if isinstance(mixer, SlidingWindow) else model.rope_stretch
+        if model.mrope and setting.profile["eyes"] != "capped":
+            stretch *= _MROPE_STRETCH
+        total = total + (model.max_context or 0) * stretch * width * ask.precision.element_bytes
     return total
 
 
@@ -158,10 +169,13 @@ def _table_rounding(ask: Ask) -> int:
 
 def profile_peak(ask: Ask, setting: Setting) -> Peak:
     """The peak of the profile run with this version's settings."""
-    device = ask.device
+    device, eye, era = ask.device, ask.architecture.eye, setting.profile["eyes"]
+    requests, v0 = setting.requests, bool(setting.profile.get("v0"))
+    if v0 and eye is not None:
+        requests = profiled_requests(eye, tokens=setting.tokens, requests=requests, era=era)
     run = Run(
         tokens=setting.tokens,
-        requests=setting.requests,
+        requests=requests,
         vocabulary=padded_vocabulary(ask.architecture.vocabulary, VOCABULARY_MULTIPLE),
         element_bytes=ask.precision.element_bytes,
         tp=ask.layout.tp,
@@ -170,7 +184,8 @@ def profile_peak(ask: Ask, setting: Setting) -> Peak:
         sampler=setting.profile["sampler"],
         capability=device.compute_capability if device else None,
         multiprocessors=device.multiprocessors if device else None,
-        v0=bool(setting.profile.get("v0")),
+        v0=v0,
+        eyes=era,
     )
     return activation_peak(ask.architecture, run)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.engines.vllm_encoder import TOWER, Seen, see
 from vram_planner.units import KIB, MIB, ceil_div
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Run:
     capability: tuple[int, int] | None
     multiprocessors: int | None
     v0: bool = False
+    eyes: str = "heads"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,39 +137,46 @@ def _mla_dummy_bytes(layer: Layer, run: Run) -> int:
     return rows * ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.value_dim) * run.element_bytes
 
 
-def sampler_bytes(architecture: Architecture, run: Run) -> int:
+def sampler_bytes(architecture: Architecture, run: Run, kept_bytes: int | None = None) -> int:
     """
     What the sampler keeps alive at its own peak, by version.
 
     sorted (to 0.16)  9.7 · 4 · S·V                                           fitted on logs
-    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W, + T·b·(H + pixels) with images
+    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W
     v2 (0.25 on)      S·V·b·(1; 2 for capped logits; 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
+
+    and `kept_bytes` of pictures: where the tower's shapes are not known (None), T·b·(H + pixels) under v1.
     """
     table, hidden = run.requests * run.vocabulary, architecture.hidden
     workspace, b = moe_workspace_bytes(architecture, run), run.element_bytes
     states = run.tokens * hidden * b
     if run.sampler == "sorted":
-        return int(table * _SORTING_SAMPLER)
+        return int(table * _SORTING_SAMPLER) + (kept_bytes or 0)
     if run.sampler == "v1":
         rows = min(run.multiprocessors or _COMMON_MULTIPROCESSORS, run.requests)
-        images = (
-            run.tokens * (hidden + architecture.pixels_per_token) * b if architecture.pixels_per_token else 0
-        )
+        images = kept_bytes or 0
+        if kept_bytes is None and architecture.pixels_per_token:
+            images = run.tokens * (hidden + architecture.pixels_per_token) * b
         fixed = states + 2 * run.requests * hidden * b + workspace + images
         return table * (b + 12) + rows * run.vocabulary * 4 + fixed
     copies = table * b if run.tp == 1 else table * b * 2 + ceil_div(table * b, run.tp)
     copies += table * b if architecture.capped_logits and run.tp == 1 else 0
-    return copies + states + run.requests * hidden * b + workspace
+    return copies + states + run.requests * hidden * b + workspace + (kept_bytes or 0)
 
 
 def activation_peak(architecture: Architecture, run: Run) -> Peak:
-    """The cuBLAS workspace + the larger of forward pass and sampler."""
+    """The cuBLAS workspace + the largest of vision tower, forward pass and sampler."""
     base = 0 if run.v0 else cublas_workspace_bytes(run.capability)
-    forward, sampler = forward_bytes(architecture, run), sampler_bytes(architecture, run)
-    stage = "forward" if forward >= sampler else "sampler"
-    of = f"{run.tokens:,} tokens" if stage == "forward" else f"{run.requests:,} × {run.vocabulary:,} logits"
-    return Peak(
-        base + max(forward, sampler),
-        stage,
-        f"{stage} of {of}: {max(forward, sampler):,} B + cuBLAS {base:,} B",
-    )
+    seen = see(architecture.eye, run) if architecture.eye else Seen(0, 0, 0)
+    kept = seen.kept_bytes if architecture.eye else None
+    stages = {
+        TOWER: (seen.tower_bytes, f"{seen.pictures:,} of the largest pictures"),
+        "forward": (forward_bytes(architecture, run) + seen.kept_bytes, f"{run.tokens:,} tokens"),
+        "sampler": (
+            sampler_bytes(architecture, run, kept),
+            f"{run.requests:,} × {run.vocabulary:,} logits",
+        ),
+    }
+    stage = max(stages, key=lambda name: stages[name][0])
+    most, of = stages[stage]
+    return Peak(base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B")
