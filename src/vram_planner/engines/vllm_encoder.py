@@ -82,6 +82,9 @@ def see(eye: Eye, run: Run) -> Seen:
     outputs = pictures * one * eye.out * run.element_bytes
     twice = run.v0 and run.eyes == "float32" and eye.kind.startswith("qwen")
     held = 0 if run.sampler == "v2" else pixels * (1 + twice)
+    if run.v0 and eye.kind == "siglip":
+        # Gemma 3 under V0 makes two masks a request, each as long as wide (gemma3_mm.py, prepare_attn_masks).
+        held += 2 * run.tokens**2 // run.requests * run.element_bytes
     return Seen(
         tower_bytes=int(unit * _units(eye, run)) + pixels * (1 + twice) + copy,
         kept_bytes=held + outputs * (1 + twice),

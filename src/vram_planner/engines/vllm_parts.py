@@ -14,7 +14,7 @@ from vram_planner.basis import Basis, Part
 from vram_planner.engines.allocator import allocated_bytes
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import band
-from vram_planner.engines.vllm_encoder import profiled_requests
+from vram_planner.engines.vllm_encoder import TOWER, profiled_requests
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.units import ceil_div, format_gib, round_up
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 VOCABULARY_MULTIPLE = 64
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
 _FORWARD_ERROR = 0.05
-_SORTING_ERROR = 0.15
+# A tower's code changes more often than its rules here do.
+_ERRORS = {TOWER: 0.15}
 _MOST_CAPTURED = 256
 _MROPE_STRETCH = 4
+_HOPPER = 9
 # vLLM stores these as one tensor, which matters to the allocator's rounding alone.
 _FUSED = {
     "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up",
@@ -185,20 +187,20 @@ def profile_peak(ask: Ask, setting: Setting) -> Peak:
         capability=device.compute_capability if device else None,
         multiprocessors=device.multiprocessors if device else None,
         v0=v0,
+        reserved=bool(setting.profile.get("reserved")),
         eyes=era,
     )
     return activation_peak(ask.architecture, run)
 
 
-def activation_part(setting: Setting, peak: Peak) -> Part:
+def activation_part(peak: Peak) -> Part:
     """The peak of the profile run, with the error of its rule."""
-    fitted = setting.profile["sampler"] == "sorted" and peak.stage == "sampler"
-    error = _SORTING_ERROR if fitted else _FORWARD_ERROR
+    error = _ERRORS.get(peak.stage, _FORWARD_ERROR)
     return Part(
         name="activations",
         n_bytes=peak.n_bytes,
-        basis=Basis.MEASURED if fitted else Basis.FORMULA,
-        source=f"{_CODE}/v1/worker/gpu_worker.py" if not fitted else setting.profile["source"],
+        basis=Basis.FORMULA,
+        source=f"{_CODE}/v1/worker/gpu_worker.py",
         detail=peak.detail,
         low_bytes=int(peak.n_bytes * (1 - error)),
         high_bytes=int(peak.n_bytes * (1 + error)),
@@ -235,15 +237,19 @@ def runtime_part(ask: Ask, setting: Setting) -> Part:
     """Memory outside torch, and the CUDA context that is gone before vLLM takes its budget."""
     kind = "non_torch_tp" if ask.layout.tp > 1 else "non_torch_pp" if ask.layout.pp > 1 else "non_torch_tp1"
     low, best, high = band(setting.profile[kind])
-    context_low, context, context_high = band(setting.profile["context"])
+    capability = ask.device.compute_capability if ask.device else None
+    before = capability is not None and capability[0] < _HOPPER and "context_before_9" in setting.profile
+    context_low, context, context_high = band(setting.profile["context_before_9" if before else "context"])
+    # 0.8 took all that was not torch's for its own, by the driver's count (v1/worker/gpu_worker.py).
+    inside = bool(setting.profile.get("context_in_budget"))
+    where = "both in the budget" if inside else "the context is gone before vLLM takes its budget"
     return Part(
         name="runtime",
         n_bytes=best + context,
         basis=Basis.MEASURED,
         source=setting.profile["source"],
-        detail=f"non-torch {format_gib(best)} GiB + CUDA context {format_gib(context)} GiB"
-        ": the context is gone before vLLM takes its budget",
+        detail=f"non-torch {format_gib(best)} GiB + CUDA context {format_gib(context)} GiB: {where}",
         low_bytes=low + context_low,
         high_bytes=high + context_high,
-        outside_bytes=context,
+        outside_bytes=0 if inside else context,
     )
