@@ -13,6 +13,8 @@ from vram_planner.hardware_profiles import GpuChoice, find_gpu
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
+from vram_planner.validate.bands import FROM_POOL, covered
+from vram_planner.validate.consistent import first_stage, overfull, share_of
 
 if TYPE_CHECKING:
     from vram_planner.planning.plan import MemoryPlan
@@ -35,7 +37,8 @@ _SAME_SHAPES = {
     "vonjack/Phi-3-mini-4k-instruct-LLaMAfied": "microsoft/Phi-3-mini-4k-instruct",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
 }
-_V0 = "0.7"  # a V0 engine of unknown release
+_V0 = "0.8"  # a V0 engine of unknown release: the newest that prints what its log prints
+_V0_FIRST = "0.6.4"  # its log says 'peak_torch_memory', which no later one does
 _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 
@@ -51,7 +54,39 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     if plan.engine == "vllm":
         profile, _ = profile_for("vllm", _version(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
-    return {"pairs": _pairs(row, plan), "version": _version(row) or "newest", "fitted": fitted}
+    pairs, left_out = _comparable(row, plan, _pairs(row, plan))
+    return {
+        "pairs": pairs,
+        "version": _version(row) or "newest",
+        "fitted": fitted,
+        "covered": covered(plan, pairs, _version(row)),
+        "notes": (*share_of(row)[1], *left_out),
+    }
+
+
+def _comparable(
+    row: dict[str, Any], plan: MemoryPlan, pairs: dict[str, tuple[float, float]]
+) -> tuple[dict[str, tuple[float, float]], tuple[str, ...]]:
+    """The pairs that mean the same on both sides, and why others were left out."""
+    left_out, notes = set(), []
+    if remark := first_stage(row):
+        left_out |= {"activation", "KV pool"}
+        notes.append(remark)
+    if plan.gpu is not None and plan.capacity is not None and plan.capacity.num_blocks:
+        total = plan.gpu.total_bytes / GIB
+        if remark := overfull(row, total_gib=total, pool_gib=_pool_of(plan, pairs), version=_version(row)):
+            left_out |= set(FROM_POOL)
+            notes.append(remark)
+    return {name: pair for name, pair in pairs.items() if name not in left_out}, tuple(notes)
+
+
+def _pool_of(plan: MemoryPlan, pairs: dict[str, tuple[float, float]]) -> float | None:
+    """The logged pool in GiB, or what the logged blocks come to."""
+    if "KV pool" in pairs:
+        return pairs["KV pool"][1]
+    if "KV blocks" not in pairs or plan.capacity is None or not plan.capacity.num_blocks:
+        return None
+    return pairs["KV blocks"][1] * plan.capacity.kv_pool_bytes / plan.capacity.num_blocks / GIB
 
 
 def plan_of(row: dict[str, Any]) -> MemoryPlan:
@@ -90,7 +125,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         dtype=row.get("dtype"),
         quant=quant,
         kv_dtype=_kv_dtype(row),
-        gpu_memory_utilization=row.get("gpu_memory_utilization"),
+        gpu_memory_utilization=share_of(row)[0],
         max_num_seqs=row.get("max_num_seqs"),
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
@@ -109,7 +144,8 @@ def _check_vllm(row: dict[str, Any], version: str | None) -> None:
 def _version(row: dict[str, Any]) -> str | None:
     match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
     if row["engine"] == "vllm" and row.get("v1") is False:
-        return f"{match[1]}+v0" if match else _V0
+        unknown = _V0_FIRST if row["measured"].get("peak_torch_memory_gib") is not None else _V0
+        return f"{match[1] if match else unknown}+v0"
     return match[1] if match else None
 
 
