@@ -89,7 +89,7 @@ class Vllm:
                 parts.kv_part(ask, stage),
                 *parts.state_part(ask, stage),
                 parts.buffers_part(ask, stage, setting),
-                parts.activation_part(peak),
+                parts.activation_part(ask, setting, peak),
                 parts.graphs_part(ask, setting),
                 parts.runtime_part(ask, setting),
             ),

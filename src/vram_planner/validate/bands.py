@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.versions import band, profile_for
+from vram_planner.engines.vllm_parts import non_torch_kind
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     # The part holds the context too, which is outside: the band inside is that of the rest.
     profile, _ = profile_for("vllm", version)
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
-    kind = "non_torch_tp" if tp > 1 else "non_torch_pp" if pp > 1 else "non_torch_tp1"
-    low, most, high = band(profile[kind])
+    if plan.request["ep"]:
+        tp *= plan.request["dp"] or 1
+    low, most, high = band(profile[non_torch_kind(tp=tp, pp=pp)])
     return most - low, high - most

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.architecture.precision import DTYPES
 from vram_planner.engines.versions import profile_for
 from vram_planner.errors import PlannerError, RecordError
-from vram_planner.hardware_profiles import GpuChoice, find_gpu
+from vram_planner.hardware_profiles import GpuChoice, find_gpu, gpu_by_nvml_name
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
@@ -157,9 +157,12 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
     try:
         gpu = find_gpu(str(row.get("gpu"))).gpu
     except PlannerError as error:
-        if not total_gib:
-            raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
-        gpu = find_gpu(f"custom:{total_gib}GiB").gpu
+        # A record has the name that the driver prints, which may be one product's where the short name is two's.
+        gpu = gpu_by_nvml_name(str(row.get("gpu")), int(total_gib * GIB) if total_gib else None)
+        if gpu.nameplate_bytes is None:
+            if not total_gib:
+                raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
+            gpu = find_gpu(f"custom:{total_gib}GiB").gpu
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
     count = (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
