@@ -149,7 +149,9 @@ def _warnings(ask: Ask, setting: Setting, peak: Peak) -> tuple[str, ...]:
     if setting.requests < per_replica(ask):
         found.append(f"max_num_seqs {setting.requests} is below the asked concurrency: the rest would queue")
     if peak.stage == TOWER:
-        found.append(f"the vision tower sets the activation peak; for text alone start with {WITHOUT_PICTURES}")
+        found.append(
+            f"the vision tower sets the activation peak; for text alone start with {WITHOUT_PICTURES}"
+        )
     return tuple(found)
 
 

@@ -73,7 +73,9 @@ def see(eye: Eye, run: Run) -> Seen:
         pictures = run.requests
     else:
         budget = max(run.tokens, one)
-        pictures = max(1, min(ceil_div(budget, one) if run.eyes == "float32" else budget // one, run.requests))
+        pictures = max(
+            1, min(ceil_div(budget, one) if run.eyes == "float32" else budget // one, run.requests)
+        )
     patches = pictures * one * eye.patches_per_token
     early = run.eyes in ("capped", "float32")
     pixels = patches * eye.pixels * (_FLOAT32_BYTES if early else run.element_bytes)

@@ -44,6 +44,24 @@ def rotary_bytes(ask: Ask, setting: Setting) -> int:
     return total
 
 
+def absorbed_bytes(ask: Ask) -> int:
+    """
+    MLA multiplies with kv_b_proj in 16 bits: where it is stored in fewer, heads/tp · (nope + v) · kv_rank · b more a layer.
+
+    16-bit weights are looked at in place. Source: layers/attention/mla_attention.py, process_weights_after_loading.
+    """
+    total, place, element = 0, Place(ask.architecture, None), ask.precision.element_bytes
+    for layer, count in ask.architecture.groups:
+        if not isinstance(layer.mixer, Latent):
+            continue
+        for weight in layer.mixer.weights:
+            stored = ask.precision.weight_bytes(weight, place)
+            if weight.name.endswith("kv_b_proj") and stored < element * weight.elements:
+                pieces, of = weight.share(ask.layout.tp)
+                total += weight.elements * element * pieces // of * ceil_div(count, ask.layout.pp)
+    return total
+
+
 def rounding_bytes(ask: Ask, multiple: int) -> int:
     """What the allocator holds beyond the tensors of one rank, made in the order of the modules; towers left out."""
     embedding, head = table_bytes(ask.architecture, ask.precision, ask.layout, multiple)

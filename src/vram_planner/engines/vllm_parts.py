@@ -13,7 +13,7 @@ from vram_planner.basis import Basis, Part
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import band
 from vram_planner.engines.vllm_encoder import profiled_requests
-from vram_planner.engines.vllm_held import rotary_bytes, rounding_bytes
+from vram_planner.engines.vllm_held import absorbed_bytes, rotary_bytes, rounding_bytes
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.units import format_gib, round_up
 
@@ -106,18 +106,20 @@ def state_part(ask: Ask, stage: Stage) -> tuple[Part, ...]:
 
 
 def buffers_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
-    """Rotary tables, and what the allocator rounds up when it holds the weights: logged as weights."""
-    rotary = rotary_bytes(ask, setting)
+    """Rotary tables, MLA's copies, and what the allocator rounds up when it holds the weights: logged as weights."""
+    rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask)
     rounding = rounding_bytes(ask, VOCABULARY_MULTIPLE)
+    found = rotary + absorbed + rounding
+    copies = f" + kv_b_proj in 16 bits {absorbed:,} B" if absorbed else ""
     return Part(
         name="buffers",
-        n_bytes=rotary + rounding,
+        n_bytes=found,
         basis=Basis.FORMULA,
         source="https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp",
-        detail=f"rotary tables and allocator rounding: {rotary:,} B + {rounding:,} B; vLLM logs"
-        f" {format_gib(stage.weights_bytes + rotary + rounding)} GiB for the weights",
+        detail=f"rotary tables and allocator rounding: {rotary:,} B + {rounding:,} B{copies}; vLLM logs"
+        f" {format_gib(stage.weights_bytes + found)} GiB for the weights",
         low_bytes=0,
-        high_bytes=rotary + rounding + stage.weights_bytes * _more_per_mille(ask) // 1000,
+        high_bytes=found + stage.weights_bytes * _more_per_mille(ask) // 1000,
     )
 
 

@@ -14,7 +14,7 @@ from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
 from vram_planner.validate.bands import FROM_POOL, covered
-from vram_planner.validate.consistent import first_stage, overfull, share_of
+from vram_planner.validate.consistent import first_stage, overfull, share_of, weights_alone
 
 if TYPE_CHECKING:
     from vram_planner.planning.plan import MemoryPlan
@@ -44,8 +44,16 @@ _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
+    row, lacks = weights_alone(row, _version(row))
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
+    if "fbgemm" in word:
+        raise RecordError(
+            f"its format {word!r} leaves tensors in 16 bits that it does not name",
+            hint="give the config.json",
+        )
+    if lacks is not None and _version(row) is None and "mxfp4" in word:
+        raise RecordError("no engine_version, which decides how MXFP4 is padded", hint="add it")
     if word and plan.model.precision.name in DTYPES:
         raise RecordError(
             f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
@@ -55,6 +63,8 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         profile, _ = profile_for("vllm", _version(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
     pairs, left_out = _comparable(row, plan, _pairs(row, plan))
+    if lacks is not None:
+        pairs, left_out = {name: pair for name, pair in pairs.items() if name == "weights"}, (lacks,)
     return {
         "pairs": pairs,
         "version": _version(row) or "newest",
@@ -135,7 +145,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
 
 
 def _check_vllm(row: dict[str, Any], version: str | None) -> None:
-    if version is None:
+    if version is None and row["measured"].get("model_loading_gib") is None:
         raise RecordError("no engine_version", hint="add it")
     if row.get("cpu_offload_gb"):
         raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
@@ -144,9 +154,15 @@ def _check_vllm(row: dict[str, Any], version: str | None) -> None:
 def _version(row: dict[str, Any]) -> str | None:
     match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
     if row["engine"] == "vllm" and row.get("v1") is False:
-        unknown = _V0_FIRST if row["measured"].get("peak_torch_memory_gib") is not None else _V0
-        return f"{match[1] if match else unknown}+v0"
+        return f"{match[1]}+v0" if match else _unknown_v0(row["measured"])
     return match[1] if match else None
+
+
+def _unknown_v0(log: dict[str, Any]) -> str | None:
+    """A V0 engine's release by the lines that its log has: each wording of the memory profile had its time."""
+    if log.get("peak_torch_memory_gib") is not None:
+        return f"{_V0_FIRST}+v0"
+    return f"{_V0}+v0" if log.get("activation_peak_gib") is not None else None
 
 
 def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
@@ -161,7 +177,9 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
         gpu = gpu_by_nvml_name(str(row.get("gpu")), int(total_gib * GIB) if total_gib else None)
         if gpu.nameplate_bytes is None:
             if not total_gib:
-                raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
+                raise RecordError(
+                    f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint
+                ) from error
             gpu = find_gpu(f"custom:{total_gib}GiB").gpu
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
