@@ -69,7 +69,8 @@ def weights_alone(row: dict[str, Any], version: str | None) -> tuple[dict[str, A
     A record that logs no weights is given back as it is, to be refused for what it lacks.
     """
     log = row["measured"]
-    if row["engine"] != "vllm" or log.get("model_loading_gib") is None:
+    whole = row.get("partly") is False  # a log that was just read: what it lacks can be asked for
+    if row["engine"] != "vllm" or log.get("model_loading_gib") is None or whole:
         return row, None
     lacks, filled = [], dict(row)
     if not row.get("gpu") and not row.get("gpu_total_gib"):

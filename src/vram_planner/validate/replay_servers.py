@@ -145,7 +145,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
 
 
 def _check_vllm(row: dict[str, Any], version: str | None) -> None:
-    if version is None and row["measured"].get("model_loading_gib") is None:
+    if version is None and (row["measured"].get("model_loading_gib") is None or row.get("partly") is False):
         raise RecordError("no engine_version", hint="add it")
     if row.get("cpu_offload_gb"):
         raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
