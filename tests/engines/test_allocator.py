@@ -27,7 +27,8 @@ def test_rounding_as_torch_counts_it(asked: int, allocated: int) -> None:
 
 @given(st.integers(0, 1 << 40))
 def test_never_less_and_never_more_than_a_mebibyte_more(asked: int) -> None:
-    assert 0 <= allocated_bytes(asked) - asked <= MIB
+    # The size is rounded up to 512 B before what is left is compared with 1 MiB: 15,728,129 B hold 16 MiB.
+    assert 0 <= allocated_bytes(asked) - asked < MIB + 512
 
 
 def test_opt_125m_is_held_as_logged() -> None:
