@@ -27,8 +27,10 @@ golden: .venv/bin/ruff
 bench: .venv/bin/ruff
 	$(PYTHON) benchmarks/cold_start.py
 	$(PYTHON) benchmarks/warm_plan.py
+	$(PYTHON) benchmarks/walk.py
 	$(PYTHON) benchmarks/start_up.py
 	$(PYTHON) benchmarks/evidence.py
+	$(PYTHON) benchmarks/gguf_sizes.py
 
 # Needs a GPU and the extra [validate]; DEVICE=cpu takes one small model through the same code.
 DEVICE := cuda

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import vram_planner as vp
-from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision
-from vram_planner.architecture.gguf_mix import DYNAMIC_TYPES
+from vram_planner.architecture.gguf import gguf_precision
+from vram_planner.architecture.gguf_dynamic import DYNAMIC_2_TYPES, DYNAMIC_TYPES
+from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES
 from vram_planner.architecture.precision import DTYPES, FORMATS, MLX_FORMATS, mlx, named_format, plain
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ GIB = 1 << 30
 BASE = DTYPES["bfloat16"]
 MODEL = "meta-llama/Llama-3.1-8B"
 DYNAMIC_MODEL = "deepseek-ai/DeepSeek-R1"
+DYNAMIC_2_MODEL = "Qwen/Qwen3-30B-A3B"
 GGUF_STORED = {
     "f32": "all in F32",
     "f16": "matrices in F16",
@@ -33,7 +35,7 @@ STORED = {
     "fp8-dynamic": "8-bit floats, a float32 scale for each row",
     "int8": "8-bit integers, a float32 scale for each row",
     "w8a8": "as int8 (compressed-tensors)",
-    "w8a16": "as int8, activations in 16 bits",
+    "w8a16": "8-bit integers, a 16-bit scale for each row (compressed-tensors)",
     "awq": "4-bit integers, a 16-bit scale and a 4-bit zero for each 128 inputs of a row",
     "gptq": "as awq, and an int32 for each input (`g_idx`, stored with and without act-order)",
     "gptq-8bit": "as gptq with 8 bits",
@@ -42,15 +44,19 @@ STORED = {
     "w4a16": "4-bit integers, a 16-bit scale for each 128, no zero (compressed-tensors)",
     "w4a16-24": "of each four numbers two, in 4 bits; 2 bits tell where each stood; a scale for each 128",
     "bnb-int8": "LLM.int8: 8-bit integers, a float32 scale for each row (bitsandbytes)",
-    "nf4": "4 bits, a float32 scale for each 64 numbers (bitsandbytes)",
+    "nf4": "4 bits, a float32 scale for each 64 numbers, a table of codes for each matrix (bitsandbytes)",
     "nf4-double": "4 bits, an 8-bit scale for each 64, a float32 for each 256 of these (bitsandbytes, double quantisation)",
-    "int4wo-128": "4-bit integers, bfloat16 scale and zero for each 128 (torchao)",
-    "int8wo": "8-bit integers, a bfloat16 scale for each row (torchao)",
+    "auto-round": "as awq (AutoRound, packed as auto_gptq or auto_awq)",
+    "int4wo-128": "4-bit integers, bfloat16 scale and zero for each 128 (torchao); -32, -64, -256 too",
+    "int8wo": "8-bit integers, a float32 scale and an 8-bit zero for each row (torchao)",
+    "int8dq": "as int8wo, activations in 8 bits too (torchao)",
     "float8wo": "8-bit floats, a float32 scale for each row (torchao)",
-    "hqq-4bit": "4-bit integers, 16-bit scale and zero for each 64 (HQQ)",
+    "float8dq": "8-bit floats, a float32 scale for each matrix, activations in 8 bits too (torchao)",
+    "hqq-4bit": "4-bit integers, 16-bit scale and zero for each 64 (HQQ); 8, 6, 5 and 1 bit too, -g32, -g128, …",
     "hqq-3bit": "as hqq-4bit with 3 bits, ten numbers in an int32",
     "hqq-2bit": "as hqq-4bit with 2 bits",
     "nvfp4": "4-bit floats, an 8-bit scale for each 16, two float32 for each matrix",
+    "mxfp8": "8-bit floats, an 8-bit exponent for each 32",
     "mxfp4": "experts only: 4-bit floats, an 8-bit exponent for each 32 (gpt-oss)",
     "gptq-g32": "a scale for each 32 inputs: `-g32`, `-g64`, …, `-channel` after awq, gptq, gptq-8bit, gptq-3bit, w4a16",
     "exl2-4.25": "4.25 bits on average, scales counted; head in 6 (`-h8`: in 8); any width from 2 to 8",
@@ -82,28 +88,48 @@ def formats() -> list[str]:
 
 
 def ggufs() -> list[str]:
-    """GGUF file types, then those that were made for one model."""
+    """GGUF file types, those that were made for one model, and Unsloth's of April 2025 and later with their bands."""
     model, dynamic = vp.load_architecture(MODEL), vp.load_architecture(DYNAMIC_MODEL)
-    usual = [name for name in GGUF_FILE_TYPES if name.lower() not in DYNAMIC_TYPES]
     first = []
-    for name in usual:
-        stored = GGUF_STORED.get(name.lower(), f"most in {GGUF_FILE_TYPES[name].upper()}")
-        first.append(line(name.lower(), stored, model, gguf_precision(name)))
+    for name in GGUF_FILE_TYPES:
+        if name.lower() not in {*DYNAMIC_TYPES, *DYNAMIC_2_TYPES}:
+            stored = GGUF_STORED.get(name.lower(), f"most in {GGUF_FILE_TYPES[name].upper()}")
+            stored += ", embedding and head in Q8_0" * bool(gguf_precision(name).kept)
+            first.append(line(name.lower(), stored, model, gguf_precision(name)))
     own = [name for name in GGUF_FILE_TYPES if name.lower() in DYNAMIC_TYPES]
     second = [
         line(name.lower(), f"experts in {GGUF_FILE_TYPES[name].upper()}", dynamic, gguf_precision(name))
         for name in own
     ]
-    return [*head("GGUF", "Llama-3.1-8B"), *first, "", *head("GGUF", "DeepSeek-R1"), *second]
+    return [
+        *head("GGUF", "Llama-3.1-8B"),
+        *first,
+        "",
+        *head("GGUF", "DeepSeek-R1"),
+        *second,
+        "",
+        "| Unsloth's Dynamic 2.0 | band | bits a parameter of Qwen3-30B-A3B | GiB |",
+        "|---|---|---:|---:|",
+        *(_dynamic_line(name) for name in DYNAMIC_2_TYPES),
+    ]
+
+
+def _dynamic_line(name: str) -> str:
+    model, mix = vp.load_architecture(DYNAMIC_2_MODEL), gguf_precision(name)
+    spread = mix.spread(model)
+    band = f"−{1 - spread.least:.0%} to +{spread.most - 1:.0%}" if spread else ""
+    return line(name, band, model, mix)
 
 
 def others() -> list[str]:
     """Formats that are known and refused: no engine planned here loads them."""
     model = vp.load_architecture(MODEL)
-    rows = [
-        line(name, "embedding and head too, 16-bit scale and shift for each group", model, mlx(name, BASE))
-        for name in MLX_FORMATS
-    ]
+    usual = "embedding and head too, 16-bit scale and shift for each group"
+    stored = {
+        "mlx-mxfp4": "embedding and head too, an 8-bit exponent for each 32",
+        "mlx-mxfp4-q8": "experts as mlx-mxfp4, the rest as mlx-8bit",
+    }
+    rows = [line(name, stored.get(name, usual), model, mlx(name, BASE)) for name in MLX_FORMATS]
     return [*head("MLX", "Llama-3.1-8B"), *rows]
 
 

@@ -17,8 +17,8 @@ EXPERTS = Weight(name="experts.up", shape=(8, 256, 512), role=Role.EXPERT)
         (storage.FP8_BLOCK, 4096 * 4096 + 32 * 32 * 4),
         (storage.MXFP4, 4096 * 128 * 17),
         (storage.NVFP4, 4096 * 256 * 9 + 8),
-        (storage.NF4, 4096 * 4096 // 64 * 36),
-        (storage.NF4_DOUBLE, 1024 * (256 * 33 + 4)),
+        (storage.NF4, 4096 * 4096 // 64 * 36 + 16 * 4),
+        (storage.NF4_DOUBLE, 1024 * (256 * 33 + 4) + (16 + 256) * 4),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

@@ -67,3 +67,66 @@ def test_need_and_capacity_agree(ctx: int, concurrency: int, gib: int) -> None:
 
     blocks = -(-ctx // 32) * concurrency
     assert (plan.capacity.max_concurrency >= concurrency) == (blocks <= (plan.capacity.num_blocks or 0))
+
+
+def test_slots_of_states_come_out_of_the_pool() -> None:
+    """
+    Qwen3-Next at tp 4, 36 layers: conv 2048 · 3 · 2 B and state 8 · 128 · 128 · 2 B (the model's own type) a slot.
+
+    16 requests and one slot for padding; 12 attention layers of one head of 256 keep 12 · 512 · 2 B a token.
+    """
+    plan = vp.plan(
+        "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        ctx=8192,
+        concurrency=16,
+        engine="tensorrt-llm",
+        tp=4,
+        gpu="4x H100",
+    )
+    slot = 36 * (2048 * 3 * 2 + 8 * 128 * 128 * 2)
+    assert plan.capacity is not None
+
+    assert plan.part("recurrent_state").n_bytes == 17 * slot
+    assert plan.kv.bytes_per_token == 12 * 512 * 2
+    assert "--max_batch_size 16" in plan.launch
+    at_once = int(plan.capacity.max_concurrency)
+    left = plan.capacity.kv_pool_bytes - (at_once + 1) * slot
+    assert at_once * 8192 <= left // (32 * 12_288) * 32
+    assert (at_once + 1) * 8192 > (left - slot) // (32 * 12_288) * 32
+
+
+def test_an_indexer_has_keys_beside_the_latent() -> None:
+    """DeepSeek-V3.2: 61 · (576 · 2 + 132) B in blocks of 64; GLM-5.2: 78 latents and the keys of 21 layers."""
+    one, two = (
+        vp.plan(name, ctx=8192, concurrency=1, engine="tensorrt-llm", tp=8)
+        for name in ("deepseek-ai/DeepSeek-V3.2", "nvidia/GLM-5.2-NVFP4")
+    )
+
+    assert one.kv.bytes_per_token == 61 * (1152 + 132)
+    assert one.request["tokens_per_block"] == 64
+    assert two.kv.bytes_per_token == 78 * 1152 + 21 * 132
+
+
+def test_chunked_layers_keep_every_token() -> None:
+    """Llama 4 Scout at tp 8: 48 layers of one head, 2 · 128 · 2 B."""
+    plan = vp.plan(
+        "meta-llama/Llama-4-Scout-17B-16E-Instruct", ctx=8192, concurrency=1, engine="tensorrt-llm", tp=8
+    )
+
+    assert plan.kv.bytes_per_token == 48 * 512
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "leaves out cross-attention"),
+        ("deepseek-ai/DeepSeek-V4-Flash", "cache manager for deepseek_v4"),
+        ("MiniMaxAI/MiniMax-M3", "cache manager for minimax_m3"),
+        ("ai21labs/AI21-Jamba-1.5-Mini", "no states of the kind mamba"),
+    ],
+)
+def test_what_its_backend_does_not_run_is_refused(model: str, reason: str) -> None:
+    with pytest.raises(vp.PlannerError, match=reason) as caught:
+        vp.plan(model, ctx=4096, concurrency=1, engine="tensorrt-llm")
+
+    assert "--engine" in caught.value.hint

@@ -97,7 +97,7 @@ def peaks(row: dict[str, Any]) -> list[tuple[int, int]]:
     found = [(layers.forward(prefill, logits).n_bytes, row["prefill_peak"])]
     if "decode_peak" in row:
         later = layers.forward(decode).n_bytes
-        if any(layers.windows) and prefill.static is None:
+        if layers.shrinks and prefill.static is None:
             later = max(later, layers.first_decode(decode).n_bytes)
         found.append((later, row["decode_peak"]))
     return found
@@ -301,3 +301,21 @@ def test_more_requests_and_longer_prompts_never_cost_less(
 
     assert cost(batch, prompt) <= cost(batch + 1, prompt)
     assert cost(batch, prompt) <= cost(batch, prompt + 1)
+
+
+def test_compressed_layers_cost_an_entry_a_group_and_run_eager_on_a_dynamic_cache() -> None:
+    """
+    DeepSeek-V4 with 8 layers: 3 · (512 + 128) numbers each 4 tokens, 3 · 512 each 128, whatever waits for its group.
+
+    Once the prompt's views are let go of, that is.
+    """
+    work = Workload(context=4096, concurrency=1, prompt_tokens=2048)
+    name = "DeepSeek-V4-Flash-8-layers"
+    memory = Transformers().memory(ask_for(name, work))
+
+    assert memory.settings["attn"] == "eager"
+    assert memory.kv.bytes_per_token == 2 * (3 * (512 + 128) // 4 + 3 * 512 // 128)
+    refused: tuple[dict[str, Any], ...] = ({"attn": "flash_attention_2"}, {"cache": "static"})
+    for asked in refused:
+        with pytest.raises(RequestError):
+            Transformers().memory(ask_for(name, work, **asked))

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vram_planner.model_profiles as package
+from vram_planner.model_profiles import resolve as module
 from vram_planner.model_profiles.resolve import aliases, model_names, resolve
 from vram_planner.model_profiles.schema import CatalogueRow
 
@@ -14,6 +16,12 @@ ROWS = {
     path.stem: json.loads(path.read_text("utf-8")) for path in sorted((CATALOGUE / "models").glob("*.json"))
 }
 # transformers has no module for the others, so there is nothing to compare with.
+SOURCES = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "oracles" / "catalogue_sources.jsonl")
+    .read_text("utf-8")
+    .splitlines()
+]
 COUNTED = [row["model"] for row in ROWS.values() if row["parameters_meta_device"] is not None]
 DEEPSEEK = [
     "DeepSeek-Coder-V2-Instruct",
@@ -77,3 +85,62 @@ def test_a_copy_of_a_sibling_says_so() -> None:
 
     assert profile.provenance == "copy of a sibling"
     assert "sibling" in profile.note
+
+
+@pytest.mark.parametrize("read", SOURCES, ids=[read["model"] for read in SOURCES])
+def test_row_holds_what_was_read_in_its_source(read: dict[str, Any]) -> None:
+    """Oracle: the figures of the named public source, key by key; no tolerance."""
+    row = ROWS[read["model"].replace("/", "__")]
+
+    assert row["source"] == read["source"]
+    assert {key: _at(row["config"], key) for key in read["read"]} == read["read"]
+
+
+def _at(config: Any, key: str) -> Any:
+    for step in key.split("."):
+        config = config.get(step)
+    return config
+
+
+def test_the_deepseek_r1_line_is_not_recalled() -> None:
+    for size in ("1.5b", "7b", "8b", "14b", "32b", "70b", "671b"):
+        assert resolve(size).provenance not in {"recalled, no source read", "copy of a sibling"}
+
+
+def test_a_row_that_was_not_read_says_so() -> None:
+    """Such a row names no file, or is told to be a copy; the others name one."""
+    for row in ROWS.values():
+        if row["source"].startswith("no file read"):
+            assert row["provenance"] in {"recalled, no source read", "copy of a sibling"}, row["model"]
+
+
+def test_no_context_is_a_ports_own_limit() -> None:
+    """Below 2,048 tokens are the smallest Pythias and GPT-2's kin alone, all of them small."""
+    for row in ROWS.values():
+        context = row["config"].get("max_position_embeddings")
+        small = (row["parameters_meta_device"] or 0) < 100_000_000
+        assert context is None or context >= 2048 or small, row["model"]
+
+
+def test_starcoder2_slides_in_every_size() -> None:
+    for size in ("3b", "7b", "15b"):
+        caches = resolve(f"bigcode/starcoder2-{size}").architecture.caches
+        assert [cache.window for cache, _ in caches] == [4096], size
+
+
+def test_an_alias_reads_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the directory is listed nor a second row opened."""
+    read: list[str] = []
+
+    def noted(file: str) -> Any:
+        read.append(file)
+        return json.loads((CATALOGUE / file).read_text("utf-8"))
+
+    monkeypatch.setattr(module, "_read_json", noted)
+    monkeypatch.setattr(module, "_all_files", lambda: pytest.fail("the directory was listed"))
+    module.aliases()
+    read.clear()
+    module._from_catalogue.cache_clear()
+
+    assert resolve("14b").name == "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"
+    assert read == ["models/deepseek-ai__DeepSeek-R1-Distill-Qwen-14B.json"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import struct
 import time
 import tracemalloc
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,70 +14,23 @@ from hypothesis import strategies as st
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks, Plain
 from vram_planner.architecture.stored_header import GgufFile
-from vram_planner.errors import HeaderError, PlannerError, UnsupportedArchitectureError
+from vram_planner.errors import HeaderError, PlannerError
 from vram_planner.model_profiles.gguf import GGML_FILE_TYPES, MOST_STRINGS, MOST_TENSORS, Skipped, read_gguf
 from vram_planner.model_profiles.gguf_architecture import gguf_config, gguf_profile
+from vram_planner.model_profiles.gguf_facts import GgufFacts
 from vram_planner.model_profiles.headers import BytesSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.headers import Header
 
-HEADERS = Path(__file__).parent / "gguf_headers"
-SIZES: dict[str, dict[str, int]] = json.loads((HEADERS / "sizes.json").read_text(encoding="utf-8"))
 BIG = 1 << 40
 Tiny = tuple[dict[str, Any], dict[str, tuple[int, ...]]]
 
 
-def kept(name: str) -> Header:
-    raw = gzip.decompress((HEADERS / f"{name}.gguf.gz").read_bytes())
-    return read_gguf(BytesSource(raw, name=f"{name}.gguf", size=SIZES[name]["file_bytes"]))
-
-
 def read(raw: bytes, size: int = BIG) -> Header:
     return read_gguf(BytesSource(raw, size=max(size, len(raw))))
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_bytes_are_those_that_llama_cpp_itself_states(name: str) -> None:
-    assert kept(name).tensor_bytes == SIZES[name]["llama_cpp_model_bytes"]
-
-
-@pytest.mark.parametrize("name", [name for name in SIZES if "Llama-4" not in name])
-def test_the_architecture_is_that_of_the_config(
-    name: str, oracle_architecture: Callable[[str], Architecture]
-) -> None:
-    """Both from one configuration: once by way of llama.cpp's converter, once directly."""
-    model, _ = gguf_profile(kept(name))
-    wanted = oracle_architecture(name.rpartition(".")[0])
-
-    assert model.parameters == wanted.parameters
-    assert (model.vocabulary, model.max_context, model.tied_head) == (
-        wanted.vocabulary,
-        wanted.max_context,
-        wanted.tied_head,
-    )
-    # The converter drops the window of Mistral 7B v0.1, which llama.cpp ignores.
-    if name != "Mistral-7B-v0.1.q4_k_m":
-        assert model.layers == wanted.layers
-
-
-@pytest.mark.parametrize("name", [name for name in SIZES if "Llama-4" not in name])
-def test_every_byte_is_counted_once(name: str) -> None:
-    header = kept(name)
-    model, _ = gguf_profile(header)
-
-    assert model.weights_bytes() == header.tensor_bytes
-    assert model.notes == ()
-
-
-def test_an_architecture_that_we_do_not_know_is_refused() -> None:
-    with pytest.raises(UnsupportedArchitectureError, match="llama4") as error:
-        gguf_profile(kept("Llama-4-Scout.q4_k_m"))
-
-    assert "qwen3moe" in error.value.hint
 
 
 def test_types_agree_with_those_that_plans_use() -> None:
@@ -320,7 +270,7 @@ def test_equal_figures_of_all_layers_count_as_one(gguf_header: Callable[..., byt
     metadata, shapes = tiny_gguf
     raw = gguf_header(metadata | {"llama.attention.head_count_kv": [2]}, shapes)
 
-    assert gguf_config(read(raw))["num_key_value_heads"] == 2
+    assert gguf_config(GgufFacts(read(raw)))["num_key_value_heads"] == 2
 
 
 def test_a_vocabulary_alone_is_no_model(gguf_header: Callable[..., bytes], tiny_gguf: Tiny) -> None:

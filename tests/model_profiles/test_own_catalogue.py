@@ -122,7 +122,7 @@ def test_a_row_that_is_wrong_names_file_and_key(tmp_path: Path, row: object, key
         ("a.json", b"\xff\xfe", "no UTF-8"),
         ("a.jsonl", b"\n{}\n", "a.jsonl:2: "),
         ("a.json", json.dumps([ROW, ROW]).encode(), "already in"),
-        ("a.txt", b"", "no catalogue at"),
+        ("a.txt", b"", "no .json or .jsonl files in"),
     ],
 )
 def test_a_file_that_is_no_catalogue(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -147,3 +147,68 @@ def test_without_one_pydantic_stays_away() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "pydantic" not in run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"model":', "is no JSON"),
+        ('{"model": "a/b", "config": {}}', "source: is missing"),
+        (json.dumps(ROW | {"source": ""}), "source: is empty"),
+        (json.dumps(ROW | {"colour": 1}), "colour: is no key of a row"),
+        (json.dumps(ROW | {"model": "../../etc/passwd"}), "model: must be a name"),
+        (json.dumps(ROW | {"provenance": "made up"}), "provenance: is none of the known labels"),
+        (json.dumps(ROW | {"config": "text"}), "config: must be an object"),
+        ("[1, 2]", "the row: must be an object"),
+        ("null", "the row: must be an object"),
+    ],
+)
+def test_the_command_refuses_a_hostile_catalogue(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "rows.json").write_text(content)
+    told = command("--catalogue", str(tmp_path / "rows.json"))
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "rows.json" in told.stderr
+    assert said in told.stderr
+    assert "\nhint: " in told.stderr
+    assert "pydantic" not in told.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "names no file"),
+        ("nowhere", "no catalogue at nowhere"),
+        (".", "no .json or .jsonl files in ."),
+        ("/dev/null", "no catalogue at /dev/null"),
+    ],
+)
+def test_the_command_refuses_a_path_that_is_no_catalogue(tmp_path: Path, path: str, said: str) -> None:
+    told = command("--catalogue", path, folder=tmp_path)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert said in told.stderr
+
+
+def test_a_row_of_ones_own_goes_before_the_packages_of_that_name(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.json", ROW | {"model": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"})
+    told = command("--catalogue", mine, "--format", "json")
+
+    model = json.loads(told.stdout)["model"]
+    assert told.returncode == 0
+    assert model["source"] == ROW["source"]
+    assert model["parameters"] == resolve(str(tiny(tmp_path))).architecture.parameters
+
+
+def tiny(folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder / "config.json"
+
+
+def command(*options: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`vram-plan --model 7b …` in a process of its own."""
+    code = "from vram_planner.cli.main import main; main()"
+    asked = ("--model", "7b", "--ctx", "64", "--concurrency", "1", *options)
+    return subprocess.run(
+        [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False, cwd=folder
+    )

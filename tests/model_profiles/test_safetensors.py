@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from vram_planner.errors import HeaderError
 from vram_planner.model_profiles.checkpoint_index import read_index
 from vram_planner.model_profiles.headers import BytesSource, LocalFile
-from vram_planner.model_profiles.safetensors import DTYPE_BITS, MOST_BYTES, MOST_TENSORS, read_safetensors
+from vram_planner.model_profiles.safetensors import (
+    DTYPE_BITS,
+    MOST_BYTES,
+    MOST_TENSORS,
+    read_at_once,
+    read_safetensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,6 +232,54 @@ def test_no_bytes_give_a_traceback(data: bytes) -> None:
 
 def index(weight_map: object, **metadata: object) -> bytes:
     return json.dumps({"metadata": metadata, "weight_map": weight_map}).encode()
+
+
+SHARD: dict[str, Any] = {
+    "__metadata__": {"format": "pt"},
+    "b": entry("F32", [2, 3], 8, 32),
+    "a.weight": entry("BF16", [4], 0, 8),
+    "c": entry("F4", [], 32, 32) | {"shape": [0]},
+}
+
+
+@given(st.integers(0, 400), st.binary(min_size=0, max_size=3), st.integers(0, 2))
+def test_a_header_read_at_once_says_what_it_says_entry_by_entry(place: int, put: bytes, dropped: int) -> None:
+    """A shard as the library writes it, with a few bytes put in, changed or dropped anywhere."""
+    raw = json.dumps(SHARD, separators=(",", ":")).encode()
+    place %= len(raw)
+    raw = raw[:place] + put + raw[place + dropped :]
+    found = read_at_once(raw, 32)
+
+    if found is not None:
+        # Beyond that size a header is always read entry by entry.
+        spaces = b" " * (1 << 20)
+        slowly = read(raw + spaces, 32)
+        assert (slowly.tensors, slowly.metadata) == found
+
+
+def test_a_header_as_the_library_writes_it_is_read_at_once() -> None:
+    assert read_at_once(json.dumps(SHARD, separators=(",", ":")).encode() + b"   ", 32) is not None
+    assert read_at_once(b"{}", 0) is None
+
+
+@given(st.integers(0, 400), st.binary(min_size=0, max_size=3), st.integers(0, 2), st.sampled_from([None, 2]))
+def test_an_index_in_pieces_says_what_it_says_entry_by_entry(
+    place: int, put: bytes, dropped: int, indent: int | None
+) -> None:
+    """As transformers writes it, or in one line; with a few bytes put in, changed or dropped anywhere."""
+    names = {f"t{number}": f"model-{number % 3}.safetensors" for number in range(6)}
+    raw = json.dumps({"metadata": {"total_size": 7}, "weight_map": names}, indent=indent).encode()
+    place %= len(raw)
+    raw = raw[:place] + put + raw[place + dropped :]
+    answers = []
+    for piece in (1 << 18, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vram_planner.model_profiles.checkpoint_index._PIECE", piece)
+            try:
+                answers.append(str(read_index(raw, name="index")))
+            except HeaderError as error:
+                answers.append(f"{error} {error.offset}")
+    assert answers[0] == answers[1]
 
 
 def test_an_index_says_files_and_total() -> None:

@@ -56,9 +56,45 @@ def linear_of(name: str) -> "Storage | None":
         ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen/Qwen3-8B", "nf4"),
         ("unsloth/DeepSeek-V3-bf16", "deepseek-ai/DeepSeek-V3", "bfloat16"),
         ("unsloth/Qwen3-8B-GGUF:Q4_K_M", "Qwen/Qwen3-8B", "q4_k_m"),
-        ("bartowski/Qwen_Qwen3-8B-GGUF:IQ4_XS", "Qwen/Qwen3-8B", "iq4_xs"),
+        ("bartowski/Qwen_Qwen3-8B-GGUF:IQ4_XS", "Qwen/Qwen3-8B", "iq4_xs-imatrix"),
+        ("bartowski/Qwen_Qwen3-8B-GGUF:Q4_K_L", "Qwen/Qwen3-8B", "q4_k_l"),
+        ("mradermacher/Qwen3-8B-i1-GGUF:IQ4_XS", "Qwen/Qwen3-8B", "iq4_xs-imatrix"),
+        ("TheBloke/Llama-2-7B-GGUF:Q2_K", "meta-llama/Llama-2-7b-hf", "q2_k-2023"),
+        ("unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "Qwen/Qwen3-30B-A3B", "ud-q4_k_xl"),
+        ("unsloth/DeepSeek-R1-GGUF:1.58bit", "deepseek-ai/DeepSeek-R1", "ud-iq1_s"),
+        ("unsloth/DeepSeek-R1-GGUF:UD-Q2_K_XL", "deepseek-ai/DeepSeek-R1", "ud-q2_k_xl"),
         ("someone/Qwen3-8B-Q4_K_M-GGUF", "Qwen/Qwen3-8B", "q4_k_m"),
         ("Qwen/Qwen3-8B:Q6_K", "Qwen/Qwen3-8B", "q6_k"),
+        ("TheBloke/CodeLlama-34B-Instruct-GGUF:Q4_K_M", "codellama/CodeLlama-34b-Instruct-hf", "q4_k_m-2023"),
+        ("RedHatAI/Qwen3-32B-NVFP4A16", "Qwen/Qwen3-32B", "nvfp4"),
+        ("RedHatAI/Qwen3-30B-A3B-FP8-block", "Qwen/Qwen3-30B-A3B", "fp8-block"),
+        ("RedHatAI/Llama-3.1-8B-Instruct-INT8-W8A8", "meta-llama/Llama-3.1-8B-Instruct", "w8a8"),
+        ("RedHatAI/Qwen2.5-7B-Instruct-INT4-W4A16", "Qwen/Qwen2.5-7B-Instruct", "w4a16"),
+        ("nvidia/DeepSeek-R1-FP4-v2", "deepseek-ai/DeepSeek-R1", "nvfp4"),
+        ("nvidia/DeepSeek-R1-0528-NVFP4-v2", "deepseek-ai/DeepSeek-R1-0528", "nvfp4"),
+        (
+            "hugging-quants/Meta-Llama-3.1-8B-Instruct-BNB-NF4",
+            "meta-llama/Meta-Llama-3.1-8B-Instruct",
+            "nf4",
+        ),
+        ("ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g", "google/gemma-3-27b-it", "gptq"),
+        ("OPEA/DeepSeek-V3-int4-sym-gptq-inc", "deepseek-ai/DeepSeek-V3", "gptq"),
+        ("amd/Llama-3.1-70B-Instruct-FP8-KV", "meta-llama/Llama-3.1-70B-Instruct", "fp8"),
+        ("amd/Llama-3.3-70B-Instruct-MXFP4-Preview", "meta-llama/Llama-3.3-70B-Instruct", "mxfp4"),
+        ("jakiAJK/DeepSeek-R1-Distill-Qwen-7B_AWQ", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "awq"),
+        (
+            "jakiAJK/DeepSeek-R1-Distill-Llama-8B_GPTQ-int4",
+            "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+            "gptq",
+        ),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "google/gemma-3-27b-it", "q4_0"),
+        ("google/gemma-3-27b-it-qat-q4_0-unquantized", "google/gemma-3-27b-it", "bfloat16"),
+        ("Qwen/Qwen-7B-Chat-Int4", "Qwen/Qwen-7B-Chat", "gptq"),
+        ("Qwen/Qwen-7B-Chat-Int8", "Qwen/Qwen-7B-Chat", "gptq-int8"),
+        ("cognitivecomputations/DeepSeek-R1-AWQ", "deepseek-ai/DeepSeek-R1", "awq"),
+        ("QuantTrio/GLM-4.6-AWQ", "zai-org/GLM-4.6", "awq"),
+        ("gaunernst/gemma-3-27b-it-int4-awq", "google/gemma-3-27b-it", "awq"),
+        ("cpatonn/Qwen3-Coder-30B-A3B-Instruct-AWQ-4bit", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "awq"),
         ("32b-awq", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "awq"),
     ],
 )
@@ -187,3 +223,47 @@ def test_any_text_before_an_ending_gives_only_planner_errors(text: str, ending: 
 def test_a_group_that_makes_no_sense_is_no_ending(ending: str) -> None:
     with pytest.raises(PlannerError):
         resolve(f"someone/Qwen3-8B{ending}", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "said"),
+    [
+        ("turboderp/Llama-3.1-8B-Instruct-exl2", "meta-llama/Llama-3.1-8B-Instruct", "EXLlama"),
+        ("x/Mistral-7B-Instruct-v0.2-4.0bpw-h6-exl2", "mistralai/Mistral-7B-Instruct-v0.2", "EXLlama"),
+        (
+            "mobiuslabsgmbh/Llama-3.1-8b-instruct_4bitgs64_hqq_calib",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "HQQ",
+        ),
+        ("Intel/DeepSeek-R1-int4-AutoRound", "deepseek-ai/DeepSeek-R1", "AutoRound"),
+        ("Intel/Qwen3-8B-int4-AutoRound-inc", "Qwen/Qwen3-8B", "AutoRound"),
+        ("OPEA/Qwen2.5-7B-Instruct-int4-sym-inc", "Qwen/Qwen2.5-7B-Instruct", "AutoRound"),
+        ("pytorch/Qwen3-8B-INT4", "Qwen/Qwen3-8B", "does not say which"),
+        ("pytorch/Qwen3-8B-torchao-int4", "Qwen/Qwen3-8B", "torchao"),
+        (
+            "ISTA-DASLab/Meta-Llama-3.1-8B-Instruct-AQLM-PV-2Bit-1x16",
+            "meta-llama/Meta-Llama-3.1-8B-Instruct",
+            "AQLM",
+        ),
+        ("x/Qwen3-8B-GPTQ-Int4-Int8Mix", "Qwen/Qwen3-8B", "mix of 4 and 8 bits"),
+    ],
+)
+def test_a_format_that_a_name_leaves_open_is_refused_by_name(name: str, base: str, said: str) -> None:
+    with pytest.raises(PrecisionError, match=said) as caught:
+        resolve(name, offline=True)
+
+    assert f"is {base} in " in str(caught.value)
+    assert f"--model {base} " in caught.value.hint
+
+
+def test_a_copy_under_a_mirrors_name_is_the_original() -> None:
+    copy, original = resolve("unsloth/Llama-3.3-70B-Instruct"), resolve("meta-llama/Llama-3.3-70B-Instruct")
+
+    assert copy.architecture == original.architecture
+    assert copy.alias_of == "unsloth/Llama-3.3-70B-Instruct: a copy of meta-llama/Llama-3.3-70B-Instruct"
+    assert "unchanged copy" in copy.note
+
+
+def test_another_organisations_model_of_that_name_is_no_copy() -> None:
+    with pytest.raises(PlannerError, match="not in the local cache"):
+        resolve("someone/Llama-3.3-70B-Instruct", offline=True)

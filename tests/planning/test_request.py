@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vram_planner.engines.base import Options
 from vram_planner.errors import PlannerError, RequestError
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
@@ -80,3 +82,9 @@ def test_any_options_give_a_plan_or_a_planner_error(options: dict[str, Any]) -> 
     except PlannerError:
         return
     assert plan.total_bytes == sum(part.n_bytes for part in plan.parts)
+
+
+def test_every_option_of_an_engine_is_a_field_of_the_request() -> None:
+    asked = {field.name for field in fields(PlanRequest)} | {"version"}
+
+    assert {field.name for field in fields(Options)} <= asked

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vram_planner.cli.main import main
 from vram_planner.errors import RecordError
 from vram_planner.validate.logs import compare_log, explain_difference, read_log
+from vram_planner.validate.replay_servers import logged_pool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,17 @@ Load weight begin. avail mem=38.97 GB
 Load weight end. type=Qwen2ForCausalLM, dtype=torch.bfloat16, avail mem=24.59 GB, mem usage=14.38 GB.
 KV Cache is allocated. #tokens: 372945, K size: 9.96 GB, V size: 9.96 GB
 max_total_num_tokens=372945, chunked_prefill_size=8192, max_running_requests=2049, context_len=32768
+"""
+# kvcache-ai/ktransformers issue 1870; a window's pools as SWAKVPool logs them.
+SGLANG_STATES = """\
+Mamba Cache is allocated. max_mamba_cache_size: 82, conv_state size: 0.13GB, ssm_state size: 7.29GB
+KV Cache is allocated. #tokens: 580364, K size: 4.15 GB, V size: 4.15 GB
+"""
+SGLANG_WINDOWS = """\
+Use sliding window memory pool. full_layer_tokens=81920, swa_layer_tokens=65536
+KV Cache is allocated. dtype: torch.bfloat16, #tokens: 65536, K size: 0.50 GB, V size: 0.50 GB
+KV Cache is allocated. dtype: torch.bfloat16, #tokens: 81920, K size: 0.31 GB, V size: 0.31 GB
+SWAKVPool mem usage: 1.62 GB, swa size: 65536, full size: 81920
 """
 LLAMA_CPP = """\
 llama_model_loader: - kv   0:                       general.architecture str              = llama
@@ -85,6 +97,18 @@ def test_a_v0_log_of_vllm_has_gib_under_the_name_gb() -> None:
     assert row["measured"]["model_loading_gib"] == 14.9888
     assert row["measured"]["num_gpu_blocks"] == 1952
     assert row["measured"]["available_kv_cache_gib"] == 3.81
+
+
+@pytest.mark.parametrize(
+    ("log", "tokens", "pool"),
+    [(SGLANG, 372_945, 19.92), (SGLANG_STATES, 580_364, 15.72), (SGLANG_WINDOWS, 81_920, 1.62)],
+)
+def test_the_pool_of_sglang_is_all_that_shares_its_budget(log: str, tokens: int, pool: float) -> None:
+    """Keys, values and states together; of two pools the sum, and the tokens of the full layers."""
+    measured = read_log((SGLANG.splitlines()[0] + "\n" + log).splitlines())["measured"]
+
+    assert measured["kv_cache_tokens"] == tokens
+    assert logged_pool(measured) == pytest.approx(pool)
 
 
 def test_a_log_of_sglang() -> None:

@@ -7,14 +7,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vram_planner.architecture.attention import Latent
-from vram_planner.architecture.gguf_mix import (
+from vram_planner.architecture.gguf_2023 import SOURCE_2023, choose_type_2023
+from vram_planner.architecture.gguf_dynamic import (
     DYNAMIC_TYPES,
-    Category,
-    Tensor,
-    category_of,
-    choose_type,
-    default_type,
+    Spread,
+    dynamic_2_type,
+    dynamic_base,
+    dynamic_spread,
     dynamic_type,
+    revised,
+)
+from vram_planner.architecture.gguf_mix import Category, Tensor, category_of, choose_type
+from vram_planner.architecture.gguf_names import (
+    RULES_2023,
+    RULES_2025,
+    RULES_OF_R1,
+    RULES_SINCE,
+    by_maker,
+    of_model,
+    plain_name,
+    read_file_type,
+    tensor_types,
 )
 from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.architecture.storage import Blocks, Plain, Storage
@@ -47,33 +60,23 @@ _FALLBACK = {
     "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
     "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
 }  # fmt: skip
-# File types by the name that llama-quantize prints, and the type that most of their tensors have.
-GGUF_FILE_TYPES: Mapping[str, str] = MappingProxyType(
-    {
-        name.upper(): default_type(name)
-        for name in (
-            "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1",
-            "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
-            "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "iq3_s", "iq3_m",
-            "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4_moe",
-            "ud-iq1_s", "ud-iq1_m", "ud-iq2_xxs", "ud-q2_k_xl",
-        )
-    }
-)  # fmt: skip
-_ALIASES = {
-    "1.58bit": "ud-iq1_s", "1.73bit": "ud-iq1_m", "2.22bit": "ud-iq2_xxs", "2.51bit": "ud-q2_k_xl",
-    "1.58-bit": "ud-iq1_s", "1.73-bit": "ud-iq1_m", "2.22-bit": "ud-iq2_xxs", "2.51-bit": "ud-q2_k_xl",
-    "float16": "f16", "fp16": "f16", "bfloat16": "bf16",
-    "float32": "f32", "fp32": "f32", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m",
-}  # fmt: skip
 _GEMMA_3_TOKENS = 262_144
 _LLAMA_3_TOKENS = 128_256
 _UNSCALED = 8192
 _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
 _INDEXER_WEIGHTS = "indexer.weights_proj"
+_LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
+_TWO_BYTES = 2
+_LLAMAS = (
+    "llama",
+    "mistral",
+    "iquestcoder",
+    "internlm3",
+)  # families that become files of the architecture llama
+_NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
 _FUSED_EXPERTS = ("gemma4",)
-_WITH_FACTORS = ("gemma4", "llama4")
-_RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type (no importance matrix)"
+_WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
+_RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
     "ud-iq1_s": "1.58-bit DeepSeek-R1: 140,231,438,464 bytes published (130.60 GiB); types read of the loader's counts",
     "ud-iq1_m": "1.73-bit DeepSeek-R1: 158 GiB published, its table's GB; types chosen to meet that",
@@ -81,44 +84,74 @@ _DYNAMIC_SOURCES = {
     "ud-q2_k_xl": "2.51-bit DeepSeek-R1: 211.03 GiB in the loader's log; types read of its counts",
 }
 _UNSLOTH = "Unsloth's dynamic {}, https://unsloth.ai/blog/deepseekr1-dynamic"
+_UNSLOTH_2 = (
+    "Unsloth's Dynamic 2.0, whose maps are made for each model and not published "
+    "(https://unsloth.ai/docs/basics/unsloth-dynamic-2.0-ggufs): types that loaders counted in published files"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufMix:
     """
-    A GGUF file type: `name` in llama-quantize's small letters, types chosen tensor by tensor.
+    A GGUF file type: `name` in small letters (see `gguf_names`), types chosen tensor by tensor.
 
     One-dimensional tensors, norms and routers stay in float32; Q8_0 and the float types are the same
     everywhere else; the K and IQ mixes give more bits to some tensors of some layers.
-    A published file made with an importance matrix may differ a little (IQ4, Q4_0: first eighth of ffn_down).
+    `follows` is llama-quantize's own type whose rules hold, where that is not `name`; `imatrix` says that the file was
+    made with an importance matrix; `rules` whose rules hold where they are not llama.cpp's of today; `kept` has
+    tensors with a type of their own.
     """
 
     container: ClassVar[str] = "gguf"
 
     name: str
     by_layer: bool = True
+    imatrix: bool = False
+    rules: str = ""
+    kept: tuple[tuple[str, str], ...] = ()
+    follows: str = ""
 
     @property
     def element_bytes(self) -> int:
         """Unquantised numbers are 16-bit."""
-        return 4 if self.name == "f32" else 2
+        return 4 if self.usual == "f32" else 2
 
     @property
     def title(self) -> str:
         """As files are named: Q4_K_M."""
-        return self.name.upper()
+        return plain_name(self.name).upper()
+
+    @property
+    def usual(self) -> str:
+        """The file type whose rules hold."""
+        return self.follows or self.name
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it is one of Unsloth's mixes."""
+        return self.usual.startswith("ud-")
 
     @property
     def basis(self) -> Basis:
         """The dynamic mixes are our reading of published files; the others follow the quantiser's own rules."""
-        return Basis.ASSUMED if self.name in DYNAMIC_TYPES else Basis.FORMULA
+        return Basis.ASSUMED if self.dynamic else Basis.FORMULA
 
     @property
     def source(self) -> str:
         """Where the rules come from."""
-        if self.name in _DYNAMIC_SOURCES:
-            return _UNSLOTH.format(_DYNAMIC_SOURCES[self.name])
-        return _RULES
+        if self.rules == RULES_2023:
+            return SOURCE_2023
+        if self.dynamic and (self.rules == RULES_SINCE or self.usual not in _DYNAMIC_SOURCES):
+            return _UNSLOTH_2
+        if self.usual in _DYNAMIC_SOURCES:
+            return _UNSLOTH.format(_DYNAMIC_SOURCES[self.usual])
+        return _RULES.format("with an" if self.imatrix else "no")
+
+    def spread(self, architecture: Architecture) -> Spread | None:
+        """Published size over ours, least and most; None where the rules are known."""
+        if not self.dynamic or self._of_r1(architecture):
+            return None
+        return dynamic_spread(self.usual, experts=bool(gguf_facts(architecture)["n_experts"]))
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor as the file stores it."""
@@ -132,26 +165,55 @@ class GgufMix:
         """
         whole = weight.role in _FLOAT32
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
-            whole = self.name in ("f32", "f16", "bf16")
+            whole = self.usual in ("f32", "f16", "bf16")
+        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
+        if narrow and self.usual != "f32":
+            return ((GGML_TYPES["f16"], weight),)
         if whole or len(weight.shape) == 1:
-            return ((GGML_TYPES["f32"], weight),)
-        if weight.role is Role.TOWER:
+            stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
+            return ((GGML_TYPES[stored], weight),)
+        if weight.role is Role.TOWER or (
+            weight.name == _LEFT_IN_16_BITS and self.element_bytes == _TWO_BYTES
+        ):
             return ((GGML_TYPES["f16"], weight),)
         # The published dynamic files are older than the split of MLA's up-projection.
-        pieces = _split(_as_written(weight, place), place, fused=self.name in DYNAMIC_TYPES)
+        fused = self.dynamic and self._of_r1(place.architecture)
+        pieces = _split(_as_written(weight, place), place, fused=fused)
         return tuple((GGML_TYPES[self._type(piece, place)], piece) for piece in pieces)
+
+    def _of_r1(self, architecture: Architecture) -> bool:
+        """Whether one of the four maps of DeepSeek-R1 holds. Raises PrecisionError where it was asked for in vain."""
+        if self.usual not in DYNAMIC_TYPES or self.rules == RULES_SINCE:
+            return False
+        if gguf_facts(architecture)["latent_experts"]:
+            return True
+        if self.rules == RULES_OF_R1:
+            raise PrecisionError(
+                f"{self.title} by its bits is a mix made for DeepSeek-V3 and R1 only",
+                hint=f"choose {self.title} (Dynamic 2.0), IQ1_S or another GGUF type",
+            )
+        return False
 
     def _type(self, weight: Weight, place: Place) -> str:
         facts = gguf_facts(place.architecture)
-        if self.name in DYNAMIC_TYPES:
-            if not facts["latent_experts"]:
-                raise PrecisionError(
-                    f"{self.title} is a mix made for DeepSeek-V3 and R1 only",
-                    hint="choose IQ1_S or another GGUF type",
-                )
-            chosen = dynamic_type(self.name, weight.name, place.layer, facts["first_experts"])
+        tensor = replace(
+            _tensor(weight, place, facts), imatrix=self.imatrix, fused_apart=self.rules == RULES_2025
+        )
+        kept = tensor_types(self.kept)
+        # One tensor in the file where our layer has queries, keys and values apart.
+        name = "qkv_proj" if tensor.category is Category.ATTENTION_QKV else weight.name
+        if name in kept:
+            chosen = kept[name]
+        elif self.rules == RULES_2023:
+            chosen = choose_type_2023(self.usual, tensor)
+        elif not self.dynamic:
+            chosen = choose_type(self.usual, tensor)
+        elif self._of_r1(place.architecture):
+            chosen = dynamic_type(self.usual, weight.name, place.layer, facts["first_experts"])
         else:
-            chosen = choose_type(self.name, _tensor(weight, place, facts))
+            later = revised(place.architecture.model_type)
+            known = dynamic_2_type(self.usual, weight.name, tensor, later=later)
+            chosen = known or choose_type(dynamic_base(self.usual), tensor)
         return fit_row(chosen, weight.columns)
 
 
@@ -165,17 +227,35 @@ def fit_row(name: str, columns: int) -> str:
     return other if columns % elements == 0 else "f16"
 
 
-def gguf_precision(name: str) -> GgufMix:
+def gguf_precision(name: str, model: str = "") -> GgufMix:
     """
-    The file type of that name, in any case: 'q4_k_m', 'Q4_K_M', 'IQ1_S', '1.58bit'.
+    The file type of that name, in any case: 'q4_k_m', 'IQ1_S', 'Q4_K_L', 'UD-Q4_K_XL', '1.58bit' (see `gguf_names`).
 
-    Raises PrecisionError for a name that llama-quantize does not know.
+    `model` tells DeepSeek-R1, whose dynamic files have maps of their own, from its sisters of the same shape.
+    Raises PrecisionError for a name that llama-quantize and the makers we know do not use.
     """
-    lowered = name.strip().lower()
-    lowered = _ALIASES.get(lowered, lowered)
-    if lowered.upper() not in GGUF_FILE_TYPES:
-        raise PrecisionError(f"{name!r} is no GGUF file type", hint=f"one of {', '.join(GGUF_FILE_TYPES)}")
-    return GgufMix(lowered)
+    found = read_file_type(name)
+    if model:
+        found = of_model(found, model)
+    follows = "" if found.base == found.name else found.base
+    return GgufMix(found.name, imatrix=found.imatrix, rules=found.rules, kept=found.kept, follows=follows)
+
+
+def by_whom(name: str, model: str, architecture: Architecture) -> GgufMix:
+    """
+    The file type of that name of that model; `model` may name the repository of a maker: unsloth/DeepSeek-R1-GGUF.
+
+    Raises PrecisionError as `gguf_precision` does.
+    """
+    maker, _, short = model.lower().partition("/")
+    if "gguf" in short:
+        later = (
+            maker == "unsloth"
+            and revised(architecture.model_type)
+            and bool(gguf_facts(architecture)["n_experts"])
+        )
+        name = by_maker(name.strip().lower(), maker, revised=later)
+    return gguf_precision(name, model)
 
 
 def rope_factor_bytes(architecture: Architecture) -> int:
@@ -261,6 +341,7 @@ def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
         n_experts=facts["n_experts"],
         is_70b=facts["is_70b"],
         tied=facts["tied"],
+        falcon=facts["falcon"],
     )
 
 
@@ -303,13 +384,14 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
         "tied": architecture.tied_head,
         "fused": any(weight.name == "qkv_proj" for weight in architecture.layers[0].weights)
         or bool(getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))),
+        "falcon": architecture.model_type == "falcon",
         "first_experts": expert_layers[0] if expert_layers else 0,
         "latent_experts": bool(expert_layers) and isinstance(first, Latent),
     }
 
 
 def _is_70b(model_type: str, n_layers: int, heads: int, kv_heads: int) -> bool:
-    """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2}.cpp, load_arch_hparams."""
+    """What llama.cpp calls LLM_TYPE_70B. Source: src/models/{llama,qwen2,deci}.cpp, load_arch_hparams."""
     if n_layers != 80:  # noqa: PLR2004  Llama 2/3 70B, Qwen2 72B
         return False
-    return model_type.startswith("qwen2") or (model_type in ("llama", "mistral") and heads != kv_heads)
+    return model_type.startswith(("qwen2", "nemotron-nas")) or (model_type in _LLAMAS and heads != kv_heads)

@@ -1,16 +1,19 @@
 """
 Which ggml type each tensor of a mixed file gets.
 
-The rules are llama.cpp's own (b11434, src/llama-quant.cpp, llama_tensor_get_type_impl), for files made
-without an importance matrix. Layer numbers count from 0; `more bits` layers are the first and the last
-eighth and every third between.
+The rules are llama.cpp's own (b11434, src/llama-quant.cpp, llama_tensor_get_type_impl), with and without an
+importance matrix. Layer numbers count from 0; `more bits` layers are the first and the last eighth and every
+third between.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Category(Enum):
@@ -31,9 +34,11 @@ class Category(Enum):
 
 _CATEGORIES = {
     "embed_tokens": Category.TOKEN_EMBD,
+    "embed_tokens_per_layer": Category.TOKEN_EMBD,
     "lm_head": Category.OUTPUT,
     "q_proj": Category.ATTENTION_Q,
     "k_proj": Category.ATTENTION_K,
+    "wk": Category.ATTENTION_K,  # of the lightning indexer: indexer.attn_k
     "v_proj": Category.ATTENTION_V,
     "qkv_proj": Category.ATTENTION_QKV,
     "in_proj_qkv": Category.ATTENTION_QKV,
@@ -57,7 +62,11 @@ def category_of(name: str) -> Category:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One matrix, and what the rules look at around it."""
+    """
+    One matrix, and what the rules look at around it.
+
+    `imatrix`: the file is made with an importance matrix; `fused_apart`: attn_qkv has rules of its own, as in 2025.
+    """
 
     category: Category
     columns: int
@@ -71,13 +80,15 @@ class Tensor:
     n_experts: int
     is_70b: bool
     tied: bool
+    imatrix: bool = False
+    falcon: bool = False
+    fused_apart: bool = False
 
 
 _SPECIAL_DEFAULTS = {
     "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q5_k_m": "q5_k", "q5_k_s": "q5_k", "q2_k_s": "q2_k",
     "q3_k_s": "q3_k", "q3_k_m": "q3_k", "q3_k_l": "q3_k", "iq2_s": "iq2_xs", "iq2_m": "iq2_s",
-    "iq3_xs": "iq3_s", "iq3_m": "iq3_s", "mxfp4_moe": "mxfp4", "ud-iq1_s": "iq1_s",
-    "ud-iq1_m": "iq1_m", "ud-iq2_xxs": "iq2_xxs", "ud-q2_k_xl": "q2_k",
+    "iq3_xs": "iq3_s", "iq3_m": "iq3_s", "mxfp4_moe": "mxfp4",
 }  # fmt: skip
 _UNQUANTISED = ("f32", "f16", "bf16")
 _LOW = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m")
@@ -101,11 +112,14 @@ def choose_type(file_type: str, tensor: Tensor) -> str:
     if file_type in _UNQUANTISED:
         return usual
     if tensor.category is Category.OUTPUT or (tensor.tied and tensor.category is Category.TOKEN_EMBD):
-        return _output(file_type, usual, tensor.columns)
+        return _output(file_type, usual, tensor)
     if file_type == "mxfp4_moe":
         return "mxfp4" if tensor.stacked else "q8_0"
-    if tensor.category is Category.TOKEN_EMBD:
-        return _EMBEDDING.get(file_type, usual)
+    apart = _EMBEDDING if tensor.category is Category.TOKEN_EMBD else None
+    if tensor.fused_apart and tensor.category is Category.ATTENTION_QKV:
+        apart = _FUSED_APART
+    if apart is not None:
+        return apart.get(file_type, usual)
     if file_type in _LOW:
         return _low(file_type, usual, tensor)
     rule = _RULES.get(tensor.category)
@@ -116,12 +130,16 @@ _EMBEDDING = {
     "iq2_xxs": "q2_k", "iq2_xs": "q2_k", "iq1_s": "q2_k", "iq1_m": "q2_k",
     "iq2_s": "iq3_s", "iq2_m": "iq3_s", "iq3_xxs": "iq3_s", "tq1_0": "q4_k", "tq2_0": "q4_k",
 }  # fmt: skip
+# attn_qkv until the rules for attn_v took it in (llama.cpp of 2025: llama_tensor_get_type, "attn_qkv.weight").
+_FUSED_APART = {
+    "q3_k_m": "q4_k", "q3_k_l": "q4_k", "iq3_m": "q4_k", "q4_k_m": "q5_k", "q5_k_m": "q6_k",
+}  # fmt: skip
 _BLOCK_OF_32 = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4")
 
 
-def _output(file_type: str, usual: str, columns: int) -> str:
+def _output(file_type: str, usual: str, tensor: Tensor) -> str:
     block = 32 if usual in _BLOCK_OF_32 else 256
-    if file_type == "mxfp4_moe" or columns % block or usual == "q8_0":
+    if file_type == "mxfp4_moe" or tensor.falcon or tensor.columns % block or usual == "q8_0":
         return "q8_0"
     return "q5_k" if file_type in (*_LOW, "iq3_xxs") else "q6_k"
 
@@ -158,7 +176,7 @@ def _value_type(file_type: str, tensor: Tensor) -> str | None:
     grouped = tensor.query_groups >= _GROUPED
     fixed = {
         "q2_k": "q4_k" if grouped else "q3_k",
-        "iq3_xxs": "q4_k" if grouped else "iq3_s",
+        "iq3_xxs": "q4_k" if grouped else ("iq3_xxs" if tensor.imatrix else "iq3_s"),
         "iq3_m": "q4_k",
         "q3_k_m": "q5_k" if tensor.value_index < 2 else "q4_k",  # noqa: PLR2004
         "q3_k_l": "q5_k",
@@ -183,8 +201,9 @@ def _query(file_type: str, _: Tensor) -> str | None:
 
 
 def _down(file_type: str, tensor: Tensor) -> str | None:
-    # Where there are experts the layer counts, else the number of such tensors before this one.
-    index, count = tensor.layer if tensor.n_experts else tensor.down_index, tensor.n_layers
+    index, count = _place(tensor), tensor.n_layers
+    if tensor.falcon and file_type in _FALCON_DOWN:
+        return _FALCON_DOWN[file_type](index, count)
     if file_type in ("q4_k_m", "q5_k_m"):
         return "q6_k" if use_more_bits(index, count) else None
     if file_type == "q3_k_m":
@@ -193,13 +212,33 @@ def _down(file_type: str, tensor: Tensor) -> str | None:
         spread = tensor.n_experts == _MIXTRAL and use_more_bits(index, count)
         return "q4_k" if index < count // 8 or spread else None
     fixed = {"q2_k": "q3_k", "q3_k_l": "q5_k"}.get(file_type)
-    first = {"q2_k_s": "q4_k", "iq3_xxs": "q4_k", "iq4_nl": "q5_k", "iq4_xs": "q5_k", "q4_k_s": "q5_k"}
     if fixed is None and index < count // 8:
-        return first.get(file_type)
-    return "q3_k" if file_type == "iq3_xxs" else fixed
+        first = _FIRST_DOWN | (_FIRST_DOWN_WITH if tensor.imatrix else _FIRST_DOWN_WITHOUT)
+        if file_type in first:
+            return first[file_type]
+    return "q3_k" if file_type == "iq3_xxs" and not tensor.imatrix else fixed
+
+
+# The first eighth of ffn_down: in any case, without and with an importance matrix.
+_FIRST_DOWN = {"q2_k_s": "q4_k", "q4_k_s": "q5_k"}
+_FIRST_DOWN_WITHOUT = {"iq3_xxs": "q4_k", "iq4_nl": "q5_k", "iq4_xs": "q5_k"}
+_FIRST_DOWN_WITH = {"q4_0": "q4_1", "q5_0": "q5_1"}
+_FALCON_DOWN: dict[str, Callable[[int, int], str | None]] = {
+    "q3_k_m": lambda i, n: "q5_k" if i < n // 16 else ("q4_k" if use_more_bits(i, n) else None),
+    "q3_k_l": lambda _i, _n: "q4_k",
+    "q4_k_m": lambda i, n: "q6_k" if i < n // 16 else ("q5_k" if use_more_bits(i, n) else None),
+    "q4_k_s": lambda _i, _n: None,
+}
+
+
+def _place(tensor: Tensor) -> int:
+    """Where there are experts the layer counts, else the number of such tensors before this one."""
+    return tensor.layer if tensor.n_experts else tensor.down_index
 
 
 def _attention_output(file_type: str, tensor: Tensor) -> str | None:
+    if tensor.falcon:
+        return "q4_k" if file_type == "q3_k_l" else None
     if tensor.n_experts == _MIXTRAL:
         mixes = (
             "q2_k", "iq3_xs", "iq3_xxs", "q3_k_s", "q3_k_m", "iq4_nl", "q4_k_s", "q4_k_m", "iq3_s", "iq3_m", "iq4_xs",
@@ -211,7 +250,7 @@ def _attention_output(file_type: str, tensor: Tensor) -> str | None:
 
 
 def _gate_up(file_type: str, tensor: Tensor) -> str | None:
-    middle = tensor.n_layers // 8 <= tensor.layer < 7 * tensor.n_layers // 8
+    middle = tensor.n_layers // 8 <= _place(tensor) < 7 * tensor.n_layers // 8
     return "iq3_xxs" if file_type == "iq3_xs" and middle else None
 
 
@@ -225,47 +264,3 @@ _RULES = {
     Category.FFN_UP: _gate_up,
     Category.FFN_GATE: _gate_up,
 }
-
-
-class DynamicMix(NamedTuple):
-    """What one of Unsloth's dynamic files of DeepSeek-R1 stores the experts and the shared expert in."""
-
-    gate_up: str
-    down: str
-    first_down: str  # of the first `n_first` layers that have experts
-    n_first: int
-    shared: str
-
-
-# The loader tells how many tensors have each type, beside 361 in float32:
-#   UD-IQ1_S    q4_K 190, q5_K 116, q6_K 184, iq2_xxs 6, iq1_s 168
-#   UD-Q2_K_XL  q2_K 171, q3_K 3, q4_K 306, q6_K 184; 211.034 GiB
-# Unsloth's table has 131, 158, 183 and 212 "GB", which are GiB; it gives the bits of gate and up and of down. The mix
-# of UD-IQ2_XXS gives 182.7 GiB, and to 3e-6 what gguf-parser read of the file's layers (195,636,468,224 bytes without
-# the embedding). For UD-IQ1_M only the published total is met: 157.8 GiB.
-_DYNAMIC = {
-    "ud-iq1_s": DynamicMix("iq1_s", "iq1_s", "iq2_xxs", 6, "q5_k"),
-    "ud-iq1_m": DynamicMix("iq1_m", "iq2_xs", "iq2_xs", 0, "q5_k"),
-    "ud-iq2_xxs": DynamicMix("iq2_xxs", "q2_k", "q3_k", 3, "q5_k"),
-    "ud-q2_k_xl": DynamicMix("q2_k", "q2_k", "q3_k", 3, "q4_k"),
-}
-DYNAMIC_TYPES = frozenset(_DYNAMIC)
-_DYNAMIC_REST = {
-    "embed_tokens": "q4_k", "lm_head": "q6_k",
-    "q_a_proj": "q4_k", "q_b_proj": "q4_k", "kv_a_proj_with_mqa": "q6_k", "kv_b_proj": "q6_k",
-    "k_b_proj": "q6_k", "v_b_proj": "q6_k", "o_proj": "q4_k",
-    "gate_proj": "q4_k", "up_proj": "q4_k", "down_proj": "q6_k",
-}  # fmt: skip
-
-
-def dynamic_type(file_type: str, name: str, layer: int | None, first_experts: int) -> str:
-    """The type of a tensor in one of the dynamic files of DeepSeek-R1 (January 2025; later models have other mixes)."""
-    mix = _DYNAMIC[file_type]
-    place, _, last = name.rpartition(".")
-    if name == "experts.down":
-        return mix.first_down if layer is not None and layer - first_experts < mix.n_first else mix.down
-    if place == "experts":
-        return mix.gate_up
-    if place.startswith("shared") and last != "down_proj":
-        return mix.shared
-    return _DYNAMIC_REST[last]

@@ -59,7 +59,8 @@ class Architecture:
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
     numbers of an image stand behind one token of it, where there is a vision tower (else 0). `eye` is how the
     tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
-    linearly scaled rotary angles; `mrope` says that positions have three dimensions.
+    linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
+    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
     """
 
     model_type: str
@@ -79,6 +80,7 @@ class Architecture:
     draft_layers: tuple[Weight, ...] = ()
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
+    kv_dtype: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

@@ -64,6 +64,8 @@ def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 6
         if not cache.latent and cache.n_heads % tp and tp % cache.n_heads:
             return f"{cache.n_heads} KV heads"
     for state, _ in architecture.states:
+        if state.kind == "compressor":  # DeepSeek-V4: one shared head, whole on every rank like its cache
+            continue
         if state.heads % tp:
             return f"{state.heads} heads of a recurrent state"
         # vLLM mamba_mixer2.py: one group is copied to all ranks, more are dealt out.
@@ -110,13 +112,13 @@ def table_bytes(
 ) -> tuple[int, int]:
     """Bytes of the embedding and of the head on one rank, rows padded to `multiple`."""
     place = Place(architecture, None)
-    rows = padded_vocabulary(architecture.vocabulary, multiple)
 
     def padded(weight: Weight) -> int:
         n_bytes = precision.weight_bytes(weight, place)
         if weight.role in (Role.EMBEDDING, Role.HEAD):
-            n_bytes = n_bytes // architecture.vocabulary * rows
-            return ceil_div(n_bytes, layout.tp)
+            # A table may have fewer rows than the vocabulary (Gemma 3n's for each layer).
+            rows = weight.shape[0]
+            return ceil_div(n_bytes // rows * padded_vocabulary(rows, multiple), layout.tp)
         return _rank_bytes(weight, n_bytes, layout)
 
     return sum(map(padded, architecture.embedding)), sum(map(padded, architecture.head))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vram_planner.architecture import storage
-from vram_planner.architecture.storage import Groups, Plain, Storage
+from vram_planner.architecture.storage import Groups, Hqq, Plain, Storage
 from vram_planner.architecture.weight import Role, Weight
 from vram_planner.errors import PrecisionError
 
@@ -176,29 +176,38 @@ FORMATS: dict[str, tuple[Storage | None, Storage | None]] = {
     "gptq-8bit": _everywhere(Groups("gptq-8bit", 8, 128, index_bytes=4)),
     "gptq-3bit": _everywhere(Groups("gptq-3bit", 3, 128, index_bytes=4)),
     "int4": _everywhere(_AWQ),
-    "w4a16": _everywhere(Groups("w4a16", 4, 128, zero_point=False)),
+    "w4a16": _everywhere(Groups("w4a16", 4, 128, zero_point=False, tensor_bytes=16)),
     "w4a16-24": _everywhere(storage.W4A16_24),
-    "w8a16": _everywhere(storage.INT8_CHANNEL),
+    "w8a16": _everywhere(Groups("w8a16", 8, 1 << 40, zero_point=False, tensor_bytes=16)),
     "bnb-int8": _everywhere(storage.BNB_INT8),
     "nf4": _everywhere(storage.NF4),
     "nf4-double": _everywhere(storage.NF4_DOUBLE),
+    "auto-round": _everywhere(Groups("auto-round", 4, 128)),
     "int4wo-128": _everywhere(storage.TORCHAO_INT4),
     "int8wo": _everywhere(storage.TORCHAO_INT8),
+    "int8dq": _everywhere(storage.TORCHAO_INT8),
     "float8wo": _everywhere(storage.TORCHAO_FLOAT8),
+    "float8dq": _everywhere(storage.FP8_TENSOR),
     "hqq-4bit": _everywhere(storage.HQQ_4),
     "hqq-3bit": _everywhere(storage.HQQ_3),
     "hqq-2bit": _everywhere(storage.HQQ_2),
     "nvfp4": _everywhere(storage.NVFP4),
+    "mxfp8": _everywhere(storage.MXFP8),
     "mxfp4": (None, storage.MXFP4),  # gpt-oss: experts only
 }
 
 
 # Names that carry a size: `gptq-g32` (a scale for each 32 inputs), `awq-channel` (for each row), `exl2-4.25`,
 # `exl3-3.0-h8` (head in eight bits, six unless said).
-_SIZED = re.compile(r"(awq|gptq|gptq-8bit|gptq-3bit|w4a16)-(?:g([1-9]\d{1,3})|channel)")
-_EXL = re.compile(r"exl([23])-(\d(?:\.\d{1,3})?)(?:-h([2-8]))?")
+_SIZED = re.compile(r"(awq|gptq|gptq-8bit|gptq-3bit|w4a16|auto-round)-(?:g([1-9]\d{1,3})|channel)")
+_HQQ = re.compile(r"hqq-([8654321])bit(?:-g([1-9]\d{1,3}))?")
+_INT4WO = re.compile(r"int4wo-(32|64|128|256)")
+_EXL = re.compile(r"(exl[23])-(\d(?:\.\d{1,3})?)(?:-h([2-8]))?")
 _ROW = 1 << 40  # a group that no row is longer than
 _HEAD_BITS = 6
+_UNQUANTISED_HEAD = 16
+_LEAST = {"exl2": 2, "exl3": 1}  # bits a number
+_MOST_THOUSANDTHS = 8000
 # Thousandths of a bit of EXL2's head by its nominal bits, scales counted. Source: exllamav2 qparams_headoptions.
 _EXL2_HEADS = {2: 2725, 3: 3275, 4: 4425, 5: 5181, 6: 6331, 8: 8031}
 
@@ -211,38 +220,53 @@ def named_format(name: str, base: Plain) -> Uniform | None:
     """
     if name in FORMATS:
         return quantised(name, base, *FORMATS[name])
-    sized = _SIZED.fullmatch(name)
-    if sized is not None:
-        stored = FORMATS[sized[1]][0]
-        if not isinstance(stored, Groups):
-            return None
-        group = replace(stored, name=name, group=int(sized[2] or _ROW))
-        return quantised(name, base, group, group)
+    stored = _sized(name)
+    if stored is not None:
+        return quantised(name, base, stored, stored)
     exl = _EXL.fullmatch(name)
-    return None if exl is None else _exl(name, base, exl)
+    return (
+        None
+        if exl is None
+        else exllama(name, base, exl[1], round(float(exl[2]) * 1000), int(exl[3] or _HEAD_BITS))
+    )
 
 
-def _exl(name: str, base: Plain, parts: re.Match[str]) -> Uniform:
+def _sized(name: str) -> Storage | None:
+    """A format whose name carries the size of its groups."""
+    found = _SIZED.fullmatch(name)
+    if found is not None:
+        usual = FORMATS[found[1]][0]
+        return replace(usual, name=name, group=int(found[2] or _ROW)) if isinstance(usual, Groups) else None
+    if (found := _HQQ.fullmatch(name)) is not None:
+        return Hqq(name, int(found[1]), int(found[2] or 64))
+    found = _INT4WO.fullmatch(name)
+    return None if found is None else replace(storage.TORCHAO_INT4, name=name, group=int(found[1]))
+
+
+def exllama(name: str, base: Plain, method: str, thousandths: int, head: int) -> Uniform:
     """
     Matrices at the asked average, the head at bits of its own, embedding and router in 16 bits.
 
-    EXL2's average counts scales and the order of inputs (QParams.total_bits); EXL3 adds two 16-bit vectors to each
-    matrix (suh, svh). Source: exllamav2 conversion/qparams.py; exllamav3 modules/quant/exl3.py, conversion/allocation.py.
+    EXL2's average counts scales and the order of inputs (QParams.total_bits); EXL3 pads both sides to 128 and adds two
+    16-bit vectors to each matrix (suh, svh). A head of 16 bits is left as it is.
+    Source: exllamav2 conversion/qparams.py; exllamav3 modules/linear.py (pad_to), modules/quant/exl3.py,
+    conversion/allocation.py.
     """
-    thousandths, head = round(float(parts[2]) * 1000), int(parts[3] or _HEAD_BITS)
-    least = 2000 if parts[1] == "2" else 1000
-    if not least <= thousandths <= 8000 or (parts[1] == "2" and head not in _EXL2_HEADS):  # noqa: PLR2004
+    least = _LEAST[method]
+    widths = (*_EXL2_HEADS, _UNQUANTISED_HEAD) if method == "exl2" else (*range(1, 9), _UNQUANTISED_HEAD)
+    if not least * 1000 <= thousandths <= _MOST_THOUSANDTHS or head not in widths:
         raise PrecisionError(
             f"there is no {name}",
-            hint=f"exl{parts[1]}-{least // 1000}.0 to exl{parts[1]}-8.0, head bits 2 to 6 or 8: exl{parts[1]}-4.25-h8",
+            hint=f"{method}-{least}.0 to {method}-8.0, head bits 2 to 6 or 8: {method}-4.25-h8",
         )
-    if parts[1] == "2":
+    if method == "exl2":
         linear = storage.Rate(name, thousandths)
-        last = storage.Rate(name, _EXL2_HEADS[head], column_bytes=4)
+        last = storage.Rate(name, _EXL2_HEADS.get(head, 0), column_bytes=4)
     else:
-        linear = storage.Rate(name, thousandths, column_bytes=2, row_bytes=2)
-        last = storage.Rate(name, head * 1000, column_bytes=2, row_bytes=2)
-    return Uniform(name=name, base=base, linear=linear, expert=linear, head=last)
+        linear = storage.Rate(name, thousandths, column_bytes=2, row_bytes=2, multiple=128)
+        last = replace(linear, thousandths=head * 1000)
+    quantised_head = None if head == _UNQUANTISED_HEAD else last
+    return Uniform(name=name, base=base, linear=linear, expert=linear, head=quantised_head)
 
 
 # MLX quantises the tables too: groups of 64 with a 16-bit scale and a 16-bit shift each. Routers differ by family
@@ -253,13 +277,16 @@ MLX_FORMATS: dict[str, Storage] = {
         f"mlx-{bits}bit": storage.Blocks(f"mlx-{bits}bit", 64, 64 * bits // 8 + 4) for bits in (3, 4, 5, 6, 8)
     },
     "mlx-8bit-gs32": storage.Blocks("mlx-8bit-gs32", 32, 36),
+    "mlx-mxfp4": storage.Blocks("mlx-mxfp4", 32, 17),
+    "mlx-mxfp4-q8": storage.Blocks("mlx-mxfp4-q8", 32, 17),  # experts; the rest as mlx-8bit
 }
+_MLX_REST = {"mlx-mxfp4-q8": "mlx-8bit"}
 
 
 def mlx(name: str, base: Plain) -> Uniform:
     """A model as MLX stores it in one of MLX_FORMATS."""
-    stored = MLX_FORMATS[name]
-    return Uniform(name=name, base=base, linear=stored, expert=stored, tables=stored)
+    expert, rest = MLX_FORMATS[name], MLX_FORMATS[_MLX_REST.get(name, name)]
+    return Uniform(name=name, base=base, linear=rest, expert=expert, tables=rest)
 
 
 def walk(architecture: Architecture, precision: Precision) -> Iterator[tuple[Weight, Place, int]]:

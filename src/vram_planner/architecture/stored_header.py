@@ -14,6 +14,8 @@ from vram_planner.basis import Basis
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vram_planner.architecture.gguf_dynamic import Spread
+    from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.precision import Place, Uniform
 
 # Layer number (None outside the layers) and our name of the tensor.
@@ -130,6 +132,10 @@ class GgufFile(GgufMix):
     def source(self) -> str:
         """Where the figures come from."""
         return f"header of {self.path}"
+
+    def spread(self, architecture: Architecture) -> Spread | None:  # noqa: ARG002  a file is what it is
+        """None: sizes are read."""
+        return None
 
     def weight_bytes(self, weight: Weight, place: Place) -> int:
         """Bytes of one whole tensor in the file; of a fused one its share by elements; 0 where it has none."""

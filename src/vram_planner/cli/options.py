@@ -64,7 +64,9 @@ workload_options = grouped(
     ),
 )
 engine_options = grouped(
-    click.option("--engine", help="vllm, sglang, llama.cpp, tensorrt-llm or transformers. [default: vllm]"),
+    click.option(
+        "--engine", help="vllm, sglang, llama.cpp, ollama, tensorrt-llm or transformers. [default: vllm]"
+    ),
     click.option("--engine-version", metavar="X.Y.Z", help="[default: the newest we know]"),
 )
 hardware_options = grouped(
@@ -85,7 +87,8 @@ precision_options = grouped(
     click.option(
         "--quant",
         metavar="FORMAT",
-        help="What if: fp8, int8, awq, gptq, nvfp4, q4_k_m, ... [default: as stored]",
+        help="What if: fp8, int8, awq, gptq, nvfp4, nf4, hqq, int4wo, exl3-3.5bpw, q4_k_m, ... (all in "
+        "docs/reference/formats.md) [default: as stored]",
     ),
     click.option("--kv-dtype", help="auto, fp8, int8, q8_0, q4_0, ... [default: auto]"),
 )

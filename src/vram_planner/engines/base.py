@@ -135,6 +135,10 @@ class Engine(Protocol):
     vendors: tuple[str, ...]  # whose cards its figures hold for
     splits_tensors: bool  # several cards share each layer (tensor parallel), else each gets whole layers
     kinds: frozenset[str]  # of `Architecture.kinds`, those that it models; the others are refused
+    families: str  # whose list of model families it goes by (engines/families/NAME.json), if there is one
+    gguf: str  # whether it serves GGUF files: "own", "experimental" or "no"
+    smaller: tuple[str, str | None]  # the --quant and --kv-dtype to try where a model does not fit
+    speed_of: str | None  # whose constants of speed hold: its own, or those of the engine that it starts
 
     def alike(self, ask: Ask) -> Hashable:
         """A key: of asks that differ by their card alone, those with the same key have the same `memory`."""

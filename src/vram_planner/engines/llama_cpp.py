@@ -54,7 +54,12 @@ class LlamaCpp:
     title = "llama.cpp 0.5.0"
     vendors = ("nvidia",)
     splits_tensors = False
-    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
+    families = "llama.cpp"
+    gguf = "own"
+    smaller = ("q4_k_m", "q8_0")
+    speed_of = "llama.cpp"
+    # Layers of the last two kinds are refused by name: as unknown to llama.cpp, or as a graph that we do not know.
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "cross", "compressed"})
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the same on every card
@@ -68,7 +73,7 @@ class LlamaCpp:
         return max(0, ask.device.total_bytes - _MARGIN)
 
     def memory(self, ask: Ask) -> Memory:
-        """See `Engine.memory`. Raises PrecisionError or RequestError."""
+        """See `Engine.memory`. Raises UnsupportedArchitectureError, PrecisionError or RequestError."""
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
         device = _fullest(architecture, mix, setting)
         cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)

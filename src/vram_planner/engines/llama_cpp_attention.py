@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent, SlidingWindow
-from vram_planner.architecture.cross import ChunkedAttention
+from vram_planner.architecture.cross import ChunkedAttention, UnevenAttention
 from vram_planner.architecture.sparse import SparseLatent
 from vram_planner.engines.llama_cpp_cache import value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes
@@ -19,6 +19,7 @@ from vram_planner.engines.llama_cpp_writer import Inputs, unknown
 if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
+    from vram_planner.architecture.sparse import Indexer
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
@@ -37,7 +38,7 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
         return _grouped(writer, mixer.inner, mixer.cache, normed)
     if isinstance(mixer, FullAttention):
         return _grouped(writer, mixer, mixer.cache, normed)
-    if isinstance(mixer, ChunkedAttention):
+    if isinstance(mixer, ChunkedAttention | UnevenAttention):
         return _grouped(writer, mixer.inner, mixer.cache, normed)
     if isinstance(mixer, BorrowedKv):
         return _borrowed(writer, mixer, normed)
@@ -47,6 +48,7 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
 def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
     graph, inputs = writer.graph, writer.attention_inputs(cache)
     width, kv_width = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
+    own_values = cache.n_heads * cache.value_dim
     writer.scaled_by_position = both = None
     if cache.window is None and writer.architecture.model_type.startswith(_SCALED_QUERIES):
         writer.scaled_by_position = writer.input("query scale", 4 * writer.tokens)
@@ -71,19 +73,19 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
             key = _normed(writer, value, "k", kv_width, mixer)
         else:
             key = _projected(writer, "k", kv_width, normed, mixer)
-            value = _projected(writer, "v", kv_width, normed, mixer)
+            value = _projected(writer, "v", own_values, normed, mixer)
         if writer.architecture.model_type.startswith(_NORMED_VALUES):
             value = writer.made(kv_width, value)
         key, value = _turned(writer, key, inputs.rotate_keys), _turned(writer, value, inputs.rotate_values)
     # One cache for all layers: values come before keys in the graph; with two caches after them.
     graph.expand(query, *((key, value) if writer.windowed else (value, key)))
     widest = value_width(writer.architecture, cache, writer.setting)
-    if widest > kv_width:  # transposed values are padded to the widest layer's
+    if widest > own_values:  # transposed values are padded to the widest layer's
         graph.expand(query, key, value)
         value = writer.made(widest, value)
     before = 4 * (width + kv_width) if mixer.fused_qkv else 0
     writer.stored(inputs, key, value, before=before)
-    mixed = _attended(writer, mixer, inputs, query)
+    mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
     if both is not None:
         gate = graph.in_place(writer.made(width, both))
         mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))
@@ -104,7 +106,7 @@ def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAtt
     graph, by_head = writer.graph, mixer.qk_norm is not None and mixer.qk_norm[0] <= mixer.head_dim
     if mixer.qk_norm is not None:
         tensor = writer.norm(tensor, f"{letter}_norm", width, view=by_head)
-    if not writer.rotary:
+    if not writer.turns:
         return tensor
     if writer.scaled_by_position is not None:
         return writer.made(width, tensor, writer.scaled_by_position) if letter == "q" else tensor
@@ -117,8 +119,8 @@ def _turned(writer: Writer, tensor: int, rotation: int | None) -> int:
     return tensor if rotation is None else writer.graph.tensor(writer.graph.size(tensor), rotation, tensor)
 
 
-def _attended(writer: Writer, mixer: FullAttention, inputs: Inputs, query: int) -> int:
-    graph, size, cache = writer.graph, writer.row(mixer.n_heads * mixer.head_dim), mixer.cache
+def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query: int) -> int:
+    graph, size = writer.graph, writer.row(heads * cache.value_dim)
     copies = writer.cached(cache, inputs.cells)
     if writer.setting.flash:
         extra = _half_precision_copies(writer, cache, inputs)
@@ -126,7 +128,7 @@ def _attended(writer: Writer, mixer: FullAttention, inputs: Inputs, query: int) 
         small = (graph.copied(sinks),) if sinks else ()
         mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
     else:
-        scores = graph.tensor(inputs.cells * writer.tokens * mixer.n_heads * 4, *copies[:1], query)
+        scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
         scores = graph.in_place(scores, inputs.mask)
         mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
     if inputs.rotate_values is not None:
@@ -198,43 +200,62 @@ def _sparse(writer: Writer, mixer: SparseLatent, normed: int) -> int:
     """
     An indexer scores all cells, the best stay in a copy of the mask, attention runs over all.
 
+    A layer without an indexer takes the choice of the last one that has one (GLM-5.2).
     Source: src/models/glm-dsa.cpp; src/llama-graph.cpp, build_attn for llm_graph_input_attn_k_dsa.
     """
     graph, inner, chooser = writer.graph, mixer.inner, mixer.chooser
-    if chooser is None:
-        raise unknown(mixer)
     cells = writer.setting.stream_cells
-    top, width = min(mixer.top_k, cells), chooser.head_dim
-    turn = writer.input("indexer keys turned", width * width * 4)
-    index_key = writer.made(width, writer.product("indexer.wk", width, normed))
-    index_key = graph.in_place(index_key, *writer.weight("indexer.k_norm"))
-    index_key = graph.in_place(index_key, *writer.weight("indexer.k_norm.bias"))
-    index_key = writer.made(width, turn, writer.made(width, index_key, writer.positions))
-    writer.keys_stored(index_key, "indexer")
+    top = min(mixer.top_k, cells)
+    if chooser is not None:
+        _index_key(writer, chooser, normed)
     query, low = _latent_query(writer, inner, normed)
     key = _latent_key(writer, inner, normed)
     graph.expand(query, key)
     writer.keys_stored(key, "all")
-    n_mask = cells * writer.tokens
-    size = n_mask * (2 if writer.setting.flash else 4)
-    index_mask, mask = writer.input("indexer mask", 2 * n_mask), writer.input("all mask", size)
+    size = cells * writer.tokens * (2 if writer.setting.flash else 4)
+    index_mask = writer.input("indexer mask", 2 * cells * writer.tokens) if chooser is not None else None
+    mask = writer.input("all mask", size)
     zeros = graph.in_place(graph.leaf(writer.row(top)))
     graph.expand(zeros)
-    heads = chooser.n_heads
-    index_query = writer.product("indexer.wq_b", heads * width, normed if low is None else low)
-    index_query = writer.made(heads * width, index_query, writer.positions)
-    index_query = writer.made(heads * width, turn, index_query)
-    weights = writer.made(heads, writer.product("indexer.weights_proj", heads, normed))
-    copies = writer.cached(chooser.cache, cells)
-    scores = graph.tensor(n_mask * 4, index_query, *copies, weights, index_mask)
-    best = writer.made(top, writer.made(top, scores))
-    graph.expand(best)
+    if chooser is not None and index_mask is not None:
+        writer.chosen = _best(writer, chooser, index_mask, normed if low is None else low, (normed, top))
+    elif writer.chosen is None:  # another GPU's layer chose
+        writer.chosen = writer.arrival(writer.row(top))
+    graph.expand(writer.chosen)
     blank = graph.tensor(size, mask)
     graph.expand(blank)
-    graph.use(zeros, best, blank)
+    graph.use(zeros, writer.chosen, blank)
     chosen = graph.tensor(size, blank, mask, over=(mask,))
     inputs = Inputs(chosen, None, None, cells, None, None)
     return _latent_attended(writer, inner, inputs, query)
+
+
+def _indexer_turn(writer: Writer, chooser: Indexer) -> int:
+    return writer.input("indexer keys turned", chooser.head_dim * chooser.head_dim * 4)
+
+
+def _index_key(writer: Writer, chooser: Indexer, normed: int) -> None:
+    """The indexer's key of every token goes to its cache."""
+    graph, width, turn = writer.graph, chooser.head_dim, _indexer_turn(writer, chooser)
+    key = writer.made(width, writer.product("indexer.wk", width, normed))
+    key = graph.in_place(key, *writer.weight("indexer.k_norm"))
+    key = graph.in_place(key, *writer.weight("indexer.k_norm.bias"))
+    key = writer.made(width, turn, writer.made(width, key, writer.positions))
+    writer.keys_stored(key, "indexer")
+
+
+def _best(writer: Writer, chooser: Indexer, mask: int, low: int, rest: tuple[int, int]) -> int:
+    """The numbers of the best cells; `rest` is the normed stream, and how many cells are chosen."""
+    graph, heads, width = writer.graph, chooser.n_heads, chooser.head_dim
+    normed, top = rest
+    cells = writer.setting.stream_cells
+    query = writer.product("indexer.wq_b", heads * width, low)
+    query = writer.made(heads * width, query, writer.positions)
+    query = writer.made(heads * width, _indexer_turn(writer, chooser), query)
+    weights = writer.made(heads, writer.product("indexer.weights_proj", heads, normed))
+    copies = writer.cached(chooser.cache, cells)
+    scores = graph.tensor(cells * writer.tokens * 4, query, *copies, weights, mask)
+    return writer.made(top, writer.made(top, scores))
 
 
 def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
@@ -245,4 +266,6 @@ def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
         writer, _projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
     )
     writer.graph.expand(query)
-    return writer.product("o_proj", inner.hidden, _attended(writer, inner, inputs, query))
+    return writer.product(
+        "o_proj", inner.hidden, _attended(writer, inner.n_heads, inner.cache, inputs, query)
+    )

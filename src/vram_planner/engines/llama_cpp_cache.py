@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.cache import StateCache
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks
@@ -30,7 +32,18 @@ _WINDOWED = (
     "olmo3",
     "afmoe",
     "smallthinker",
+    "mimo_v2_flash",
+    "mellum",
+    "granite_swa",
+    "granitemoe_swa",
+    "laguna",
+    "exaone_moe",
+    "muse_glimmer",
+    "dots3_note",
+    "step3p7",
 )
+# Families whose file has a window without the query's own token, which transformers counts.
+_WITHOUT_QUERY = ("mimo_v2_flash",)
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 
 
@@ -56,6 +69,17 @@ def window_cells(setting: Setting, window: int) -> int:
     return round_up(
         min(setting.stream_cells, window * sequences + min(setting.n_ctx, setting.ubatch)), _CELLS
     )
+
+
+def as_served(architecture: Architecture, cache: KvCache) -> KvCache:
+    """
+    The cache with the window that the file states.
+
+    Source: conversion/mimo.py writes `sliding_window`, transformers reads `sliding_window_size` + 1.
+    """
+    if cache.window is None or not architecture.model_type.startswith(_WITHOUT_QUERY):
+        return cache
+    return replace(cache, window=cache.window - 1)
 
 
 def cells_of(cache: KvCache, setting: Setting, *, windowed: bool) -> int:
@@ -135,6 +159,8 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
             mixer = layer.mixer
             for cache, extra in ((mixer.cache, False), (mixer.state, False), (mixer.indexer, True)):
                 if cache is not None:
+                    if not isinstance(cache, StateCache):
+                        cache = as_served(architecture, cache)  # noqa: PLW2901
                     counts[cache, extra] = counts.get((cache, extra), 0) + 1
         kept[key] = tuple((cache, extra, count) for (cache, extra), count in counts.items())
     return kept[key]
@@ -143,7 +169,7 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
 def kv_bytes(architecture: Architecture, setting: Setting, device: int) -> int:
     """Bytes of the caches on a GPU or the host."""
     windowed, padded = honours_window(architecture), device != HOST
-    return sum(
+    return _bytes_of_none(architecture, setting, device) + sum(
         count
         * cache_bytes(
             cache, setting, value_width(architecture, cache, setting), windowed=windowed, padded=padded
@@ -151,6 +177,27 @@ def kv_bytes(architecture: Architecture, setting: Setting, device: int) -> int:
         for cache, _, count in held_on(architecture, setting, device)
         if not isinstance(cache, StateCache)
     )
+
+
+def _bytes_of_none(architecture: Architecture, setting: Setting, device: int) -> int:
+    """
+    What layers without attention hold all the same: values as wide as the widest, where flash attention is off.
+
+    Only beside states they are left out of the cache. Source: src/llama-kv-cache.cpp, n_embd_v_gqa_max; Llama-Nemotron.
+    """
+    if setting.flash or architecture.states:
+        return 0
+    n_layers = len(architecture.layers)
+    count = sum(
+        isinstance(layer.mixer, NoMixer)
+        and (HOST if setting.kv_on_host else device_of(index, n_layers, setting)) == device
+        for index, layer in enumerate(architecture.layers)
+    )
+    if not count:
+        return 0
+    widest = max(cache.n_heads * cache.value_dim for cache, _ in architecture.caches)
+    size = setting.streams * setting.stream_cells * row_bytes(setting.type_v, widest)
+    return count * round_up(size, _ALIGNMENT)
 
 
 def states_bytes(architecture: Architecture, setting: Setting, device: int) -> int:

@@ -19,7 +19,7 @@ _MOST_REDUCED_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS, ggml-cuda.cu
 _MOST_FUSED_EXPERTS = 512  # ggml_cuda_should_use_topk_moe, topk-moe.cu
 _ALSO_FUSED = (288, 576)
 # Families that do not scale the weights of the chosen experts to a sum of one.
-_PLAIN_WEIGHTS = ("deepseek_v2", "qwen2_moe", "llama4")
+_PLAIN_WEIGHTS = ("deepseek_v2", "qwen2_moe", "llama4", "jamba")
 # Families whose experts' inputs, not outputs, are weighed.
 _WEIGHED_BEFORE = ("llama4",)
 # Families that scale the weights by a constant in a tensor of its own.

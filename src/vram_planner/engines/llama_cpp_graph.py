@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.gguf import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2
+from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
+from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
 from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
 from vram_planner.engines.llama_cpp_writer import Writer
 
@@ -25,7 +26,17 @@ _LAST_OUTPUT = ("qwen3_next", "qwen3_5", "nemotron_h", "gemma4")
 # Families that scale the embedded tokens.
 _SCALED_EMBEDDING = ("granite", "gemma")
 # Families whose graph adds "residual + feed-forward" and not the other way round: the first is written over.
-_RESIDUAL_FIRST = ("phi3",)
+_RESIDUAL_FIRST = ("phi3", "jamba", "lfm2")
+# Families whose graph adds "stream + attention".
+_STREAM_FIRST = ("jamba", "lfm2")
+# Families whose attention and feed-forward run beside each other, each behind a norm of its own.
+_PARALLEL = ("gpt_neox",)
+# Families that add the stream to the feed-forward first, and attention after it.
+_STREAM_BEFORE_ATTENTION = ("cohere", "gpt_neox")
+# Families that add the feed-forward to attention, not the other way round.
+_ATTENTION_FIRST = ("phi",)
+# Families whose norms have no weights.
+_BARE_NORMS = ("olmo",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,35 @@ class Stage:
     takes_over: Mamba | Mamba2 | None = None
 
 
+# Names that families give to the norm before attention, and to the one before the feed-forward block.
+_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn")
+_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp")
+
+
+def _first_norm(names: list[str]) -> str | None:
+    return next((name for name in _FIRST_NORMS if name in names), None)
+
+
+def _second_norm(names: list[str]) -> str | None:
+    return next((name for name in _SECOND_NORMS if name in names), None)
+
+
+def _normed_first(stage: Stage) -> bool:
+    """Whether its first layer begins with a norm (all but those of OLMo 2 and EXAONE 4)."""
+    if not stage.steps:
+        return True
+    layer = stage.steps[0].layer
+    names = [weight.name for weight in layer.norms]
+    return isinstance(layer.mixer, NoMixer) or _first_norm(names) is not None or "norm" in names
+
+
 class GraphBuilder:
     """Writes the graph of one stage for one setting."""
 
     def __init__(self, architecture: Architecture, setting: Setting, host_inputs: dict[str, int]) -> None:
+        check_inputs(architecture, setting.gpus)
         self.writer = Writer(architecture, setting, host_inputs)
+        self._inputs: int | None = None
         self._architecture = architecture
         self._hidden = architecture.hidden
         self._outputs = setting.outputs
@@ -69,9 +104,12 @@ class GraphBuilder:
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
             stream = writer.graph.in_place(stream)
             writer.graph.expand(stream)
-        if not stage.first:
+        if not stage.first and _normed_first(stage):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
+        if stage.first and stage.steps:
+            writer.copies = stage.steps[0].copies
+            self._inputs = prepared(writer, stream)
         if stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
         for index, step in enumerate(stage.steps):
@@ -90,37 +128,68 @@ class GraphBuilder:
 
     def _layer(self, layer: Layer, stream: int, *, ends: bool) -> int:
         names = [weight.name for weight in layer.norms]
-        if "input_layernorm" not in names and "norm" in names:
+        if _first_norm(names) is None and "norm" in names:
             return self._single(layer, stream, ends=ends)
-        graph = self.writer.graph
-        sandwich = "pre_feedforward_layernorm" in names
-        before = "input_layernorm" in names
-        parallel = before and "post_attention_layernorm" not in names
-        normed, found = self._mixed(layer, stream, "input_layernorm" if before else None)
-        residual, tokens = stream, self.writer.tokens
+        if isinstance(layer.mixer, NoMixer):
+            return self._fed_alone(layer, stream, ends=ends)
+        before = self._normed_before(names)
+        normed, found = self._mixed(layer, stream, (_first_norm(names) or "") if before else None)
         picks = ends and not self._late and not self._last
+        if self._parallel(names):
+            return self._beside_each_other(layer, (stream, normed, found), picks=picks)
+        residual, tokens = stream, self.writer.tokens
         if picks:
             found, tokens = self._pick(found), self._outputs
-        if sandwich or not before:
+        if "pre_feedforward_layernorm" in names or not before:
             found = self._norm(found, "post_attention_layernorm", tokens)
         if picks:
             residual = self._pick(stream)
-            if parallel:
-                normed = self._pick(normed)
-        if parallel:
-            fed = feed(self.writer, layer.feed_forward, normed, tokens)
-            return graph.in_place(graph.in_place(fed, found), residual)
-        middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
+        if self._architecture.model_type.startswith(_STREAM_FIRST):
+            middle = self._sum(residual, found)
+        else:
+            middle = self._sum(found, residual, first_is_view=self._reshaped(layer))
         result = self._fed(layer, names, middle, tokens)
         if ends and self._late:
-            graph.keep(result)
+            self.writer.graph.keep(result)
             return self._pick(result)
         return result
 
+    def _normed_before(self, names: list[str]) -> bool:
+        """Whether a norm stands before the block: always but in OLMo 2 and its like."""
+        return _first_norm(names) is not None or self._architecture.model_type in _BARE_NORMS
+
+    def _parallel(self, names: list[str]) -> bool:
+        """Whether attention and feed-forward read the same stream."""
+        one_norm = _first_norm(names) is not None and _second_norm(names) is None
+        return one_norm or self._apart(names)
+
+    def _apart(self, names: list[str]) -> bool:
+        """Whether both have norms of their own."""
+        return self._architecture.model_type.startswith(_PARALLEL) or "ln_mlp" in names
+
+    def _beside_each_other(self, layer: Layer, made: tuple[int, int, int], *, picks: bool) -> int:
+        """Feed-forward beside attention; `made` are the stream, its norm and attention's result."""
+        kind, tokens = self._architecture.model_type, self.writer.tokens
+        residual, normed, found = made
+        names = [weight.name for weight in layer.norms]
+        apart = self._apart(names)
+        if picks:
+            tokens = self._outputs
+            found, residual = self._pick(found), self._pick(residual)
+            normed = normed if apart else self._pick(normed)
+        if apart:
+            normed = self._norm(residual, _second_norm(names) or "", tokens)
+        fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        if kind.startswith(_STREAM_BEFORE_ATTENTION):
+            return self._sum(self._sum(fed, residual), found)
+        first, second = (found, fed) if kind in _ATTENTION_FIRST else (fed, found)
+        return self._sum(self._sum(first, second), residual)
+
     def _fed(self, layer: Layer, names: list[str], middle: int, tokens: int) -> int:
         """The feed-forward half of a layer, with what is added to it and multiplied into it."""
-        sandwich, before = "pre_feedforward_layernorm" in names, "input_layernorm" in names
-        second = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+        sandwich = "pre_feedforward_layernorm" in names
+        before = self._normed_before(names)
+        second = "pre_feedforward_layernorm" if sandwich else _second_norm(names) or ""
         if "pre_feedforward_layernorm_2" in names:
             fed = beside(self.writer, layer.feed_forward, middle, tokens, self._norm)
         else:
@@ -130,6 +199,9 @@ class GraphBuilder:
             fed = self._norm(fed, "post_feedforward_layernorm", tokens)
         first = self._architecture.model_type.startswith(_RESIDUAL_FIRST)
         result = self._sum(middle, fed) if first else self._sum(fed, middle)
+        own = next((w.rows for w in layer.norms if w.name == "per_layer_input_gate"), 0)
+        if self._inputs is not None and own:
+            result = joined(self.writer, result, self._inputs, own)
         if "layer_scalar" in names:
             result = self.writer.graph.in_place(result, *self.writer.weight("layer_scalar"))
         return result
@@ -146,6 +218,16 @@ class GraphBuilder:
             return self._sum(found, stream)
         return self._sum(found, stream, first_is_view=self._reshaped(layer))
 
+    def _fed_alone(self, layer: Layer, stream: int, *, ends: bool) -> int:
+        """A layer without attention, whose MLP has the second norm (Llama-Nemotron). Source: src/models/deci.cpp."""
+        tokens = self.writer.tokens
+        if ends:
+            stream, tokens = self._pick(stream), self._outputs
+        fed = feed(
+            self.writer, layer.feed_forward, self._norm(stream, "post_attention_layernorm", tokens), tokens
+        )
+        return self._sum(fed, stream)
+
     def _mixed(self, layer: Layer, stream: int, norm: str | None) -> tuple[int, int]:
         """The norm and the mixer's result; layers with a state read that before the norm."""
         if layer.mixer.state is not None:
@@ -159,7 +241,7 @@ class GraphBuilder:
 
     def _reshaped(self, layer: Layer) -> bool:
         """Whether the mixer's result is read through a view."""
-        return isinstance(layer.mixer, Mamba | GatedDeltaNet)
+        return isinstance(layer.mixer, Mamba | GatedDeltaNet | ShortConv)
 
     def _pick(self, tensor: int) -> int:
         return self.writer.pick(tensor, self._hidden)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
+from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def copied_weights(architecture: Architecture, mix: GgufMix, index: int | None) 
     if (mix.name, index) not in kept:
         place, sizes = Place(architecture, index), {}
         weights = outside(architecture) if index is None else architecture.layers[index].weights
+        weights = (*weights, *(with_first_layer(architecture) if index == 0 else ()))
         for weight in weights:
             for stored, piece in mix.stored(weight, place):
                 name = piece.name if piece.name not in sizes else f"mixer.{piece.name}"
@@ -207,14 +209,22 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         _weigh(mix, layer.weights, Place(architecture, index))
         for index, layer in enumerate(architecture.layers)
     )
-    nowhere = Place(architecture, None)
+    nowhere, first = Place(architecture, None), with_first_layer(architecture)
+    if first:
+        more = _weigh(mix, first, nowhere)
+        layers = (
+            replace(layers[0], gpu=layers[0].gpu + more.gpu, host=layers[0].host + more.host),
+            *layers[1:],
+        )
     output = _weigh(mix, outside(architecture), nowhere)
     if architecture.tied_head and not architecture.model_type.startswith(_TWICE):
         # On the host the embedding serves as head; on a GPU the head is a copy.
         tied = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
         again = _weigh(mix, tied, nowhere)
         output = Weighed(output.gpu, output.host - again.host, 0, 0)
-    embedding = sum(mix.weight_bytes(weight, nowhere) for weight in architecture.embedding)
+    embedding = sum(
+        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in first
+    )
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 
 

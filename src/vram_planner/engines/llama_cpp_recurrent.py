@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2
+from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
 from vram_planner.engines.llama_cpp_writer import unknown
 
 if TYPE_CHECKING:
@@ -34,7 +34,19 @@ def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
         return _mamba2(writer, mixer, norm)
     if isinstance(mixer, GatedDeltaNet):
         return _delta(writer, mixer, norm)
+    if isinstance(mixer, ShortConv):
+        return _short_conv(writer, mixer, norm)
     raise unknown(mixer)
+
+
+def _short_conv(writer: Writer, mixer: ShortConv, norm: Norm) -> int:
+    """Three projections in one, two of them multiplied and convolved, the third multiplied in. Source: src/models/lfm2.cpp."""
+    state, graph = mixer.state, writer.graph
+    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    fed = writer.product("in_proj", 3 * state.conv_channels, norm())
+    both = _joined(writer, state, kept, writer.made(state.conv_channels, fed))
+    convolved = graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv"))
+    return writer.product("out_proj", mixer.hidden, graph.in_place(convolved, fed))
 
 
 def _gathered(writer: Writer, numbers: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks
 from vram_planner.engines.llama_cpp_alloc import Graph
-from vram_planner.engines.llama_cpp_cache import cells_of, honours_window, value_width
+from vram_planner.engines.llama_cpp_cache import as_served, cells_of, honours_window, value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes, row_padding
 from vram_planner.errors import UnsupportedArchitectureError
 from vram_planner.units import round_up
@@ -28,11 +28,30 @@ if TYPE_CHECKING:
 _HOST_ALIGNMENT = 32
 COPIES = 4  # GGML_SCHED_MAX_COPIES: of each input where several GPUs work as a pipeline
 # Families whose rotary embedding has sections: four positions a token.
-_SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+_SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 # Families whose rotary factors are those of full layers only.
 _FAR_FACTORS = ("gemma4",)
 # Families with states whose attention knows no positions.
 _NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba")
+# Families whose full layers know no positions; those with a window do.
+_NEAR_POSITIONS = ("cohere2",)
+# Families with LayerNorm, which is never written over what it reads, as RMSNorm is.
+_LAYER_NORM = (
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neox",
+    "starcoder2",
+    "bloom",
+    "stablelm",
+    "cohere",
+    "dbrx",
+    "mpt",
+    "nemotron",
+    "orion",
+    "jais2",
+)
+_LAYER_NORM_ALONE = ("falcon", "phi", "olmo")  # of these names no more than the whole
+_NEMOTRON_WITH_RMS = ("nemotron_h", "nemotron-nas")
 _ROTATION = 64  # smallest Hadamard matrix that quantised caches are rotated by, llama-kv-cache.cpp
 
 
@@ -55,6 +74,12 @@ def unknown(kind: object) -> UnsupportedArchitectureError:
     )
 
 
+def _has_layer_norm(model_type: str) -> bool:
+    if model_type.startswith(_NEMOTRON_WITH_RMS):
+        return False
+    return model_type in _LAYER_NORM_ALONE or model_type.startswith(_LAYER_NORM)
+
+
 class Writer:
     """
     The graph of one GPU, the inputs that it has so far, and the layer that is being written.
@@ -71,6 +96,8 @@ class Writer:
         self.tokens = setting.tokens
         self.rotary = not (architecture.states and architecture.model_type.startswith(_NO_POSITIONS))
         self.scaled_by_position: int | None = None
+        self.layer_norm = _has_layer_norm(architecture.model_type)
+        self.chosen: int | None = None  # cells that the last indexer chose
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
         self.copies: Mapping[str, int] = {}
@@ -129,8 +156,15 @@ class Writer:
         if self.scaled_before is not None:
             scaled, self.scaled_before = self.scaled_before, None
         else:
-            scaled = self.graph.tensor(size, tensor, over=() if view else (tensor,))
-        return self.graph.in_place(scaled, *self.weight(name))
+            scaled = self.graph.tensor(size, tensor, over=() if view or self.layer_norm else (tensor,))
+        weighed = self.graph.in_place(scaled, *self.weight(name))
+        return self.biased(weighed, name)
+
+    @property
+    def turns(self) -> bool:
+        """Whether the layer being written turns queries and keys by their positions."""
+        near = self.architecture.model_type.startswith(_NEAR_POSITIONS)
+        return self.rotary and (self._in_window or not near)
 
     @property
     def positions(self) -> int:
@@ -160,7 +194,7 @@ class Writer:
     def attention_inputs(self, cache: KvCache) -> Inputs:
         """Mask, row numbers and rotations for a cache; layers of one kind share them."""
         setting = self.setting
-        cells = cells_of(cache, setting, windowed=self.windowed)
+        cells = cells_of(as_served(self.architecture, cache), setting, windowed=self.windowed)
         self._in_window = cache.window is not None and self.windowed
         kind = "window" if self._in_window else "all"
         values = not cache.latent

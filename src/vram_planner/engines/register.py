@@ -16,6 +16,7 @@ ENGINES: dict[str, str] = {
     "vllm": "vram_planner.engines.vllm:Vllm",
     "sglang": "vram_planner.engines.sglang:Sglang",
     "llama.cpp": "vram_planner.engines.llama_cpp:LlamaCpp",
+    "ollama": "vram_planner.engines.ollama:Ollama",
     "tensorrt-llm": "vram_planner.engines.tensorrt_llm:TensorRtLlm",
     "transformers": "vram_planner.engines.transformers:Transformers",
 }

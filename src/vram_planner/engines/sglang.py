@@ -11,7 +11,8 @@ from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Capacity, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica
 from vram_planner.engines.sglang_defaults import Defaults, defaults_for, profile_of
-from vram_planner.engines.sglang_pool import Rank, fullest, need_of
+from vram_planner.engines.sglang_pool import Rank, fullest, need_of, state_bytes_of
+from vram_planner.engines.sglang_sparse import chooses_by_card
 from vram_planner.units import GIB, MIB, ceil_div, format_gib
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ _LOAD_SLACK = (0.1, 0.02, 0.28)
 # Llama-3-8B on an H200 logged 2.51 GiB for its graphs, Qwen2.5-0.5B 0.07.
 _GRAPHS_LEAST, _GRAPHS_MOST = 0.07, 2.6
 _LOW_ACTIVATIONS = 0.5
+_FROM_POOL = ("kv_cache", "recurrent_state")
 
 NOT_MODELLED = (
     "speculative decoding and its draft model",
     "prefix sharing (radix cache): every request is counted whole",
     "data parallel attention and DeepEP buffers",
-    "indexer cache of sparse attention (DeepSeek-V3.2, GLM-5)",
-    "attention backends that force pages of 64 or 128 tokens",
+    "attention backends that force pages of 64 or 128 tokens, but for sparse attention's",
     "multimodal models' smaller default fraction",
     "LoRA adapters",
 )
@@ -59,12 +60,16 @@ class Sglang:
     title = "SGLang"
     vendors = ("nvidia", "amd")
     splits_tensors = True
-    kinds: frozenset[str] = frozenset()
+    families = "sglang"
+    gguf = "no"
+    smaller = ("awq", "fp8_e5m2")
+    speed_of = "sglang"
+    kinds: frozenset[str] = frozenset({"state", "indexer", "chunked", "cross", "compressed", "mixed_heads"})
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:
-        """The default fraction, which is one of the settings, follows from the exact size."""
-        return ask.device.total_bytes if ask.device else None
+        """The default fraction, which is one of the settings, follows from the exact size; sparse rows from the chip."""
+        return (ask.device.total_bytes, chooses_by_card(ask)) if ask.device else None
 
     def usable_bytes(self, ask: Ask) -> int:
         """mem_fraction_static × (total − what is gone before the load)."""
@@ -78,6 +83,7 @@ class Sglang:
         parts = (
             _weights_part(ask, rank),
             _kv_part(ask, rank, need),
+            *_state_parts(ask, rank),
             _activation_part(ask, defaults),
             _graphs_part(defaults),
             _runtime_part(ask),
@@ -91,32 +97,35 @@ class Sglang:
                 "chunked_prefill_size": defaults.chunk,
                 "cuda_graph_max_bs": defaults.graph_batch,
                 "max_running_requests": ask.options.max_num_seqs,
-                "page_size": rank.pool.page,
+                "page_size": rank.pool.cells.page,
                 "kv_dtype": ask.options.kv_dtype,
                 "context_length": work.context,
             },
             launch=_launch(ask),
             not_modelled=NOT_MODELLED,
-            warnings=_warnings(ask, parts),
+            warnings=_warnings(ask, rank, parts),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`: the pool is what the static budget leaves beside the weights."""
-        pool_of = fullest(ask).pool
-        usable = self.usable_bytes(ask)
-        pool = max(0, usable - sum(part.budgeted_bytes for part in memory.parts if part.name != "kv_cache"))
-        cells = pool // pool_of.cell_bytes // pool_of.page * pool_of.page
-        batch = per_replica(ask)
+        pool = fullest(ask).pool
+        cells, usable, batch = pool.cells, self.usable_bytes(ask), per_replica(ask)
+        fixed = sum(part.budgeted_bytes for part in memory.parts if part.name not in _FROM_POOL)
+        budget = max(0, usable - fixed)
+        held = pool.requests(budget, ask.workload.context)
+        tokens = pool.tokens(budget)
+        if tokens is None:
+            tokens = int(held) * cells.slots(ask.workload.context)
         return Capacity(
             usable_bytes=usable,
             rule=f"{_fraction(ask):g} × {format_gib(_free_bytes(ask))} GiB free before the load (mem_fraction_static"
             + ("" if ask.options.gpu_memory_utilization else f"; {_defaults(ask).rule}")
             + ")",
-            kv_pool_bytes=pool,
-            num_blocks=cells // pool_of.page,
-            kv_cache_tokens=cells,
-            max_concurrency=cells / pool_of.slots(ask.workload.context),
-            max_context=largest(lambda context: pool_of.slots(context) * batch <= cells, cells),
+            kv_pool_bytes=budget,
+            num_blocks=tokens // cells.page,
+            kv_cache_tokens=tokens,
+            max_concurrency=held,
+            max_context=largest(lambda context: pool.requests(budget, context) >= batch, tokens),
         )
 
 
@@ -159,17 +168,42 @@ def _weights_part(ask: Ask, rank: Rank) -> Part:
 
 
 def _kv_part(ask: Ask, rank: Rank, need: KvNeed) -> Part:
+    cells = rank.pool.cells
+    up, down = cells.share
     windows = (
-        "" if rank.pool.window is None else f", sliding layers at 0.8 slots and {rank.pool.window:,} tokens"
+        "" if cells.window is None else f", sliding layers at {up / down:g} slots and {cells.window:,} tokens"
     )
+    if cells.extra:
+        windows += f", {cells.extra:,} slots a request for an image"
+    if cells.fixed_bytes:
+        windows += f", and {format_gib(cells.fixed_bytes)} GiB for tokens that wait to be compressed"
+    if rank.pool.states is not None:
+        windows += "; at least 10/9 of the states' bytes"
     return Part(
         name="kv_cache",
         n_bytes=need.n_bytes,
         basis=Basis.FORMULA,
         source=CELL_SOURCE,
-        detail=f"{per_replica(ask)} × {rank.pool.slots(ask.workload.context):,} slots × "
-        f"{rank.pool.cell_bytes:,} B over {rank.layers} layers{windows}",
+        detail=f"{per_replica(ask)} × {cells.slots(ask.workload.context):,} slots × "
+        f"{cells.cell_bytes:,} B over {rank.layers} layers{windows}",
     )
+
+
+def _state_parts(ask: Ask, rank: Rank) -> tuple[Part, ...]:
+    """Slots of states, as many as the share of 0.9 to 1 beside the tokens makes of the smallest budget that will do."""
+    states = rank.pool.states
+    if states is None:
+        return ()
+    n_bytes = state_bytes_of(rank.pool, ask)
+    part = Part(
+        name="recurrent_state",
+        n_bytes=n_bytes,
+        basis=Basis.FORMULA,
+        source=POOL_SOURCE,
+        detail=f"{n_bytes // states.slot_bytes:,} slots × {states.slot_bytes:,} B; {states.per_request} slots a request, "
+        "and at most 0.9 bytes for each byte of tokens (--mamba-full-memory-ratio)",
+    )
+    return (part,)
 
 
 def _forward_bytes(ask: Ask, tokens: int) -> int:
@@ -266,12 +300,17 @@ def _launch(ask: Ask) -> str:
         "--max-running-requests": options.max_num_seqs,
         "--page-size": options.block_size,
         "--kv-cache-dtype": kv_dtype,
+        "--max-total-tokens": None if ask.architecture.caches else ask.workload.context * per_replica(ask),
     }
     words = ["python -m sglang.launch_server --model-path {model}"]
     return " ".join(words + [f"{flag} {value}" for flag, value in shown.items() if value is not None])
 
 
-def _warnings(ask: Ask, parts: tuple[Part, ...]) -> tuple[str, ...]:
+def _warnings(ask: Ask, rank: Rank, parts: tuple[Part, ...]) -> tuple[str, ...]:
+    return (*_starved(ask, parts), *_lopsided(ask, rank))
+
+
+def _starved(ask: Ask, parts: tuple[Part, ...]) -> tuple[str, ...]:
     if ask.device is None:
         return ()
     beside = sum(part.n_bytes for part in parts if part.name in {"activations", "cuda_graphs"})
@@ -281,5 +320,23 @@ def _warnings(ask: Ask, parts: tuple[Part, ...]) -> tuple[str, ...]:
     text = (
         f"mem_fraction_static {_fraction(ask):g} leaves {format_gib(left)} GiB for activations and graphs, "
         f"which may need {format_gib(beside)} GiB"
+    )
+    return (text,)
+
+
+def _lopsided(ask: Ask, rank: Rank) -> tuple[str, ...]:
+    """That another --mamba-full-memory-ratio would do with less, where states or tokens get much more than they use."""
+    states, cells = rank.pool.states, rank.pool.cells
+    if states is None or not cells.unit_bytes:
+        return ()
+    batch = per_replica(ask)
+    used = (batch * states.per_request + states.spare) * states.slot_bytes
+    tokens = cells.n_bytes(cells.slots(ask.workload.context) * batch)
+    saved = sum(rank.pool.need(ask.workload.context, batch)) - used - tokens
+    if saved < GIB:
+        return ()
+    text = (
+        f"states and tokens share the pool 0.9 to 1; --mamba-full-memory-ratio {max(used / tokens, 0.001):.3g} "
+        f"would need {format_gib(saved)} GiB less for this workload"
     )
     return (text,)

@@ -1,4 +1,4 @@
-"""SGLang's token pool: what one slot costs on a rank, and how many slots a request needs."""
+"""SGLang's static pool: tokens, and slots of states beside them; how many requests it holds, how much a workload needs."""
 
 from __future__ import annotations
 
@@ -8,42 +8,54 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
+from vram_planner.engines.sglang_cells import Cells, cache_of, plain_cells
 from vram_planner.engines.sglang_defaults import Profile, profile_of
-from vram_planner.errors import RequestError, UnsupportedArchitectureError
-from vram_planner.units import ceil_div, round_up
+from vram_planner.engines.sglang_sparse import compressed_cells, sparse_cells
+from vram_planner.engines.sglang_state import States, states_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from vram_planner.architecture.cache import KvCache
-    from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.model import Layer
     from vram_planner.engines.base import Ask
-
-_KV_BYTES = {"bfloat16": 2, "fp8": 1, "fp8_e5m2": 1, "fp8_e4m3": 1}
-# A window's layers get 0.8 tokens for each token of the full layers (--swa-full-tokens-ratio), as a fraction.
-_WINDOW_SHARE = (4, 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """
-    The token pool of one rank: bytes that each slot costs over all its layers, and how long windows keep theirs.
+    What weights leave of the static budget on one rank: cells for tokens, and slots for states where there are any.
 
-    With a window pool, slots of sliding layers are fewer by the share, so one cell costs full + 0.8 · sliding layers.
+    A model of states alone needs tokens too, but they cost nothing: the launch command sets their number.
     """
 
-    cell_bytes: int
-    window: int | None
-    page: int
+    cells: Cells
+    states: States | None
     replicated: int
 
-    def slots(self, context: int) -> int:
-        """Cells that one request of `context` tokens needs."""
-        tokens = round_up(context, self.page)
-        if self.window is None:
-            return tokens
-        up, down = _WINDOW_SHARE
-        return max(tokens, ceil_div(min(tokens, self.window + self.page) * down, up))
+    def tokens(self, budget: int) -> int | None:
+        """Slots for tokens; None where they cost nothing."""
+        if not self.cells.unit_bytes:
+            return None
+        beside = 0 if self.states is None else self.states.taken(budget)
+        return self.cells.held(budget - beside - self.cells.fixed_bytes)
+
+    def requests(self, budget: int, context: int) -> float:
+        """Requests of `context` tokens that it holds at once."""
+        tokens = self.tokens(budget)
+        by_states = None if self.states is None else self.states.requests(budget)
+        by_tokens = None if tokens is None else tokens / self.cells.slots(context)
+        return min(value for value in (by_states, by_tokens) if value is not None)
+
+    def need(self, context: int, requests: int) -> tuple[int, int]:
+        """
+        Bytes of tokens and of states of the smallest budget that holds the requests.
+
+        States and tokens share a budget 9 to 10, so whichever needs less gets more than it uses.
+        """
+        tokens = self.cells.n_bytes(self.cells.slots(context) * requests) + self.cells.fixed_bytes
+        if self.states is None:
+            return tokens, 0
+        budget = self.states.least_budget(requests, tokens)
+        taken = self.states.taken(budget)
+        return budget - taken, taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,79 +67,55 @@ class Rank:
     layers: int
 
 
-def _kv_element_bytes(ask: Ask) -> int:
-    chosen = ask.options.kv_dtype
-    if chosen == "auto":
-        return ask.precision.element_bytes
-    if chosen not in _KV_BYTES:
-        raise RequestError(
-            f"SGLang keeps no cache in {chosen!r} that we model",
-            hint=f"choose auto or one of {', '.join(_KV_BYTES)}",
-        )
-    return _KV_BYTES[chosen]
-
-
-def _cell_bytes(caches: Iterable[tuple[KvCache, int]], ask: Ask, profile: Profile) -> tuple[int, int | None]:
+def _cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) -> Cells:
     """
-    Bytes of one slot over these layers, and the window where sliding layers have a pool of their own.
+    The pool of these layers, by what the model is: compressed, sparse, or plain with or without a window pool.
 
-    Each layer: heads on the rank · (d_k + d_v) · b, or the MLA latent, whole on every rank. Sliding layers count 0.8
-    in models with a window pool, and full in all others (SGLang keeps every token of Gemma 3 or Mistral).
-    Source: DefaultPoolConfigurator._compute_cell_size and HybridSWAPoolConfigurator, pool_configurator.py.
+    Source: create_memory_pool_configurator, model_executor/pool_configurator.py.
     """
-    element = _kv_element_bytes(ask)
-    full, sliding, window = 0, 0, None
-    pooled = ask.architecture.model_type in profile["window_pool"]
-    for cache, count in caches:
-        n_bytes = cache.elements_per_token(ask.layout.tp) * element * count
-        if pooled and cache.window is not None:
-            sliding, window = sliding + n_bytes, max(window or 0, cache.window)
-        else:
-            full += n_bytes
-    if not full:
-        return sliding, None  # all slide: no full pool to relate to, and we count every token
-    share, whole = _WINDOW_SHARE
-    return full + ceil_div(sliding * share, whole), window
-
-
-def _stage_caches(architecture: Architecture, start: int, count: int) -> list[tuple[KvCache, int]]:
-    return [
-        (cache, 1)
-        for layer in architecture.layers[start : start + count]
-        if (cache := layer.mixer.cache) is not None
-    ]
+    kinds = ask.architecture.kinds
+    if "compressed" in kinds:
+        return compressed_cells(layers, ask, profile)
+    return (sparse_cells if "indexer" in kinds else plain_cells)(layers, ask, profile)
 
 
 def fullest(ask: Ask) -> Rank:
     """The rank of the stage where weights and the asked cache take most."""
     architecture, layout = ask.architecture, ask.layout
     profile = profile_of(ask.options.version)
-    page = ask.options.block_size or 1
-    if any(layer.mixer.cache is None for layer, _ in architecture.groups):
-        raise UnsupportedArchitectureError(
-            "layers with a recurrent state are not modelled for SGLang", hint="use --engine llama.cpp"
-        )
-    replicated = max(cache.ranks_holding_each_head(layout.tp) for cache, _ in architecture.caches)
+    caches = [cache_of(layer.mixer) for layer, _ in architecture.groups]
+    replicated = max((cache.ranks_holding_each_head(layout.tp) for cache in caches if cache), default=1)
+    # What waits in DeepSeek-V4's compressors is no slot of its own: its pools hold it.
+    states = None if "compressed" in architecture.kinds else states_of(ask, profile)
     weights = rank_weight_bytes(architecture, ask.precision, layout, vocabulary_multiple=64)
     ranks, start = [], 0
     for count, n_bytes in zip(stage_layers(len(architecture.layers), layout.pp), weights, strict=True):
-        whole = layout.pp == 1
-        caches = architecture.caches if whole else _stage_caches(architecture, start, count)
-        cell, window = _cell_bytes(caches, ask, profile)
-        pool = Pool(cell_bytes=cell, window=window, page=page, replicated=replicated)
+        layers = list(architecture.groups)
+        if layout.pp > 1:
+            layers = [(layer, 1) for layer in architecture.layers[start : start + count]]
+        pool = Pool(cells=_cells(layers, ask, profile), states=states, replicated=replicated)
         ranks.append(Rank(weights_bytes=n_bytes, pool=pool, layers=count))
         start += count
-    return max(ranks, key=lambda rank: rank.weights_bytes + need_of(rank.pool, ask).n_bytes)
+    return max(ranks, key=lambda rank: rank.weights_bytes + sum(_needed(rank.pool, ask)))
+
+
+def _needed(pool: Pool, ask: Ask) -> tuple[int, int]:
+    return pool.need(ask.workload.context, per_replica(ask))
 
 
 def need_of(pool: Pool, ask: Ask) -> KvNeed:
     """The asked workload in slots of this pool; the slope is taken over a page."""
-    context = ask.workload.context
-    per_request = pool.slots(context) * pool.cell_bytes
-    more = pool.slots(context + pool.page) * pool.cell_bytes - per_request
+    cells, context = pool.cells, ask.workload.context
+    per_request = cells.n_bytes(cells.slots(context))
+    more = cells.n_bytes(cells.slots(context + cells.page)) - per_request
     return KvNeed(
-        bytes_per_token=more // pool.page,
+        bytes_per_token=more // cells.page,
         bytes_per_request=per_request,
-        n_bytes=per_request * per_replica(ask),
+        n_bytes=_needed(pool, ask)[0],
         replicated_ranks=pool.replicated,
     )
+
+
+def state_bytes_of(pool: Pool, ask: Ask) -> int:
+    """What the slots of states take that the asked workload needs."""
+    return _needed(pool, ask)[1]

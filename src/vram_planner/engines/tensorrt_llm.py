@@ -8,11 +8,20 @@ from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.engines.tensorrt_llm_pools import (
+    MAMBA_SOURCE,
+    SPARSE_BLOCK,
+    batch_of,
+    check_kinds,
+    indexer_bytes,
+    slot_bytes,
+    slots_of,
+)
 from vram_planner.errors import PrecisionError
 from vram_planner.units import GIB, ceil_div, format_gib
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from vram_planner.architecture.model import Layer
 
@@ -27,6 +36,7 @@ _KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "int8": 1, "bfloat16": 2, "float16": 2}
 # CUDA context, NCCL and graphs: no start-up log states them; vLLM's on the same cards bound them.
 _CONTEXT = (0.5, 0.4, 0.7)
 _GRAPHS = (0.8, 0.2, 2.0)
+_FROM_POOL = ("kv_cache", "recurrent_state")
 _ACTIVATION_LOW, _ACTIVATION_HIGH = 0.5, 3.0
 _NOT_MODELLED = (
     "LoRA adapters",
@@ -34,6 +44,8 @@ _NOT_MODELLED = (
     "KV cache reuse between requests, and its host pool",
     "attention data parallelism",
     "engine building (needs more memory than serving)",
+    "pools of their own for sliding windows (max_attention_window): every layer keeps every token",
+    "snapshots of recurrent states for block reuse",
 )
 
 
@@ -41,7 +53,8 @@ class TensorRtLlm:
     """
     TensorRT-LLM. Pool = `free_gpu_memory_fraction` × (total − everything that is there after the warm-up).
 
-    A block covers `tokens_per_block` tokens in all layers of a rank: 64 before 1.0, 32 since.
+    A block covers `tokens_per_block` tokens in all layers of a rank: 64 before 1.0, 32 since, 64 with an indexer.
+    Slots of recurrent states come out of the pool, before the blocks, for `max_batch_size` requests.
     Sliding windows are not given pools of their own here: each layer keeps every token.
     Source: the memory reference of its documentation; the rule closes on the logs in tests/oracles.
     """
@@ -50,7 +63,11 @@ class TensorRtLlm:
     title = "TensorRT-LLM"
     vendors = ("nvidia",)
     splits_tensors = True
-    kinds: frozenset[str] = frozenset({"mixed_heads"})
+    families = "tensorrt-llm"
+    gguf = "no"
+    smaller = ("awq", None)
+    speed_of = "tensorrt-llm"
+    kinds: frozenset[str] = frozenset({"mixed_heads", "state", "indexer", "chunked", "cross", "compressed"})
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the shape of Engine
@@ -64,8 +81,9 @@ class TensorRtLlm:
         return total - int(free * (1 - _fraction(ask)))
 
     def memory(self, ask: Ask) -> Memory:
-        """See `Engine.memory`. Raises ParallelError or PrecisionError."""
+        """See `Engine.memory`. Raises ParallelError, PrecisionError or UnsupportedArchitectureError."""
         check_layout(ask)
+        check_kinds(ask)
         need = _need(ask)
         block = _block(ask)
         kv = Part(
@@ -78,13 +96,13 @@ class TensorRtLlm:
         )
         weights, *rest = self._fixed_parts(ask)
         return Memory(
-            parts=(weights, kv, *rest),
+            parts=(weights, kv, *_state_parts(ask), *rest),
             kv=need,
             settings={
                 "free_gpu_memory_fraction": _fraction(ask),
                 "tokens_per_block": block,
                 "max_num_tokens": ask.options.max_num_batched_tokens or _TOKENS,
-                "max_batch_size": ask.options.max_num_seqs or _REQUESTS,
+                "max_batch_size": batch_of(ask) or ask.options.max_num_seqs or _REQUESTS,
                 "kv_dtype": ask.options.kv_dtype,
             },
             launch=_launch(ask),
@@ -94,21 +112,31 @@ class TensorRtLlm:
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`."""
-        total, block = named_device(ask).total_bytes, _block(ask)
-        free = max(0, total - sum(part.n_bytes for part in memory.parts if part.name != "kv_cache"))
+        total, block, slot = named_device(ask).total_bytes, _block(ask), slot_bytes(ask)
+        free = max(0, total - sum(part.n_bytes for part in memory.parts if part.name not in _FROM_POOL))
         pool = int(free * _fraction(ask))
         per_block = block * memory.kv.bytes_per_token
-        blocks = pool // per_block
-        needed = ceil_div(ask.workload.context, block)
         batch = per_replica(ask)
+
+        def blocks_beside(requests: int) -> int:
+            return max(0, pool - slots_of(requests, ask) * slot if slot else pool) // per_block
+
+        def held(context: int) -> Callable[[int], bool]:
+            return lambda requests: ceil_div(context, block) * requests <= blocks_beside(requests)
+
+        blocks = blocks_beside(batch_of(ask) or batch)
+        at_once: float = blocks / ceil_div(ask.workload.context, block)
+        if slot:  # each request more takes a slot, so the engine is asked for as many as fit
+            at_once = largest(held(ask.workload.context), blocks_beside(0))
         return Capacity(
             usable_bytes=self.usable_bytes(ask),
-            rule=f"{_fraction(ask):g} of the {format_gib(free)} GiB free after the warm-up goes to the cache",
+            rule=f"{_fraction(ask):g} of the {format_gib(free)} GiB free after the warm-up goes to the cache"
+            + (" and the states" if slot else ""),
             kv_pool_bytes=pool,
             num_blocks=blocks,
             kv_cache_tokens=blocks * block,
-            max_concurrency=blocks / needed,
-            max_context=largest(lambda context: ceil_div(context, block) * batch <= blocks, blocks * block),
+            max_concurrency=at_once,
+            max_context=largest(lambda context: held(context)(batch), blocks_beside(batch) * block),
         )
 
     def _fixed_parts(self, ask: Ask) -> tuple[Part, ...]:
@@ -127,6 +155,22 @@ class TensorRtLlm:
             _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
             _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
         )
+
+
+def _state_parts(ask: Ask) -> tuple[Part, ...]:
+    """Slots of states, which come out of the pool as blocks do."""
+    batch, slot = batch_of(ask), slot_bytes(ask)
+    if batch is None:
+        return ()
+    slots = slots_of(batch, ask)
+    part = Part(
+        name="recurrent_state",
+        n_bytes=slots * slot,
+        basis=Basis.FORMULA,
+        source=MAMBA_SOURCE,
+        detail=f"{slots:,} slots × {slot:,} B: max_batch_size {batch:,}, and one for padding",
+    )
+    return (part,)
 
 
 def _assumed(name: str, gib: tuple[float, float, float], what: str) -> Part:
@@ -175,7 +219,7 @@ def _need(ask: Ask) -> KvNeed:
     token = sum(
         cache.elements_per_token(tp) * n_bytes * max(stage_layers(count, ask.layout.pp))
         for cache, count in ask.architecture.caches
-    )
+    ) + indexer_bytes(ask)
     request = ceil_div(ask.workload.context, block) * block * token
     return KvNeed(
         bytes_per_token=token,
@@ -200,6 +244,8 @@ def _kv_bytes(ask: Ask) -> int:
 def _block(ask: Ask) -> int:
     if ask.options.block_size is not None:
         return ask.options.block_size
+    if ask.architecture.indexers:
+        return SPARSE_BLOCK
     version = ask.options.version
     if version is None:
         return _BLOCK
@@ -216,7 +262,7 @@ def _launch(ask: Ask) -> str:
     options, layout = ask.options, ask.layout
     shown = {
         "--max_seq_len": ask.workload.context,
-        "--max_batch_size": options.max_num_seqs,
+        "--max_batch_size": options.max_num_seqs or batch_of(ask),
         "--max_num_tokens": options.max_num_batched_tokens,
         "--kv_cache_free_gpu_memory_fraction": options.gpu_memory_utilization,
         "--tp_size": layout.tp if layout.tp > 1 else None,

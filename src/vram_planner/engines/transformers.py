@@ -46,7 +46,11 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
-    kinds = frozenset({"state", "indexer", "chunked", "cross", "mixed_heads"})
+    families = "transformers"
+    gguf = "no"
+    smaller = ("awq", None)
+    speed_of = "transformers"
+    kinds = frozenset({"state", "indexer", "chunked", "cross", "mixed_heads", "compressed"})
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
@@ -160,12 +164,28 @@ def _attention(ask: Ask) -> str:
             f"transformers has no attention {chosen!r} that we model",
             hint=f"choose one of {', '.join(ATTENTIONS)}",
         )
+    if chosen != "eager" and _folds(ask):
+        raise RequestError(
+            f"transformers 5.23 runs {ask.architecture.model_type} with eager attention alone",
+            hint="use --attn eager, or leave --attn out",
+        )
     if chosen == "sdpa" and eager_only and ask.architecture.caches:
         raise RequestError(
             f"transformers 5.23 does not run {ask.architecture.model_type} with sdpa",
             hint="use --attn eager, or leave --attn out",
         )
     return chosen
+
+
+def _folds(ask: Ask) -> bool:
+    """Whether layers keep compressed entries (DeepSeek-V4)."""
+    return any(cache.compressed is not None for cache, _ in ask.architecture.caches)
+
+
+def _longest_group(ask: Ask) -> int:
+    """Tokens that share one compressed entry, at most; 1 without such layers."""
+    strides = [c.compressed.stride for c, _ in ask.architecture.caches if c.compressed is not None]
+    return max(strides, default=1)
 
 
 def _refuse(ask: Ask) -> None:
@@ -178,6 +198,10 @@ def _refuse(ask: Ask) -> None:
         raise RequestError(
             f"transformers has no cache {ask.options.cache!r} that we model",
             hint=f"choose {DYNAMIC} or {STATIC}",
+        )
+    if _folds(ask) and ask.options.cache == STATIC:
+        raise RequestError(
+            "a StaticCache of compressed layers is not modelled", hint="leave out --cache static"
         )
     cards = ask.layout.tp * ask.layout.pp
     if cards > len(ask.architecture.layers):
@@ -262,7 +286,7 @@ def _largest(stack: Stack, prefill: Pass, work: Workload) -> Peak:
     passes, peaks = [prefill], []
     if work.context > work.prompt_tokens:
         passes.append(replace(prefill, new=1, past=work.context - 1))
-        if prefill.static is None and any(stack.windows):
+        if prefill.static is None and stack.shrinks:
             peaks.append(stack.first_decode(replace(prefill, new=1, past=prefill.new)))
     peaks += [stack.forward(step) for step in passes]
     peaks.append(stack.sampling(passes[-1]))
@@ -309,8 +333,10 @@ def _one_request(stack: Stack, work: Workload, ask: Ask, more: int = 0) -> int:
 
 def _kv_need(plan: CardPlan, work: Workload, ask: Ask) -> KvNeed:
     one = _one_request(plan.stack, work, ask)
+    # What waits for its group of tokens comes and goes: the slope is the average over a group.
+    step = _longest_group(ask)
     return KvNeed(
-        bytes_per_token=_one_request(plan.stack, work, ask, more=1) - one,
+        bytes_per_token=(_one_request(plan.stack, work, ask, more=step) - one) // step,
         bytes_per_request=one,
         n_bytes=plan.kv_bytes,
         replicated_ranks=1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vram_planner.architecture.sparse import CompressedAttention
 from vram_planner.engines.transformers_pass import FLOAT_BYTES
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ COUNTER_BYTES = 8
 # These keep the last inputs of their convolution as wide as its kernel: one token more than they need.
 _WHOLE_KERNEL = frozenset({"mamba", "mamba2", "gated_delta", "kimi_delta", "short_conv"})
 # Their state has the model's dtype; every other one is float32.
-_NARROW_STATE = frozenset({"linear", "convolved_attention"})
+_NARROW_STATE = frozenset({"linear", "mlstm", "convolved_attention"})
 
 
 def stored_tokens(total: int, window: int | None, *, decoded: bool, static: int | None = None) -> int:
@@ -69,6 +70,12 @@ def state_bytes(state: StateCache, batch: int, element_bytes: int) -> int:
 
 
 def growing_cache(mixer: Mixer) -> KvCache | None:
-    """What a mixer keeps per token of text: a cross-attention's keys come with images, and a text has none."""
+    """
+    What a mixer keeps per token of text: a cross-attention's keys come with images, and a text has none.
+
+    None too for compressed entries: `transformers_compressed` counts them.
+    """
     cache = mixer.cache
-    return None if cache is None or cache.fixed_tokens is not None else cache
+    if cache is None or cache.fixed_tokens is not None or isinstance(mixer, CompressedAttention):
+        return None
+    return cache

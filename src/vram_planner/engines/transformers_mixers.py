@@ -19,7 +19,8 @@ from vram_planner.architecture.cross import (
 )
 from vram_planner.architecture.passes import Rerun, Uncached
 from vram_planner.architecture.side_by_side import SideBySide
-from vram_planner.architecture.sparse import SparseLatent
+from vram_planner.architecture.sparse import CompressedAttention, SparseLatent
+from vram_planner.engines.transformers_compressed import compressed_attention_bytes
 from vram_planner.engines.transformers_pass import FLOAT_BYTES, Pass, rounded
 from vram_planner.engines.transformers_states import recurrent_bytes
 
@@ -52,6 +53,8 @@ def mixer_bytes(mixer: Mixer, step: Pass, traits: Traits) -> int:
         return beside + max(
             mixer_bytes(mixer.attention, step, traits), recurrent_bytes(mixer.recurrent, step, traits.chunk)
         )
+    if isinstance(mixer, CompressedAttention):
+        return compressed_attention_bytes(mixer, step)
     found = plain_attention(mixer)
     if found is None:
         return recurrent_bytes(mixer, step, traits.chunk)

@@ -165,7 +165,7 @@ def found_warnings(ask: Ask, attn: str) -> tuple[str, ...]:
             found.append(
                 f"prompts are taken to be text alone: an image adds {size / MIB:,.0f} MiB of cache to its request"
             )
-    if ask.architecture.states:
+    if any(state.kind != "compressor" for state, _ in ask.architecture.states):
         found.append(
             "recurrent layers are taken to run on torch's own code; with mamba-ssm, causal-conv1d or "
             "flash-linear-attention installed they need less (the low end of the activations)"

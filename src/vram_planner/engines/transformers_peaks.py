@@ -18,7 +18,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts, NoFeedForward
+from vram_planner.architecture.sparse import CompressedAttention
 from vram_planner.engines.transformers_cache import growing_cache, layer_cache_bytes, stored_tokens
+from vram_planner.engines.transformers_compressed import streams_bytes
 from vram_planner.engines.transformers_mixers import (
     before_cache_bytes,
     kept_scores_bytes,
@@ -162,19 +164,23 @@ def layer_bytes(layer: Layer, step: Pass, hidden: int, traits: Traits) -> int:
     state = step.size(step.tokens * hidden)
     beside = (2 if traits.post_norm else 3) * state + (state if traits.wide_residual else 0)
     beside += 4 * traits.streams * state if traits.streams > 1 else 0
+    beside += traits.mixed_streams * state
     fed = beside
     if not isinstance(layer.feed_forward, NoFeedForward):
         with_experts = isinstance(layer.feed_forward, MixtureOfExperts)
         more = traits.kept_states + (traits.kept_beside_experts if with_experts else 0)
         fed += (1 + more) * state + feed_forward_bytes(layer.feed_forward, step, traits)
         fed += kept_scores_bytes(layer.mixer, step) if traits.keeps_scores else 0
-    new_state = layer.mixer.state if step.past == 0 and plain_attention(layer.mixer) is None else None
+    recurs = plain_attention(layer.mixer) is None and not isinstance(layer.mixer, CompressedAttention)
+    new_state = layer.mixer.state if step.past == 0 and recurs else None
     unset = 0 if new_state is None else step.floats(step.batch * new_state.state_elements)
     stages = [
         beside + mixer_bytes(layer.mixer, step, traits) - unset,
         fed,
         3 * state + 2 * FLOAT_BYTES // step.element_bytes * state,
     ]
+    if traits.mixed_streams:
+        stages.append(beside + streams_bytes(traits.mixed_streams, hidden, step))
     if cache is not None:
         query = 0 if cache.latent else step.size(step.tokens * layer.mixer.n_heads * cache.key_dim)
         stages.append(beside + query + _appended_bytes(cache, step))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent
 from vram_planner.architecture.model import Layer
+from vram_planner.architecture.sparse import CompressedAttention
 from vram_planner.engines.transformers_cache import cache_bytes, growing_cache, state_bytes, stored_tokens
+from vram_planner.engines.transformers_compressed import compressed_cache_bytes, streams_bytes
 from vram_planner.engines.transformers_mixers import mixer_bytes, plain_attention
 from vram_planner.engines.transformers_pass import FLOAT_BYTES, INDEX_BYTES, Pass, rounded
 from vram_planner.engines.transformers_peaks import (
@@ -33,7 +35,11 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Layers that are alike: how many, what each caches, and how many of each kind stand before the first and after the last."""
+    """
+    Layers that are alike: how many, what each caches, and how many of each kind stand before the first and after the last.
+
+    `folded` is set where the layer keeps compressed entries, and no plain cache or state.
+    """
 
     layer: Layer
     count: int
@@ -42,6 +48,13 @@ class Kind:
     state: StateCache | None
     before: tuple[int, ...]
     after: tuple[int, ...]
+    folded: CompressedAttention | None = None
+
+    def folded_bytes(self, batch: int, tokens: int, element_bytes: int, *, decoded: bool) -> int:
+        """Bytes of one layer's window and compressed entries, 0 without them."""
+        if self.folded is None:
+            return 0
+        return compressed_cache_bytes(self.folded, batch, tokens, element_bytes, decoded=decoded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +81,20 @@ class Stack:
             for kind in self.kinds
         )
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether the first decode step lets go of what the prefill's views pin."""
+        return any(self.windows) or any(kind.folded is not None for kind in self.kinds)
+
     def kv_bytes(
         self, batch: int, tokens: int, element_bytes: int, *, decoded: bool, static: int | None = None
     ) -> int:
         """Bytes of the cache of `batch` requests of `tokens` tokens: what the storages of the Cache hold."""
-        return sum(
+        folded = sum(
+            kind.count * kind.folded_bytes(batch, tokens, element_bytes, decoded=decoded)
+            for kind in self.kinds
+        )
+        return folded + sum(
             kind.count
             * cache_bytes(
                 cache,
@@ -162,6 +184,7 @@ class Stack:
                     tokens = stored_tokens(step.new, cache.window, decoded=False, static=step.static)
                     total += count * cache_bytes(cache, step.batch, tokens, step.element_bytes)
             total += count * state_bytes(kind.state, step.batch, step.element_bytes) if kind.state else 0
+            total += count * kind.folded_bytes(step.batch, step.new, step.element_bytes, decoded=False)
         return total
 
     def first_decode(self, step: Pass) -> Peak:
@@ -173,6 +196,14 @@ class Stack:
         """
         best, state = 0, 3 * step.size(step.tokens * self.hidden)
         for kind in self.kinds:
+            if kind.folded is not None:
+                sizes = [
+                    kind.folded_bytes(step.batch, tokens, step.element_bytes, decoded=decoded)
+                    for tokens, decoded in ((step.past, False), (step.total, True))
+                ]
+                held = self._half_way(kind.before, step)
+                mixed = held - sizes[0] + sizes[1] + mixer_bytes(kind.layer.mixer, step, self.traits)
+                best = max(best, held + self._mixing(step), mixed)
             if (cache := kind.cache) is None:
                 continue
             held = self._half_way(kind.before, step)
@@ -186,10 +217,19 @@ class Stack:
         beside = state + self.state_bytes(step.batch, step.element_bytes)
         return Peak(n_bytes=best + beside + self._around(step), moment="first decode step")
 
+    def _mixing(self, step: Pass) -> int:
+        """What mixing several residual streams takes, before a layer."""
+        return streams_bytes(self.traits.mixed_streams, self.hidden, step) if self.traits.mixed_streams else 0
+
     def _half_way(self, before: tuple[int, ...], step: Pass) -> int:
         """The cache when `before` of each kind of layer have decoded one token and the others have not."""
         total = 0
         for kind, done in zip(self.kinds, before, strict=True):
+            shrunk, whole = (
+                kind.folded_bytes(step.batch, tokens, step.element_bytes, decoded=decoded)
+                for tokens, decoded in ((step.total, True), (step.past, False))
+            )
+            total += done * shrunk + (kind.count - done) * whole
             if (cache := kind.cache) is not None:
                 short = stored_tokens(step.total, cache.window, decoded=True)
                 total += done * cache_bytes(cache, step.batch, short, step.element_bytes)
@@ -215,14 +255,16 @@ def _before(kinds: list[int], n_kinds: int) -> tuple[tuple[int, ...], ...]:
 
 def _kind(layer: Layer, count: int, before: tuple[int, ...], after: tuple[int, ...]) -> Kind:
     mixer = layer.mixer
+    folded = mixer if isinstance(mixer, CompressedAttention) else None
     return Kind(
         layer=layer,
         count=count,
         cache=growing_cache(mixer),
-        indexer=mixer.indexer,
-        state=mixer.state,
+        indexer=None if folded else mixer.indexer,
+        state=None if folded else mixer.state,
         before=before,
         after=after,
+        folded=folded,
     )
 
 

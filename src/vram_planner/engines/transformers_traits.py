@@ -75,6 +75,7 @@ _KEPT_STATES = {"stablelm": 2, "gpt2": 2, "minimax": -1}
 _KEPT_BESIDE_EXPERTS = {"gemma4": 3, "gemma4_text": 3}
 # Layers that read an earlier layer's cache run the tokens alone whose logits are kept (Gemma4TextModel.forward).
 _SKIPS_BORROWED = frozenset({"gemma4", "gemma4_text"})
+_MIXES = "attn_hc.fn"
 _CHUNK_OF = {"nemotron_h": 128}
 _CHUNK = 256
 
@@ -103,6 +104,7 @@ class Traits:
     chunk: int = _CHUNK  # tokens that Mamba 2 handles at once
     per_layer_width: int = 0  # numbers a token of all layers' own embeddings, alive through the pass
     streams: int = 1  # residual streams
+    mixed_streams: int = 0  # residual streams that each block mixes by learned weights (DeepSeek-V4)
 
 
 def traits_of(architecture: Architecture) -> Traits:
@@ -135,4 +137,7 @@ def traits_of(architecture: Architecture) -> Traits:
         # A model with towers looks the embeddings of all layers up itself, and keeps what it looked up.
         per_layer_width=(2 if architecture.towers else 1) * width,
         streams=streams + 1,
+        mixed_streams=next(
+            (w.columns // architecture.hidden for w in architecture.layers[0].norms if w.name == _MIXES), 0
+        ),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vram_planner.engines import vllm_parts as parts
 from vram_planner.engines.base import Ask, Capacity, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import profile_for
 from vram_planner.engines.vllm_bnb import as_loaded
 from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
@@ -53,7 +54,11 @@ class Vllm:
     title = "vLLM"
     vendors = ("nvidia", "amd")
     splits_tensors = True
-    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads"})
+    families = "vllm"
+    gguf = "experimental"
+    smaller = ("awq", "fp8")
+    speed_of = "vllm"
+    kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "compressed"})
     vocabulary_multiple = parts.VOCABULARY_MULTIPLE
 
     def alike(self, ask: Ask) -> Hashable:
@@ -100,7 +105,7 @@ class Vllm:
                 "max_num_batched_tokens": setting.tokens,
                 "max_num_seqs": setting.requests,
                 "block_size": stage.groups.block,
-                "kv_dtype": ask.options.kv_dtype,
+                "kv_dtype": setting.kv_dtype,
             },
             launch=_launch(ask, setting),
             not_modelled=_not_modelled(ask),
@@ -146,6 +151,14 @@ def _not_modelled(ask: Ask) -> tuple[str, ...]:
 
 def _warnings(ask: Ask, setting: Setting, peak: Peak) -> tuple[str, ...]:
     found = [*([setting.warning] if setting.warning else []), *replica_warning(ask)]
+    if (
+        ask.layout.tp > 1
+        and how_served("vllm", "vLLM", ask.architecture.model_type, ask.options.version).uncut
+    ):
+        found.append(
+            f"transformers has no plan to cut {ask.architecture.model_type} for tensor parallelism: vLLM cuts what it"
+            " can and copies the rest to every rank, so the weights of a rank may be nearly the whole model's"
+        )
     if setting.requests < per_replica(ask):
         found.append(f"max_num_seqs {setting.requests} is below the asked concurrency: the rest would queue")
     if peak.stage == TOWER:

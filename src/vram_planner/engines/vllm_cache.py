@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.cache import KvCache
 from vram_planner.architecture.parallel import stage_layers
+from vram_planner.engines.vllm_compressed import (
+    COMPRESSED_BLOCK,
+    check_compressed,
+    compressed,
+    compressed_groups,
+)
+from vram_planner.engines.vllm_groups import DEFAULT_BLOCK, Groups, Kind
 from vram_planner.errors import PrecisionError
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.cache import KvCache, StateCache
+    from vram_planner.architecture.cache import StateCache
+    from vram_planner.architecture.model import Architecture
     from vram_planner.engines.base import Ask
 
 _FP8 = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 _KV_DTYPES: dict[str, int] = {"bfloat16": 2, "float16": 2, **dict.fromkeys(_FP8, 1)}
-DEFAULT_BLOCK = 16
 _FLOAT32_BYTES = 4
 _BLACKWELL = 10
 _INDEXER_GROUP = 128
 # Sparse MLA's kernels (DeepSeek-V3.2, GLM-5) read pages of 64 tokens.
 _SPARSE_BLOCK = 64
+_PACKED_BYTES = 656
+# Models of latent attention that vLLM runs as plain attention.
+_WITHOUT_MLA = frozenset({"minicpm3"})
 # A spread between kinds below this makes vLLM pad the smaller kind instead of splitting the larger one.
 _PAD_INSTEAD = 1.5
 
@@ -36,7 +47,40 @@ def element_bytes(kv_dtype: str, model_bytes: int) -> int:
     return _KV_DTYPES[kv_dtype]
 
 
-def default_block_size(ask: Ask) -> int:
+def kv_dtype_of(ask: Ask, *, follows: bool) -> str:
+    """
+    The cache's type as asked; 'auto' is the checkpoint's own, where that names one and the version `follows` it.
+
+    Source: vLLM utils/torch_utils.py, resolve_kv_cache_dtype_string (ModelOpt); layers/attention/attention.py,
+    kv_cache_scheme (compressed-tensors).
+    """
+    asked, stored = ask.options.kv_dtype, ask.architecture
+    if asked == "auto" and follows and stored.kv_dtype and ask.precision.name == stored.precision.name:
+        asked = stored.kv_dtype
+    if compressed(ask):
+        check_compressed(ask, asked)
+    return asked
+
+
+def held_caches(architecture: Architecture) -> tuple[tuple[KvCache, int], ...]:
+    """
+    What vLLM keeps of each layer: as the model has it, but whole heads where its module does without MLA.
+
+    MiniCPM3: n_heads keys of nope + rope elements, values padded to as many. Source: model_executor/models/minicpm3.py.
+    """
+    if architecture.model_type not in _WITHOUT_MLA:
+        return architecture.caches
+    counts: dict[KvCache, int] = {}
+    for layer, count in architecture.groups:
+        mixer = layer.mixer
+        if isinstance(mixer, Latent):
+            width = mixer.nope_dim + mixer.rope_dim
+            cache = KvCache(n_heads=mixer.n_heads, key_dim=width, value_dim=width)
+            counts[cache] = counts.get(cache, 0) + count
+    return tuple(counts.items())
+
+
+def default_block_size(ask: Ask, kv_dtype: str) -> int:
     """
     Tokens a block: 16, unless the attention backend wants more.
 
@@ -44,14 +88,26 @@ def default_block_size(ask: Ask) -> int:
     on Blackwell; sparse MLA takes 64. Source: vLLM v1/attention/backends/mla (answers of vLLM 0.32's
     own config path).
     """
-    if not any(cache.latent for cache, _ in ask.architecture.caches):
+    if not any(cache.latent for cache, _ in held_caches(ask.architecture)):
         return DEFAULT_BLOCK
+    if compressed(ask):
+        return COMPRESSED_BLOCK
     if ask.architecture.indexers:
         return _SPARSE_BLOCK
     capability = ask.device.compute_capability if ask.device else None
     if capability is not None and capability[0] >= _BLACKWELL:
         return 128
-    return 64 if ask.options.kv_dtype in _FP8 else DEFAULT_BLOCK
+    return 64 if kv_dtype in _FP8 else DEFAULT_BLOCK
+
+
+def _packed_latents(ask: Ask) -> bool:
+    """
+    Whether an FP8 cache of sparse MLA has FlashMLA's packed entries: on Hopper; Blackwell's FlashInfer has plain ones.
+
+    Source: vLLM layers/attention/mla_attention.py, fp8_ds_mla: 512 B, 4 float32 scales, 64 · 2 B of the rotated key.
+    """
+    capability = ask.device.compute_capability if ask.device else None
+    return bool(ask.architecture.indexers) and (capability is None or capability[0] < _BLACKWELL)
 
 
 def page_bytes(cache: KvCache, *, block: int, tp: int, n_bytes: int) -> int:
@@ -79,58 +135,6 @@ def state_bytes(state: StateCache, *, tp: int, n_bytes: int) -> int:
     return ceil_div(channels, tp) * state.conv_tokens * n_bytes + ceil_div(state.state_elements, tp) * wide
 
 
-class Kind(NamedTuple):
-    """How a group of layers fills blocks with the tokens of one request."""
-
-    window: int | None = None
-    chunked: bool = False
-    block: int = DEFAULT_BLOCK
-    state_blocks: int = 0  # more than none: a state, which takes these whatever the length
-
-    def blocks(self, context: int, in_flight_tokens: int) -> int:
-        """
-        Blocks that one request of `context` tokens can hold at most.
-
-        full attention  ceil(L / block)
-        sliding window  ceil(min(window − 1 + in-flight, L) / block) + 1, for the window may start
-                        inside a block
-        chunks          ceil(min(chunk + in-flight, L) / block)
-        state           1; 2 with prefix caching, 3 for Mamba2, which keeps a checkpoint of the prefill too
-
-        Source: vLLM max_memory_usage_bytes of the specs in v1/kv_cache_interface.py.
-        """
-        if self.state_blocks:
-            return self.state_blocks
-        if self.window is None:
-            return ceil_div(context, self.block)
-        if self.chunked:
-            return ceil_div(min(self.window + in_flight_tokens, context), self.block)
-        return ceil_div(min(self.window - 1 + in_flight_tokens, context), self.block) + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Groups:
-    """
-    How vLLM shares one pool of blocks between kinds of layers.
-
-    `kinds` holds one entry a group. A block of the pool covers one block of tokens (or one state) in every
-    layer of one group: `bytes_per_block`. `block` is the size that vLLM's configuration names.
-    """
-
-    kinds: tuple[Kind, ...]
-    bytes_per_block: int
-    block: int
-
-    @property
-    def state_blocks(self) -> int:
-        """Blocks of a request that hold states."""
-        return sum(kind.state_blocks for kind in self.kinds)
-
-    def blocks_per_request(self, context: int, in_flight_tokens: int) -> int:
-        """Blocks that a request of `context` tokens can hold at most, over all groups, states included."""
-        return sum(kind.blocks(context, in_flight_tokens) for kind in self.kinds)
-
-
 class _Layers(NamedTuple):
     """Alike layers before grouping."""
 
@@ -153,11 +157,13 @@ def group_layers(ask: Ask, *, block: int, kv_bytes: int, hybrid: bool, prefix_ca
     _get_kv_cache_groups_uniform_page_size, v1/core/kv_cache_utils.py; update_block_size_for_backend,
     platforms/interface.py.
     """
+    if compressed(ask):
+        return compressed_groups(ask)
     states = [
         (state, count, state_bytes(state, tp=ask.layout.tp, n_bytes=ask.precision.element_bytes))
         for state, count in ask.architecture.states
     ]
-    if states and ask.architecture.caches:
+    if states and held_caches(ask.architecture):
         block = _block_beside_states(ask, block, kv_bytes, max(n_bytes for _, _, n_bytes in states))
     layers = _attention_layers(ask, block, kv_bytes, hybrid=hybrid)
     if states:
@@ -179,22 +185,27 @@ def _state_blocks(state: StateCache, *, prefixes: bool) -> int:
 
 def _block_beside_states(ask: Ask, block: int, kv_bytes: int, state: int) -> int:
     """The smallest block whose page holds a state: block · ceil(state / (block · bytes of a token))."""
-    latent = any(cache.latent for cache, _ in ask.architecture.caches)
+    latent = any(cache.latent for cache, _ in held_caches(ask.architecture))
     step = max(block, 128) if latent else block
-    token = max(cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in ask.architecture.caches)
+    token = max(
+        cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in held_caches(ask.architecture)
+    )
     return max(block, step * ceil_div(state, step * token))
 
 
 def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> list[_Layers]:
     found: dict[tuple[Kind, int], int] = {}
     tp = ask.layout.tp
-    several = len({(cache.window, cache.chunked) for cache, _ in ask.architecture.caches}) > 1
-    for cache, count in ask.architecture.caches:
+    several = len({(cache.window, cache.chunked) for cache, _ in held_caches(ask.architecture)}) > 1
+    for cache, count in held_caches(ask.architecture):
         if cache.fixed_tokens is not None:
             continue
         window = cache.window if hybrid or not several else None
         kind = Kind(window=window, chunked=cache.chunked and window is not None, block=block)
-        row = kind, page_bytes(cache, block=block, tp=tp, n_bytes=kv_bytes)
+        page = page_bytes(cache, block=block, tp=tp, n_bytes=kv_bytes)
+        if cache.latent and kv_bytes == 1 and _packed_latents(ask):
+            page = block * _PACKED_BYTES
+        row = kind, page
         found[row] = found.get(row, 0) + count
     for cache, count in ask.architecture.indexers:
         # The indexer's keys are FP8 with a float32 scale for each 128 of them, whatever the cache's type.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.feed_forward import MixtureOfExperts
-from vram_planner.architecture.parallel import padded_vocabulary
+from vram_planner.architecture.parallel import Layout, padded_vocabulary, rank_weight_bytes
 from vram_planner.architecture.precision import DTYPES, Place
 from vram_planner.architecture.storage import MXFP4
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.layouts import per_replica
+from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import band
 from vram_planner.engines.vllm_encoder import profiled_requests
 from vram_planner.engines.vllm_held import absorbed_bytes, rotary_bytes, rounding_bytes
@@ -68,8 +69,16 @@ def weights_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
         detail=f"{ask.architecture.parameters:,} parameters × {ask.precision.element_bytes} B{share}"
         if ask.precision.name in DTYPES
         else f"{ask.architecture.parameters:,} parameters in {ask.precision.name}{share}",
-        high_bytes=stage.weights_bytes + padding if padding else None,
+        high_bytes=_most_weights(ask, stage.weights_bytes + padding),
     )
+
+
+def _most_weights(ask: Ask, padded: int) -> int:
+    """With padding; of a family that tensor parallelism has no plan for, the whole model on every rank."""
+    layout, family = ask.layout, ask.architecture.model_type
+    if layout.tp > 1 and how_served("vllm", "vLLM", family, ask.options.version).uncut:
+        return max(rank_weight_bytes(ask.architecture, ask.precision, Layout(pp=layout.pp)))
+    return padded
 
 
 def kv_part(ask: Ask, stage: Stage) -> Part:

@@ -10,10 +10,12 @@ from vram_planner.engines import vllm_cache
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import Profile, profile_for
+from vram_planner.engines.vllm_weights import as_held
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
+    from vram_planner.engines.vllm_groups import Groups
 
 BIG_CARD = 70 * GIB
 HUGE_CARD = 160 * GIB
@@ -32,6 +34,7 @@ class Setting:
     requests: int
     block: int
     kv_bytes: int
+    kv_dtype: str
 
     @property
     def title(self) -> str:
@@ -52,6 +55,7 @@ def settle(ask: Ask) -> Setting:
     tokens = options.max_num_batched_tokens or defaults["max_num_batched_tokens"]
     if profile.get("v0") and options.max_num_batched_tokens is None:
         tokens = _v0_tokens(ask, int(profile["chunk"]))
+    kv_dtype = vllm_cache.kv_dtype_of(ask, follows=profile.get("checkpoint_kv_dtype", False))
     requests = options.max_num_seqs or max(defaults["max_num_seqs"], per_replica(ask))
     return Setting(
         profile=profile,
@@ -59,8 +63,9 @@ def settle(ask: Ask) -> Setting:
         utilization=utilization(ask, profile),
         tokens=tokens,
         requests=min(requests, tokens),
-        block=options.block_size or vllm_cache.default_block_size(ask),
-        kv_bytes=vllm_cache.element_bytes(options.kv_dtype, ask.precision.element_bytes),
+        block=options.block_size or vllm_cache.default_block_size(ask, kv_dtype),
+        kv_bytes=vllm_cache.element_bytes(kv_dtype, ask.precision.element_bytes),
+        kv_dtype=kv_dtype,
     )
 
 
@@ -93,7 +98,7 @@ def in_flight(ask: Ask, setting: Setting) -> int:
     return int(setting.tokens * batches)
 
 
-def stage_groups(ask: Ask, setting: Setting) -> vllm_cache.Groups:
+def stage_groups(ask: Ask, setting: Setting) -> Groups:
     """How this version groups the layers of the fullest stage."""
     return vllm_cache.group_layers(
         ask, block=setting.block, kv_bytes=setting.kv_bytes, hybrid=setting.profile["hybrid_allocator"]
@@ -106,7 +111,7 @@ class Stage:
 
     weights_bytes: int
     need: KvNeed
-    groups: vllm_cache.Groups
+    groups: Groups
     blocks: int
 
 
@@ -122,8 +127,9 @@ def fullest_stage(ask: Ask, setting: Setting) -> Stage:
         bytes_per_request=request,
         n_bytes=request * per_replica(ask),
         replicated_ranks=min(
-            (cache.ranks_holding_each_head(tp) for cache, _ in ask.architecture.caches), default=1
+            (cache.ranks_holding_each_head(tp) for cache, _ in vllm_cache.held_caches(ask.architecture)),
+            default=1,
         ),
     )
-    weights = max(rank_weight_bytes(ask.architecture, ask.precision, ask.layout))
+    weights = max(rank_weight_bytes(*as_held(ask.architecture, ask.precision, ask.layout), ask.layout))
     return Stage(weights, need, groups, blocks)

@@ -229,8 +229,11 @@ def join_indexed(index: CheckpointIndex, headers: Iterable[Header], source: str)
     file_bytes = extra = 0
     wanted = index.weight_map
     for file, header in zip(index.files, headers, strict=True):
-        own = [tensor for tensor in header.tensors if wanted.get(tensor.name) == file]
-        extra += len(header.tensors) - len(own)
+        own: Iterable[StoredTensor] = header.tensors
+        where = list(map(wanted.get, [tensor[0] for tensor in header.tensors]))
+        if where.count(file) < len(where):
+            own = [tensor for tensor, held in zip(header.tensors, where, strict=True) if held == file]
+            extra += len(where) - len(own)
         tensors += own
         file_bytes += header.file_bytes
     if len(tensors) < len(wanted):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vram_planner.model_profiles.json_header import JsonReader
 
@@ -22,6 +22,10 @@ MOST_FILES: Final = 4_096
 _ENTRY: Final = re.compile(
     rb'[ \t\n\r]*+"([^"\\\x00-\x1f]{1,1024})"[ \t\n\r]*+:[ \t\n\r]*+"([^"\\\x00-\x1f]{1,255})"[ \t\n\r]*+([,}])'
 )
+# An index as transformers writes it is read in pieces of about so many bytes; any other, entry by entry.
+_PIECE: Final = 1 << 18
+_SPACES: Final = " \t\n\r"
+_LONGEST: Final = (1024, 255)
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][\w.\-+= ]{0,254}", re.ASCII)
 _SUFFIXES: Final = (".safetensors", ".bin")
 
@@ -84,6 +88,9 @@ def _read_weight_map(reader: JsonReader, files: dict[str, str]) -> dict[str, str
     reader.pos += last
     match, data = _ENTRY.match, reader.data
     known: dict[bytes, str] = {}
+    if not last:
+        _read_pieces(reader, found, files)
+        known = {file.encode(): file for file in files}
     while not last:
         position = reader.pos
         entry = match(data, position)
@@ -109,8 +116,63 @@ def _read_weight_map(reader: JsonReader, files: dict[str, str]) -> dict[str, str
     return found
 
 
+def _read_pieces(reader: JsonReader, found: dict[str, str], files: dict[str, str]) -> None:
+    """As many entries as are written plainly; whatever is wrong, or written in another way, is left to read singly."""
+    while True:
+        piece = _read_piece(reader.data, reader.pos)
+        if piece is None or not found.keys().isdisjoint(piece.names):
+            return
+        new = {file: file for file in piece.files if file not in files}
+        too_many = len(files) + len(new) > MOST_FILES or len(found) + len(piece.names) > MOST_TENSORS
+        if too_many or not all(map(_is_file, new)):
+            return
+        files.update(new)
+        found.update(zip(piece.names, map(files.__getitem__, piece.files), strict=True))
+        reader.pos = piece.end
+
+
+class _Piece(NamedTuple):
+    """Names of tensors, the file of each, and where the next entry begins."""
+
+    names: list[str]
+    files: list[str]
+    end: int
+
+
+def _read_piece(data: bytes, start: int) -> _Piece | None:
+    """
+    Entries from a position on, each followed by a comma; None where one is escaped, or no plain text.
+
+    Several times as fast as entry by entry: the quotes alone are looked for.
+    """
+    stop = data.rfind(b'",', start, start + _PIECE) + 2
+    if stop <= start + 1:
+        return None
+    lead, *parts, tail = data[start:stop].decode("latin-1").split('"')
+    names, files = parts[0::4], parts[2::4]
+    between = set(parts[1::4]), {tail, *(comma.rstrip(_SPACES) for comma in set(parts[3::4]))}
+    if not names or len(names) != len(files) or lead.strip(_SPACES) or between[1] != {","}:
+        return None
+    if any(colon.strip(_SPACES) != ":" for colon in between[0]):
+        return None
+    text = "".join(names) + "".join(set(files))
+    plain = text.isascii() and text.isprintable() and "\\" not in text
+    if (
+        not plain
+        or not all(names)
+        or max(map(len, names)) > _LONGEST[0]
+        or max(map(len, files)) > _LONGEST[1]
+    ):
+        return None
+    return _Piece(names, files, stop) if len(set(names)) == len(names) else None
+
+
+def _is_file(file: str) -> bool:
+    return bool(_FILE_NAME.fullmatch(file)) and ".." not in file and file.endswith(_SUFFIXES)
+
+
 def _checked_file(reader: JsonReader, file: str, position: int, known: int) -> str:
-    if not _FILE_NAME.fullmatch(file) or ".." in file or not file.endswith(_SUFFIXES):
+    if not _is_file(file):
         reader.refuse(f"it names the file {file[:80]!r}, which is no weight file beside it", position)
     if known >= MOST_FILES:
         reader.refuse(f"more than {MOST_FILES:,} files", position)

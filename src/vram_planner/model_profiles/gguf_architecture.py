@@ -8,22 +8,21 @@ them: https://github.com/ggml-org/llama.cpp/tree/master/conversion.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vram_planner.architecture.stored_header import GgufFile
-from vram_planner.errors import ConfigError, HeaderError, UnsupportedArchitectureError
+from vram_planner.errors import ConfigError, HeaderError
 from vram_planner.model_profiles.assign import assign, remarks
 from vram_planner.model_profiles.from_config import architecture_from_config
-from vram_planner.model_profiles.gguf import MOST_TENSORS, Skipped
+from vram_planner.model_profiles.gguf_facts import UNUSUAL, GgufFacts
 from vram_planner.model_profiles.gguf_families import FAMILIES
+from vram_planner.model_profiles.gguf_refused import refuse_architecture, refuse_draft, refuse_type
 from vram_planner.model_profiles.headers import short_name
 from vram_planner.model_profiles.tensor_names import gguf_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import NoReturn
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.headers import Header
@@ -35,107 +34,47 @@ _FILE_TYPES: Final[Mapping[int, str]] = {
     21: "q2_k_s", 22: "iq3_xs", 23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s",
     29: "iq2_m", 30: "iq4_xs", 31: "iq1_m", 32: "bf16", 36: "tq1_0", 37: "tq2_0", 38: "mxfp4_moe",
 }  # fmt: skip
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
-_HINT: Final = "the file's metadata are damaged or unusual: give the model's config.json and --quant instead"
 
 
-class GgufFacts:
-    """The figures of one file: its metadata under the architecture's prefix, and its tensors by name."""
-
-    def __init__(self, header: Header) -> None:
-        """Of a header. Raises HeaderError where it names no architecture."""
-        self.source = short_name(header.source)
-        name = header.metadata.get("general.architecture")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            self.refuse("it names no architecture (general.architecture)")
-        self.name = name
-        self._metadata = header.metadata
-        self.shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-
-    def refuse(self, what: str) -> NoReturn:
-        """Raise HeaderError about the file."""
-        raise HeaderError(f"{self.source}: {what}", hint=_HINT)
-
-    def raw(self, key: str) -> Any:
-        """The value of one of the architecture's own keys, None where there is none."""
-        return self._metadata.get(f"{self.name}.{key}")
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """A whole number; a list of equal ones counts as one."""
-        value = self.raw(key)
-        if isinstance(value, tuple) and value:
-            if len(set(value)) > 1:
-                self.refuse(f"{self.name}.{key} differs between layers, which is not supported")
-            value = value[0]
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.refuse(f"{self.name}.{key} is {'missing' if value is None else 'no whole number'}")
-        return value
-
-    def optional(self, key: str) -> int | None:
-        """As `number`, None where the key is absent or 0."""
-        return None if self.raw(key) is None else self.number(key) or None
-
-    def has(self, module: str) -> bool:
-        """Whether any layer has a tensor of that name, as in 'attn_q.bias'."""
-        layers = min(self.number("block_count"), MOST_TENSORS)
-        return any(f"blk.{index}.{module}" in self.shapes for index in range(layers))
-
-    def rows(self, tensor: str) -> int | None:
-        """The outer dimension of a tensor, None where the file does not have it."""
-        shape = self.shapes.get(tensor)
-        return shape[0] if shape else None
-
-
-def gguf_config(header: Header) -> dict[str, Any]:
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     """
     The config.json that the file's metadata amount to.
 
     Raises UnsupportedArchitectureError for an architecture that no family of ours stands for, HeaderError for
     figures that are missing.
     """
-    facts = GgufFacts(header)
     family = FAMILIES.get(facts.name)
     if family is None:
-        raise UnsupportedArchitectureError(
-            f"{facts.source}: the GGUF architecture {facts.name!r} is not supported",
-            hint=f"we read {', '.join(sorted(FAMILIES))}; or give a config.json and --quant",
-        )
-    config = _common(facts)
-    for key, value in family(facts).items():
-        config[key] = value
-    return config
+        refuse_architecture(facts, len(FAMILIES))
+    refuse_draft(facts)
+    own = family(facts)
+    return {**_common(facts, own), **own}
 
 
-def _common(facts: GgufFacts) -> dict[str, Any]:
-    heads = facts.number("attention.head_count")
+def _common(facts: GgufFacts, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What most families share; the family's `own` keys are not read again, for they may differ between layers."""
+    heads = own.get("num_attention_heads") or facts.where_any("attention.head_count")
     hidden = facts.number("embedding_length")
-    layers = facts.number("block_count") - facts.number("nextn_predict_layers", 0)
     config: dict[str, Any] = {
         "hidden_size": hidden,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": facts.layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": facts.number("attention.head_count_kv", heads),
         "max_position_embeddings": facts.optional("context_length"),
-        "vocab_size": facts.rows("token_embd.weight") or facts.optional("vocab_size") or _tokens(facts),
+        "vocab_size": facts.rows("token_embd.weight") or facts.optional("vocab_size") or facts.tokens(),
         "tie_word_embeddings": "output.weight" not in facts.shapes,
         # What is left unquantised in a checkpoint; the file's own types replace it.
         "torch_dtype": "bfloat16",
     }
-    key_length = facts.optional("attention.key_length")
+    if "num_key_value_heads" not in own:
+        config["num_key_value_heads"] = facts.number("attention.head_count_kv", heads)
+    key_length = None if "head_dim" in own else facts.optional("attention.key_length")
     if key_length:
         config["head_dim"] = key_length
     elif heads > 0 and hidden % heads == 0:
         config["head_dim"] = hidden // heads
-    if facts.raw("feed_forward_length") is not None:
+    if "intermediate_size" not in own and facts.raw("feed_forward_length") is not None:
         config["intermediate_size"] = facts.number("feed_forward_length") or None
     return config
-
-
-def _tokens(facts: GgufFacts) -> int | None:
-    tokens = facts._metadata.get("tokenizer.ggml.tokens")  # noqa: SLF001  the one key without the prefix
-    return tokens.count if isinstance(tokens, Skipped) else None
 
 
 def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
@@ -145,13 +84,15 @@ def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
     What its metadata and its tensors do not agree on is told in the architecture's notes. Raises
     UnsupportedArchitectureError or HeaderError.
     """
-    config = gguf_config(header)
+    facts = GgufFacts(header)
+    refuse_type(facts, header.metadata.get("general.type"))
     if not header.tensors:
-        raise HeaderError(f"{short_name(header.source)}: no tensors, only a vocabulary", hint=_HINT)
+        raise HeaderError(f"{facts.source}: no tensors, only a vocabulary", hint="give the model's GGUF file")
+    config = gguf_config(facts)
     try:
         architecture = architecture_from_config(config)
     except ConfigError as error:
-        raise HeaderError(f"{short_name(header.source)}: {error}", hint=_HINT) from error
+        raise HeaderError(f"{short_name(header.source)}: {error}", hint=UNUSUAL) from error
     found = assign(architecture, header.tensors, gguf_name)
     file_type = _FILE_TYPES.get(header.metadata.get("general.file_type", -1)) or _most(header)
     precision = GgufFile(
@@ -163,7 +104,7 @@ def gguf_profile(header: Header) -> tuple[Architecture, dict[str, Any]]:
         bytes_of=found.bytes_of,
         shared=found.shared(architecture),
     )
-    notes = (*architecture.notes, *header.notes, *remarks(found, what="metadata"))
+    notes = (*architecture.notes, *header.notes, *facts.notes, *remarks(found, what="metadata"))
     return replace(architecture, precision=precision, notes=notes), config
 
 

@@ -8,17 +8,13 @@ from vram_planner.architecture import storage
 from vram_planner.architecture.precision import Except, Uniform
 from vram_planner.errors import PrecisionError
 from vram_planner.model_profiles.left_out import is_draft, module_paths
+from vram_planner.model_profiles.stored import MODELOPT
 
 if TYPE_CHECKING:
     from vram_planner.architecture.model import Layer
     from vram_planner.architecture.storage import Plain, Storage
     from vram_planner.model_profiles.config import Config
 
-_FORMATS: Final[dict[str, Storage]] = {
-    "FP8": storage.FP8_TENSOR,
-    "NVFP4": storage.NVFP4,
-    "W4A16_NVFP4": storage.NVFP4,
-}
 _MOST_MODULES: Final = 1_000_000
 _GROUP: Final = 16
 
@@ -54,11 +50,13 @@ def mixed_precision(base: Plain, quantisation: Config, layers: tuple[Layer, ...]
 
 def _format(module: Config) -> Storage:
     algorithm = module.text("quant_algo")
-    if algorithm not in _FORMATS or module.integer("group_size", default=_GROUP) != _GROUP:
+    known = MODELOPT.get(algorithm)
+    narrow = known is storage.NVFP4
+    if known is None or (narrow and module.integer("group_size", default=_GROUP) != _GROUP):
         raise PrecisionError(
-            f"unknown quant_algo {algorithm[:40]!r} of a module", hint=f"we read {', '.join(_FORMATS)}"
+            f"unknown quant_algo {algorithm[:40]!r} of a module", hint=f"we read {', '.join(MODELOPT)}"
         )
-    return _FORMATS[algorithm]
+    return known
 
 
 def _from_layers(name: str) -> str:

@@ -33,6 +33,10 @@ def use_catalogue(path: str | os.PathLike[str] | None) -> None:
     if path is None:
         os.environ.pop(VARIABLE, None)
         return
+    if not os.fspath(path).strip():
+        raise CatalogueError(
+            "--catalogue names no file", hint="give a directory of .json or .jsonl files, or one such file"
+        )
     own_rows(os.fspath(path))
     os.environ[VARIABLE] = os.fspath(path)
 
@@ -50,7 +54,8 @@ _NONE: Final[Mapping[str, dict[str, Any]]] = MappingProxyType({})
 
 def _files(path: Path) -> list[Path]:
     try:
-        if path.is_dir():
+        directory = path.is_dir()
+        if directory:
             found = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl"))
         else:
             found = [path] if path.is_file() else []
@@ -61,7 +66,9 @@ def _files(path: Path) -> list[Path]:
         ) from error
     if not found:
         raise CatalogueError(
-            f"there is no catalogue at {str(path)[:200]}",
+            f"there are no .json or .jsonl files in {str(path)[:200]}"
+            if directory
+            else f"there is no catalogue at {str(path)[:200]}",
             hint=f"give --catalogue or {VARIABLE} a directory with .json or .jsonl files, or one such file",
         )
     if len(found) > _MOST_FILES:
@@ -134,12 +141,27 @@ def _validated(data: Any, where: str) -> dict[str, Any]:
         row = OwnRow.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"]) or "the row"
+        key = str(first["loc"][0]) if first["loc"] else "the row"
         raise CatalogueError(
-            f"{where}: {key}: {first['msg'].lower()}",
+            f"{where}: {key}: {_what_is_wrong(first['type'], key, first['msg'])}",
             hint=f"a row has the keys {', '.join(OwnRow.model_fields)}; model, source and config are required",
         ) from error
     return row.model_dump(exclude_none=True)
+
+
+def _what_is_wrong(kind: str, key: str, message: str) -> str:
+    """In words of ours where pydantic's speak of its own types or patterns."""
+    told = {
+        "missing": "is missing",
+        "extra_forbidden": "is no key of a row",
+        "model_type": "must be an object with the keys of a row",
+        "dict_type": "must be an object",
+        "string_too_short": "is empty",
+        "string_pattern_mismatch": "must be a name such as org/name, of letters, digits, dots and dashes",
+    }
+    if key == "provenance":
+        return "is none of the known labels; leave it out"
+    return told.get(kind, message[:1].lower() + message[1:])
 
 
 def _unreadable(file: Path, error: OSError) -> CatalogueError:

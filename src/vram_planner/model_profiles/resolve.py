@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from vram_planner.errors import CatalogueError, OfflineError, PlannerError, Unkn
 from vram_planner.model_profiles.from_config import architecture_from_config, read_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.weights import Found
@@ -51,7 +51,7 @@ def resolve(text: str, *, offline: bool = False) -> ModelProfile:
 
     In this order: alias, catalogue name, the one catalogue model of that name in any organisation, a
     directory, a config.json or a weight file, 'ollama:name:tag', and 'org/name' in the hub's local cache,
-    a catalogue name with the ending of a number format, or, unless `offline`, 'org/name' on the hub. Rows of
+    a catalogue name with the ending of a number format or with other separators, or, unless `offline`, 'org/name' on the hub. Rows of
     the user's own catalogue come before the package's. Case does not matter in the catalogue. Raises
     UnknownModelError with the nearest names, or the PlannerError of whatever is wrong with the file.
     """
@@ -67,14 +67,9 @@ def model_names() -> tuple[str, ...]:
 
 def nearest(text: str) -> tuple[str, ...]:
     """Up to three names of the catalogue that look like the text."""
-    import difflib  # noqa: PLC0415  only for mistakes
+    from vram_planner.model_profiles.short_names import alike  # noqa: PLC0415  only for mistakes
 
-    short = text[:100].lower()
-    by_key = {name.lower(): name for name in model_names()}
-    by_key |= {name.lower().rpartition("/")[2]: name for name in reversed(model_names())}
-    by_key |= {alias: alias for alias in aliases()}
-    found = difflib.get_close_matches(short, by_key, n=6, cutoff=0.55)
-    return tuple(dict.fromkeys(by_key[key] for key in found))[:3]
+    return alike(text, model_names(), aliases())
 
 
 @cache
@@ -268,23 +263,47 @@ def _from_store(text: str, *, offline: bool) -> ModelProfile:
     if named is None or cached_snapshot(named[0]) is None:
         from vram_planner.model_profiles.variants import variant_of  # noqa: PLC0415  as above
 
-        # Under an organisation `7b` is no alias of ours.
-        variant = variant_of(text, lambda name: _known(name, short="/" not in text))
+        variant = variant_of(text, _finder(text)) or _typed_otherwise(text)
         if variant is not None:
             return variant
     if named is None:
-        raise _unknown(text)
+        raise _refused(text) or _unknown(text)
     from vram_planner.model_profiles.hub_models import hub_model  # noqa: PLC0415  as above
 
     try:
         model = hub_model(*named, offline=offline)
     except (OfflineError, UnknownModelError) as error:
+        refused = _refused(text)
+        if refused is not None:
+            raise refused from error
         near = nearest(text)
         if not near:
             raise
         hint = f"misspelt? The nearest are: {', '.join(near)}; else: {error.hint}"
         raise UnknownModelError(str(error), hint=hint) from error
     return _found(text, named[0], model.found, model.provenance)
+
+
+def _finder(text: str) -> Callable[[str], ModelProfile | None]:
+    # Under an organisation `7b` is no alias of ours.
+    return lambda name: _known(name, short="/" not in text)
+
+
+def _typed_otherwise(text: str) -> ModelProfile | None:
+    """`llama3.1-8b`, `qwen3:8b`: a short name with its separators let be; None where it is none."""
+    from vram_planner.model_profiles.short_names import meant  # noqa: PLC0415  as above
+
+    name = meant(text, model_names(), aliases())
+    found = None if name is None else _known(name)
+    if found is None:
+        return None
+    return replace(found, resolved_from=text, alias_of=f"{text} stands for {name}")
+
+
+def _refused(text: str) -> PlannerError | None:
+    from vram_planner.model_profiles.variants import refusal_of  # noqa: PLC0415  as above
+
+    return refusal_of(text, _finder(text))
 
 
 def _unknown(text: str) -> PlannerError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vram_planner.architecture import storage
 from vram_planner.architecture.precision import DTYPE_ALIASES, DTYPES, Uniform, quantised
-from vram_planner.architecture.storage import Groups, Plain, Storage, Tiles
+from vram_planner.architecture.storage import Groups, Padded, Plain, Storage, Tiles
 from vram_planner.errors import PrecisionError
 from vram_planner.model_profiles.config import show
 
@@ -23,6 +24,7 @@ _NO_DTYPE: Final = (
 _FOUR, _EIGHT, _NVFP4_GROUP, _MXFP4_GROUP = 4, 8, 16, 32
 # A group that no row is longer than: one scale a row.
 _ROW: Final = 1 << 40
+_KV_ALGORITHMS: Final = {"fp8": "fp8", "nvfp4": "nvfp4"}
 
 
 class Scheme(NamedTuple):
@@ -44,26 +46,52 @@ def stored_precision(config: Config, layers: tuple[Layer, ...]) -> tuple[Precisi
     quantisation = _nearest_object(config, "quantization_config", "compression_config")
     if quantisation is None:
         return Uniform(name=base.name, base=base), remarks
-    method = quantisation.text("quant_method", default="modelopt" if quantisation.has("quant_algo") else None)
+    remarks += _remarks(quantisation)
+    method = _method(quantisation)
     if method == "modelopt" and quantisation.raw("quant_algo") == "MIXED_PRECISION":
         from vram_planner.model_profiles.mixed import mixed_precision  # noqa: PLC0415  as below
 
-        return mixed_precision(base, quantisation, layers), (*remarks, *_remarks(quantisation))
+        return mixed_precision(base, quantisation, layers), remarks
     reader = _READERS.get(method)
-    if reader is None:
-        raise PrecisionError(
-            f"unknown quant_method {method[:40]!r} in quantization_config",
-            hint=f"we read {', '.join(sorted(_READERS))}; without that entry the config counts as unquantised",
-        )
-    name, linear, expert = reader(quantisation)
-    precision = quantised(name, base, linear, expert)
+    if reader is None or (method == "gptq" and any(map(quantisation.raw, _GPTQ_RULES))):
+        # Read only where needed, as are patterns: most checkpoints leave out nothing but the head.
+        from vram_planner.model_profiles.stored_more import MORE  # noqa: PLC0415
+
+        if method not in MORE:
+            raise PrecisionError(
+                f"unknown quant_method {method[:40]!r} in quantization_config",
+                hint=f"we read {', '.join(sorted({*_READERS, *MORE}))}; without that entry the config counts as "
+                "unquantised",
+            )
+        precision = MORE[method](base, quantisation, layers)
+    elif method == "compressed-tensors" and _targeted(schemes := _schemes(quantisation)):
+        from vram_planner.model_profiles.by_module import by_targets  # noqa: PLC0415
+
+        precision = by_targets(base, tuple(schemes.items()), layers)
+    else:
+        precision = quantised((scheme := reader(quantisation)).name, base, scheme.linear, scheme.expert)
     patterns = _left_out(quantisation)
     if patterns:
-        # Read only where needed: most checkpoints leave out nothing but the head.
         from vram_planner.model_profiles.left_out import without  # noqa: PLC0415
 
-        return without(precision, patterns, layers), (*remarks, *_remarks(quantisation))
-    return precision, (*remarks, *_remarks(quantisation))
+        return without(precision, patterns, layers), remarks
+    return precision, remarks
+
+
+_GPTQ_RULES: Final = ("dynamic", "lm_head", "modules_in_block_to_quantize")
+_METHODS: Final = {"autoround": "auto-round", "auto_round": "auto-round", "intel/auto-round": "auto-round"}
+
+
+def _method(quantisation: Config) -> str:
+    if (
+        quantisation.raw("quant_method") is None
+        and quantisation.raw("load_in_4bit", "load_in_8bit") is not None
+    ):
+        return "bitsandbytes"  # as transformers reads its first configs
+    name = quantisation.text(
+        "quant_method", default="modelopt" if quantisation.has("quant_algo") else None
+    ).lower()
+    return _METHODS.get(name, name)
 
 
 def _base_dtype(config: Config) -> tuple[Plain, tuple[str, ...]]:
@@ -99,17 +127,50 @@ def _nearest_object(config: Config, *keys: str) -> Config | None:
 
 
 def _left_out(quantisation: Config) -> tuple[str, ...]:
-    keys = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
-    return quantisation.texts(*keys, default=())
+    keys = (
+        "modules_to_not_convert",
+        "ignored_layers",
+        "ignore",
+        "exclude_modules",
+        "llm_int8_skip_modules",
+    )
+    return tuple(dict.fromkeys(name for key in keys for name in quantisation.texts(key, default=())))
+
+
+def stored_kv_dtype(config: Config) -> str | None:
+    """
+    The type of KV cache that a checkpoint asks for: 'fp8' or 'nvfp4', None where it asks for none.
+
+    ModelOpt names it in `kv_cache_quant_algo` or describes it in `kv_cache_scheme`, compressed-tensors has the
+    latter. Source: vLLM utils/torch_utils.py, get_kv_cache_quant_algo_string.
+    """
+    quantisation = _nearest_object(config, "quantization_config", "compression_config")
+    if quantisation is None:
+        return None
+    scheme = quantisation.raw("kv_cache_scheme")
+    if isinstance(scheme, dict):
+        if scheme.get("type") != "float":
+            return None
+        bits = scheme.get("num_bits")
+        return "fp8" if bits == _EIGHT else "nvfp4" if bits == _FOUR else None
+    named = scheme or quantisation.raw("kv_cache_quant_algo")
+    return _KV_ALGORITHMS.get(named.lower()) if isinstance(named, str) else None
 
 
 def _remarks(quantisation: Config) -> tuple[str, ...]:
-    remarks = []
-    if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo") is not None:
-        remarks.append("the checkpoint carries scales for a quantised KV cache: ask for it with --kv-dtype")
-    if quantisation.raw("lm_head") is True:
-        remarks.append("the checkpoint quantises the output head too; it is counted unquantised")
-    return tuple(remarks)
+    """
+    FP8 weights never mean an FP8 cache; a checkpoint that names a scheme for its cache does.
+
+    Source: vLLM 0.32 utils/torch_utils.py, resolve_kv_cache_dtype_string, get_kv_cache_quant_algo_string.
+    """
+    if quantisation.raw("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config") is None:
+        return ()
+    return (
+        (
+            "the checkpoint carries scales for a quantised KV cache: vLLM takes it under --kv-dtype auto,"
+            " other engines when --kv-dtype asks for it"
+        ),
+    )
 
 
 def _both(name: str, stored: Storage) -> Scheme:
@@ -179,11 +240,6 @@ def _awq(quantisation: Config) -> Scheme:
 
 def _gptq(quantisation: Config) -> Scheme:
     """AutoGPTQ and GPTQModel: the order of inputs (g_idx) is stored with or without desc_act."""
-    if quantisation.raw("dynamic"):
-        raise PrecisionError(
-            "this GPTQ checkpoint has other bits for some modules ('dynamic')",
-            hint="we read GPTQ with one width for all; take a --quant instead and remove quantization_config",
-        )
     return _both("gptq", _groups("gptq", quantisation, _bits(quantisation, "bits"), index_bytes=4))
 
 
@@ -193,7 +249,7 @@ def _bitsandbytes(quantisation: Config) -> Scheme:
         double = quantisation.flag("bnb_4bit_use_double_quant", default=False)
         return _both("nf4", storage.NF4_DOUBLE if double else storage.NF4)
     if quantisation.flag("load_in_8bit", "_load_in_8bit", default=False):
-        return _both("int8", storage.INT8_CHANNEL)
+        return _both("bnb-int8", storage.BNB_INT8)
     raise PrecisionError(
         "bitsandbytes with neither 4 nor 8 bits",
         hint="set 'load_in_4bit' or 'load_in_8bit' in quantization_config",
@@ -203,7 +259,7 @@ def _bitsandbytes(quantisation: Config) -> Scheme:
 def _modelopt(quantisation: Config) -> Scheme:
     """NVIDIA ModelOpt, where one algorithm holds for all matrices."""
     algorithm = quantisation.text("quant_algo")
-    known: dict[str, Storage] = {"FP8": storage.FP8_TENSOR, "NVFP4": storage.NVFP4}
+    known = MODELOPT
     if algorithm not in known:
         raise PrecisionError(
             f"unknown quant_algo {algorithm[:40]!r} of modelopt",
@@ -212,43 +268,117 @@ def _modelopt(quantisation: Config) -> Scheme:
     return _both(known[algorithm].name, known[algorithm])
 
 
+# Source: vLLM quantization/modelopt.py, LINEAR_ALGOS.
+MODELOPT: Final[dict[str, Storage]] = {
+    "FP8": storage.FP8_TENSOR,
+    "FP8_PER_CHANNEL_PER_TOKEN": storage.FP8_CHANNEL,
+    "FP8_PB_WO": storage.FP8_BLOCK,
+    "FP8_BLOCK_SCALES": storage.FP8_BLOCK,
+    "NVFP4": storage.NVFP4,
+    "W4A16_NVFP4": storage.NVFP4,
+    "MXFP8": storage.MXFP8,
+}
+
+
 def _compressed_tensors(quantisation: Config) -> Scheme:
-    """One scheme for all Linear layers; several groups must agree."""
-    groups = quantisation.sub("config_groups")
-    found = {_compressed_group(groups.sub(key).sub("weights")) for key in groups.names()}
-    if len(found) != 1:
+    """The one scheme for all Linear layers; several, or some for single modules, are read by `by_targets`."""
+    return next(iter(_schemes(quantisation)))
+
+
+def _schemes(quantisation: Config) -> dict[Scheme, tuple[str, ...]]:
+    """Every scheme with the classes, names and patterns of modules that it is for."""
+    groups, sparse = quantisation.sub("config_groups"), _sparsity(quantisation)
+    overall = quantisation.text("format", default="")
+    found: dict[Scheme, tuple[str, ...]] = {}
+    for key in groups.names():
+        group = groups.sub(key)
+        if group.raw("weights") is None:
+            continue  # a cache or activations alone
+        scheme = _compressed_group(group.sub("weights"), group.text("format", default=overall), sparse=sparse)
+        if scheme.linear is storage.NVFP4 and group.raw("input_activations") is None:
+            scheme = _both(
+                "nvfp4", replace(storage.NVFP4, tensor_bytes=4)
+            )  # no global scale of the activations
+        found[scheme] = (*found.get(scheme, ()), *group.texts("targets", default=("Linear",)))
+    if not found and sparse:
+        found[_both("sparse-24", Padded("sparse-24", 9, _ROW, 0))] = ("Linear",)
+    if not found:
         raise PrecisionError(
-            f"compressed-tensors with {len(found)} different schemes for its weights",
-            hint="we read checkpoints with one scheme for all Linear layers",
+            "compressed-tensors without a scheme for its weights",
+            hint="config_groups holds a group with 'weights' for its targets",
         )
-    return found.pop()
+    return found
 
 
-def _compressed_group(weights: Config) -> Scheme:
+def _targeted(schemes: dict[Scheme, tuple[str, ...]]) -> bool:
+    return len(schemes) > 1 or any("." in name or ":" in name for names in schemes.values() for name in names)
+
+
+def _sparsity(quantisation: Config) -> bool:
+    """Whether two of four numbers are stored, with a bit for each: compressed-tensors Sparse24BitMaskCompressor."""
+    form = quantisation.sub("sparsity_config").text("format", default="dense")
+    if form not in ("dense", "sparse-24-bitmask"):
+        raise PrecisionError(
+            f"compressed-tensors with sparsity {form[:30]!r}", hint="we read dense and sparse-24-bitmask"
+        )
+    return form != "dense"
+
+
+def _compressed_group(weights: Config, form: str, *, sparse: bool = False) -> Scheme:
+    """Scales have the model's dtype. Source: compressed-tensors 0.20, compressors/ (tests/oracles/packings.jsonl)."""
     bits, kind = _bits(weights, "num_bits"), weights.text("type", default="int")
     strategy = weights.text("strategy", default="group" if weights.raw("group_size") else "tensor")
-    four_bit_floats = {_NVFP4_GROUP: storage.NVFP4, _MXFP4_GROUP: storage.MXFP4}
-    if kind == "float" and bits == _FOUR:
-        narrow = four_bit_floats.get(weights.integer("group_size", default=_NVFP4_GROUP))
-        if narrow is not None:
-            return _both(narrow.name, narrow)
-    if bits == _EIGHT and strategy in _EIGHT_BIT_TILES and kind in ("int", "float"):
+    if kind == "float":
+        found = _narrow_float(weights, bits, strategy)
+        if found is not None:
+            return found
+    if form == "marlin-24":
+        if bits == _FOUR and strategy == "group" and _group_size(weights) == 128:  # noqa: PLR2004
+            return _both("w4a16-24", storage.W4A16_24)
+    elif (
+        bits == _EIGHT
+        and strategy in _EIGHT_BIT_TILES
+        and kind in ("int", "float")
+        and form != "pack-quantized"
+    ):
         name = {"int": "w8a8", "float": "fp8"}[kind]
-        return _both(name, Tiles(name, *_EIGHT_BIT_TILES[strategy]))
-    if bits == _EIGHT and strategy == "block" and kind == "float":
-        sizes = weights.integers("block_structure", default=(128, 128))
-        return _both("fp8-block", Tiles("fp8-block", *(max(1, size) for size in sizes[:2])))
-    if kind == "int" and strategy in ("group", "channel"):
+        rows, columns = _EIGHT_BIT_TILES[strategy]
+        if sparse:
+            return _both(f"{name}-24", Padded(f"{name}-24", 5, _ROW, 2))
+        return _both(name, Tiles(name, rows, columns, scale_bytes=2))
+    elif kind == "int" and strategy in ("group", "channel") and not sparse:
         name = f"w{bits}a16"
         symmetric = weights.flag("symmetric", default=True)
-        group = _groups(name, weights, bits, zero_point=not symmetric)
+        size = _group_size(weights) if strategy == "group" else -1
         return _both(
-            name, group if strategy == "group" else Groups(name, bits, _ROW, zero_point=not symmetric)
+            name, Groups(name, bits, size if size > 0 else _ROW, zero_point=not symmetric, tensor_bytes=16)
         )
     raise PrecisionError(
-        f"compressed-tensors with {bits}-bit {kind[:20]!r} weights by {strategy[:20]!r}",
-        hint="we read fp8, w8a8, w4a16 and nvfp4 checkpoints",
+        f"compressed-tensors with {bits}-bit {kind[:20]!r} weights by {strategy[:20]!r} {form[:30]!r}",
+        hint="we read fp8, w8a8, w8a16, w4a16, 2:4, nvfp4, mxfp4 and mxfp8 checkpoints",
     )
+
+
+def _narrow_float(weights: Config, bits: int, strategy: str) -> Scheme | None:
+    """Floats that share a scale in small groups (NVFP4, MXFP4, MXFP8), or FP8 in tiles."""
+    group = weights.integer("group_size", default=_NVFP4_GROUP, least=-1)
+    grouped: dict[tuple[int, int], Storage] = {
+        (_FOUR, _NVFP4_GROUP): storage.NVFP4,
+        (_FOUR, _MXFP4_GROUP): storage.MXFP4,
+    }
+    if strategy == "group":
+        grouped[_EIGHT, _MXFP4_GROUP] = storage.MXFP8
+    narrow = grouped.get((bits, group))
+    if narrow is not None:
+        return _both(narrow.name, narrow)
+    if bits == _EIGHT and strategy == "block":
+        sizes = weights.integers("block_structure", default=(128, 128))
+        if len(sizes) != 2 or 0 in sizes:  # noqa: PLR2004  rows and columns
+            raise PrecisionError(
+                f"block_structure is {show(sizes)}", hint="give the rows and columns of a tile: [128, 128]"
+            )
+        return _both("fp8-block", Tiles("fp8-block", sizes[0], sizes[1], scale_bytes=2))
+    return None
 
 
 _EIGHT_BIT_TILES: Final = {"channel": (1, 0), "tensor": (0, 0)}

@@ -41,35 +41,82 @@ _CORRECTION: Final = _one("router.correction", "router.bias")
 
 
 def _shared(part: str) -> Alternatives:
-    return _one(f"shared_experts.{part}_proj", f"shared_expert.{part}_proj")
+    whole = "down_proj" if part == "down" else "gate_up_proj"
+    return _one(
+        f"shared_experts.{part}_proj",
+        f"shared_expert.{part}_proj",
+        f"shared_mlp.{part}_proj",
+        f"shared_mlp.{whole}",
+    )
+
+
+def _streams(name: str) -> tuple[str, ...]:
+    """Gemma 3n has four streams: the converter stacks the three matrices into one and takes no other number."""
+    return tuple(f"{name}.{index}" for index in range(3))
 
 
 # Source: llama.cpp, gguf-py/gguf/tensor_mapping.py and constants.py (TENSOR_NAMES).
 _GGUF_LAYER: Final[Mapping[str, Alternatives]] = {
-    "attn_norm": _one("input_layernorm", "ln_1", "ln_attn", "self_attn_layer_norm"),
-    "attn_norm_2": _one("ln_attn", "ln_mlp"),
-    "ffn_norm": _one("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "ln_mlp", "final_layer_norm"),
+    "attn_norm": _one(
+        "input_layernorm", "ln_1", "ln_mlp", "ln_attn", "self_attn_layer_norm", "norm", "operator_norm", "norm_1", "attention_layernorm"
+    ),
+    "attn_norm_2": _one("ln_attn"),
+    "ffn_norm": _one(
+        "pre_feedforward_layernorm", "pre_mlp_layernorm", "pre_ff_layernorm", "post_attention_layernorm", "ln_2", "ln_mlp", "final_layer_norm",
+        "ffn_norm", "norm_2", "feedforward_layernorm",
+    ),
     "post_attention_norm": _one("post_self_attn_layernorm", "post_attention_layernorm"),
     "post_ffw_norm": _one("post_mlp_layernorm", "post_feedforward_layernorm"),
-    "attn_q": _one("q_proj"), "attn_k": _one("k_proj"), "attn_v": _one("v_proj"), "attn_qkv": _QKV,
+    "attn_q": _one("q_proj", "qkv_proj"), "attn_k": _one("k_proj", "qkv_proj"), "attn_v": _one("v_proj", "qkv_proj"),
+    "attn_qkv": (("in_proj_qkv",), ("in_proj_qkvz",), *_QKV), "attn_gate": _one("in_proj_z", "in_proj_qkvz", "g_proj", "gate_proj"), "attn_output_norm": _one("norm_2"),
     "attn_output": _one("o_proj"), "attn_sinks": _one("sinks"),
     "attn_q_norm": _one("q_norm", "q_layernorm"), "attn_k_norm": _one("k_norm", "k_layernorm"),
     "attn_q_a": _one("q_a_proj"), "attn_q_a_norm": _one("q_a_layernorm"), "attn_q_b": _one("q_b_proj"),
     "attn_kv_a_mqa": _one("kv_a_proj_with_mqa"), "attn_kv_a_norm": _one("kv_a_layernorm"),
     "attn_kv_b": _one("kv_b_proj"), "attn_k_b": _one("kv_b_proj"), "attn_v_b": _one("kv_b_proj"),
-    "ffn_gate": _one("gate_proj"), "ffn_up": _one("gate_up_proj", "up_proj"), "ffn_down": _one("down_proj"),
+    "ffn_gate": _one("gate_proj", "shared_mlp.gate_up_proj"),
+    "ffn_up": _one("gate_up_proj", "up_proj", "shared_mlp.gate_up_proj"), "ffn_down": _one("down_proj"),
     "ffn_gate_inp": _one("router"), "exp_probs_b": _CORRECTION,
     "ffn_gate_exps": _one("experts.gate"), "ffn_up_exps": _one("experts.up"), "ffn_down_exps": _one("experts.down"),
     "ffn_gate_up_exps": (("experts.gate", "experts.up"),),
     "ffn_gate_shexp": _shared("gate"), "ffn_up_shexp": _shared("up"), "ffn_down_shexp": _shared("down"),
-    "ffn_gate_inp_shexp": _one("shared_gate"),
+    "ffn_gate_inp_shexp": _one("shared_gate"), "ffn_latent_down": _one("fc1_latent_proj"), "ffn_latent_up": _one("fc2_latent_proj"),
+    # Recurrent layers.
+    "ssm_in": _one("in_proj"), "ssm_conv1d": _one("conv1d"), "ssm_x": _one("x_proj"), "ssm_dt": _one("dt_proj"),
+    "ssm_a": _one("A_log"), "ssm_d": _one("D"), "ssm_norm": _one("norm", "o_norm"), "ssm_out": _one("out_proj"),
+    "ssm_dt_norm": _one("dt_layernorm"), "ssm_b_norm": _one("b_layernorm"), "ssm_c_norm": _one("c_layernorm"),
+    "ssm_ba": _one("in_proj_ba"), "ssm_alpha": _one("in_proj_a"), "ssm_beta": _one("in_proj_b", "b_proj"),
+    "ssm_conv1d_q": _one("conv1d"), "ssm_conv1d_k": _one("conv1d"), "ssm_conv1d_v": _one("conv1d"),
+    "ssm_f_a": _one("f_a_proj"), "ssm_f_b": _one("f_b_proj"), "ssm_g_a": _one("g_a_proj"), "ssm_g_b": _one("g_b_proj"),
+    "shortconv.in_proj": _one("in_proj"), "shortconv.conv": _one("conv"), "shortconv.out_proj": _one("out_proj"),
+    # Gemma 3n and 4.
+    "layer_output_scale": _one("layer_scalar"), "inp_gate": _one("per_layer_input_gate"),
+    "proj": _one("per_layer_projection"), "post_norm": _one("post_per_layer_input_norm"),
+    "post_ffw_norm_1": _one("post_feedforward_layernorm_1"), "post_ffw_norm_2": _one("post_feedforward_layernorm_2"),
+    "pre_ffw_norm_2": _one("pre_feedforward_layernorm_2"),
+    "laurel_l": _one("laurel.linear_left"), "laurel_r": _one("laurel.linear_right"),
+    "laurel_post_norm": _one("laurel.post_laurel_norm"), "altup_correct_coef": _one("altup.correction_coefs"),
+    "altup_correct_scale": _one("altup.correct_output_scale"), "altup_predict_coef": _one("altup.prediction_coefs"),
+    "altup_router": _one("altup.modality_router"), "altup_router_norm": _one("altup.router_norm"),
+    # The indexer of sparse attention.
+    "indexer.k_norm": _one("indexer.k_norm"), "indexer.proj": _one("indexer.weights_proj"),
+    "indexer.attn_k": _one("indexer.wk"), "indexer.attn_q_b": _one("indexer.wq_b"),
+    "attn_sub_norm": _one("attn_sub_norm"), "ffn_sub_norm": _one("ffn_sub_norm"),
+}  # fmt: skip
+# What a name means with another ending than the usual two.
+_GGUF_ENDING: Final[Mapping[str, Alternatives]] = {
+    "ssm_dt.bias": _one("dt_proj.bias", "dt_bias"),
+    "ffn_gate_inp.scale": _one("router.scale"), "ffn_down_exps.scale": _one("router.per_expert_scale"),
 }  # fmt: skip
 _GGUF_OUTSIDE: Final[Mapping[str, Alternatives]] = {
     "token_embd": _one("embed_tokens"), "output": _one("lm_head"), "position_embd": _one("positions"),
-    "output_norm": _one("norm", "ln_f", "final_layer_norm"), "token_embd_norm": _one("word_embeddings_layernorm"),
+    "output_norm": _one("norm", "ln_f", "final_layer_norm"), "token_embd_norm": _one("word_embeddings_layernorm", "norm"),
+    "per_layer_token_embd": _one("embed_tokens_per_layer"), "per_layer_model_proj": _one("per_layer_model_projection"),
+    "per_layer_proj_norm": _one("per_layer_projection_norm"),
+    "altup_proj": (_streams("altup_projections"),), "altup_unembd_proj": (_streams("altup_unembed_projections"),),
 }  # fmt: skip
 _GGUF_NAME: Final = re.compile(
-    r"(?:blk\.(\d{1,6})\.)?([\w.]+?)(?:\.(\d{1,5}))?\.(weight|bias|scale|input_scale)"
+    r"(?:blk\.(\d{1,6})\.)?([\w.]+?)(?:\.(\d{1,5}))?(?:\.(weight|bias|scale|input_scale))?"
 )
 
 
@@ -85,13 +132,23 @@ def gguf_name(name: str, n_layers: int) -> Meant:
         return Meant("extra", None, ())
     if number is None:
         return Meant("outside", None, _GGUF_OUTSIDE.get(module, ()), bias=ending == "bias")
-    layer = int(number)
+    return _gguf_in_layer(int(number), n_layers, (module, expert, ending))
+
+
+def _gguf_in_layer(layer: int, n_layers: int, parts: tuple[str, str | None, str | None]) -> Meant:
+    """Of the name's module, the number of an expert, and its ending."""
+    module, expert, ending = parts
     if layer >= n_layers:
         return Meant("draft", layer, ())
     if expert is not None:  # files of early 2024 have one tensor an expert
         module = f"{module}_exps"
+    special = _GGUF_ENDING.get(f"{module}.{ending}")
+    if special is not None:
+        return Meant("layer", layer, special)
     bias = ending == "bias" and module != "exp_probs_b"
-    return Meant("layer", layer, _GGUF_LAYER.get(module, ()), bias=bias, main=ending in ("weight", "bias"))
+    return Meant(
+        "layer", layer, _GGUF_LAYER.get(module, ()), bias=bias, main=ending in (None, "weight", "bias")
+    )
 
 
 _TOWER: Final = re.compile(

@@ -37,28 +37,49 @@ if TYPE_CHECKING:
 _GROUP = r"(?:-(?=g|\d+g)g?(?P<g>[1-9]\d{0,4})g?)?"
 _ENDINGS: Final[tuple[tuple[str, str], ...]] = (
     (r"-unsloth-bnb-4bit", "unsloth"),
-    (r"-bnb-4bit(?:-nf4)?|-nf4|-4bit-bnb", "nf4"),
+    (r"-bnb-(?:4bit(?:-nf4)?|nf4)|-nf4|-4bit-bnb", "nf4"),
     (r"-bnb-8bit|-8bit-bnb", "int8"),
-    (rf"-gptq(?:-(?:int8|8bit|w8a16)){_GROUP}", "gptq-int8"),
-    (rf"-gptq(?:-(?:int4|4bit|w4a16))?{_GROUP}|-int4-gptq|-4bit-gptq", "gptq"),
-    (rf"-awq(?:-(?:int4|4bit|w4a16))?{_GROUP}|-int4-awq|-4bit-awq", "awq"),
+    (rf"[-_]gptq(?:-(?:int8|8bit|w8a16)){_GROUP}", "gptq-int8"),
+    (rf"[-_]gptq(?:-(?:int4|4bit|4b|w4a16))?{_GROUP}|-int4-gptq|-4bit-gptq", "gptq"),
+    # Intel's tool can pack as the two older formats do.
+    (r"-int4(?:-(?:a?sym))?-gptq-inc", "gptq"),
+    (r"-int4(?:-(?:a?sym))?-awq-inc", "awq"),
+    (rf"[-_]awq(?:-(?:int4|4bit|w4a16))?{_GROUP}|-int4-awq|-4bit-awq", "awq"),
     (r"-fp8-dynamic|-dynamic-fp8|-fp8_dynamic", "fp8-dynamic"),
     (r"-fp8-block", "fp8-block"),
-    (r"-fp8(?:-static)?(?:-per-?tensor)?", "fp8"),
-    (rf"(?:-quantized\.|-)w4a16{_GROUP}", "w4a16"),
-    (r"(?:-quantized\.|-)w8a8|-int8", "w8a8"),
+    (r"-fp8(?:-static)?(?:-per-?tensor)?(?:-kv)?", "fp8"),
+    (rf"(?:-quantized\.|-int4-|-)w4a16{_GROUP}", "w4a16"),
+    (r"(?:-quantized\.|-int8-|-)w8a8|-int8", "w8a8"),
     (r"(?:-quantized\.|-)w8a16", "w8a16"),
-    (r"-nvfp4(?:-fp8-kv)?|-fp4", "nvfp4"),
-    (r"-mxfp4", "mxfp4"),
-    (r"-bf16", "bfloat16"),
+    (r"-nvfp4(?:a16|-fp8-kv)?(?:-v\d)?|-fp4(?:-v\d)?", "nvfp4"),
+    (r"-mxfp4(?:-preview)?", "mxfp4"),
+    (r"-bf16|-qat-(?:q4_0|int4)-unquantized", "bfloat16"),
     (r"-(?:fp16|f16)", "float16"),
     (r"-(?:mlx-)?(?P<bits>[34568])-?bits?", "mlx"),
 )
+# Formats whose bits or layout a name does not tell: known models are refused with that, where no config is at hand.
+_UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(rf"[-_]{word}(?![a-z])"), why)
+    for word, why in (
+        (r"exl[23]", "EXLlama's format, of which each file has its own bits"),
+        (r"hqq", "HQQ, of which each file has its own bits and groups"),
+        (r"aqlm", "AQLM, whose code books a name does not tell"),
+        (r"torchao", "torchao, which names a family of formats"),
+        (r"int4-int8mix", "a mix of 4 and 8 bits"),
+        (r"(?:auto-?round|inc$)", "AutoRound, which packs in several ways"),
+        (r"gptqmodel", "GPTQModel, which may keep single modules in other bits"),
+        (r"int4$", "four bits of torchao, GPTQ or AutoRound: the name does not say which"),
+    )
+)
+# Organisations that publish others' models again, unchanged, under their own name.
+_MIRRORS: Final = frozenset(
+    {"unsloth", "nousresearch", "llm-research", "ai-modelscope", "redhatai", "neuralmagic"}
+)
 _ANY_ENDING: Final = tuple((re.compile(rf"(?P<base>.+?)(?:{ending})"), name) for ending, name in _ENDINGS)
 # `-GGUF`, `-GGUF:Q4_K_M`, `-Q4_K_M-GGUF`, `-Q4_K_M`, `:Q4_K_M`.
-_TYPE = r"(?:ud-)?(?:i?q\d\w*|tq\d_0|mxfp4_moe|b?f16|f32)"
+_TYPE = r"(?:ud-)?(?:i?q\d\w*|tq\d_0|mxfp4_moe|b?f16|f32)|\d\.\d\d-?bit"
 _GGUF: Final = re.compile(
-    rf"(?P<base>.+?)(?:-(?P<inside>{_TYPE}))?(?:-i1)?-gguf(?::(?P<after>{_TYPE}))?"
+    rf"(?P<base>.+?)(?:-qat)?(?:-(?P<inside>{_TYPE}))?(?P<i1>-i1|-imat)?-gguf(?::(?P<after>{_TYPE}))?"
     rf"|(?P<plain>.+?)(?:[-:.](?P<type>(?:ud-)?i?q\d\w*|tq\d_0)|:(?P<named>{_TYPE}))"
 )
 # Whose `-FP8` has a scale for each tile of 128 x 128; others have one for each matrix.
@@ -87,25 +108,70 @@ def variant_of(text: str, find: Callable[[str], ModelProfile | None]) -> ModelPr
     if len(text) > _LONGEST or "\\" in text or text.count("/") > 1:
         return None
     for variant in _readings(text):
-        base = next((found for name in _spellings(variant.base) if (found := find(name))), None)
+        base = _base(variant.base, find)
         if base is not None:
             return _as_variant(text, variant, base)
+    return _copy_of(text, find)
+
+
+def refusal_of(text: str, find: Callable[[str], ModelProfile | None]) -> PrecisionError | None:
+    """What to say of a known model in a format that its name leaves open, where its config.json cannot be had."""
+    lower = text.lower()
+    if len(text) > _LONGEST or lower.count("/") > 1:
+        return None
+    why = next((why for word, why in _UNREAD if word.search(lower)), None)
+    if why is None:
+        return None
+    for cut in range(len(lower) - 1, 0, -1):
+        base = _base(lower[:cut], find) if lower[cut] in "-_" else None
+        if base is not None:
+            return PrecisionError(
+                f"{text[:100]} is {base.name} in {why}",
+                hint=f"give the directory of its config.json; or plan the original: --model {base.name} --quant awq",
+            )
     return None
+
+
+def _base(name: str, find: Callable[[str], ModelProfile | None]) -> ModelProfile | None:
+    return next((found for each in _spellings(name) if (found := find(each))), None)
+
+
+def _copy_of(text: str, find: Callable[[str], ModelProfile | None]) -> ModelProfile | None:
+    """The original of a name of an organisation that publishes copies: unsloth/Llama-3.3-70B-Instruct."""
+    organisation, slash, _ = text.lower().partition("/")
+    if not slash or organisation not in _MIRRORS:
+        return None
+    base = _base(text.lower(), find)
+    if base is None:
+        return None
+    remark = f"taken for an unchanged copy of {base.name} by its name"
+    return replace(
+        base,
+        name=text,
+        resolved_from=text,
+        alias_of=f"{text}: a copy of {base.name}",
+        note="; ".join(filter(None, (base.note, remark))),
+    )
 
 
 def _readings(text: str) -> Iterator[Variant]:
     lower = text.lower()
-    for pattern, name in _ANY_ENDING:
+    if lower.startswith("qwen/") and lower.endswith(
+        ("-chat-int4", "-chat-int8")
+    ):  # the first Qwen's GPTQ copies
+        yield Variant(lower[: -len("-int4")], "gptq" if lower.endswith("4") else "gptq-int8")
+    for pattern, ending in _ANY_ENDING:
         match = pattern.fullmatch(lower)
         if match is not None:
-            found = match.groupdict()
+            found, name = match.groupdict(), ending
             if name == "mlx":
-                name = f"mlx-{found['bits']}bit"  # noqa: PLW2901  the ending tells the width
+                name = f"mlx-{found['bits']}bit"
             yield Variant(match["base"], name, int(found.get("g") or _GROUP_SIZE))
     match = _GGUF.fullmatch(lower)
     if match is not None:
         kind = match["inside"] or match["after"] or match["type"] or match["named"] or ""
-        yield Variant(match["base"] or match["plain"], f"gguf:{kind}")
+        made = "-imatrix" if match["i1"] and kind.startswith(("q", "iq")) and kind != "q8_0" else ""
+        yield Variant(match["base"] or match["plain"], f"gguf:{kind}{made}")
 
 
 def _spellings(name: str) -> Iterator[str]:
@@ -124,7 +190,7 @@ def _spellings(name: str) -> Iterator[str]:
 def _as_variant(text: str, variant: Variant, base: ModelProfile) -> ModelProfile:
     if variant.format.startswith("mlx-") or text.lower().startswith("mlx-community/"):
         raise _mlx_refused(text, variant, base)
-    precision, remark = _precision(text, variant, base.architecture)
+    precision, remark = _precision(text, variant, base)
     notes = (*base.architecture.notes, remark)
     return replace(
         base,
@@ -142,13 +208,14 @@ def _base_dtype(architecture: Architecture) -> Plain:
     return base if base in (storage.BFLOAT16, storage.FLOAT16) else storage.BFLOAT16
 
 
-def _precision(text: str, variant: Variant, architecture: Architecture) -> tuple[Precision, str]:
+def _precision(text: str, variant: Variant, model: ModelProfile) -> tuple[Precision, str]:
+    architecture = model.architecture
     name, base = variant.format, _base_dtype(architecture)
     read = "its format is read from its name: the config.json may leave more matrices in 16 bits"
     if name in DTYPES:
         return plain(name), "its dtype is read from its name"
     if name.startswith("gguf:"):
-        return _gguf(name.removeprefix("gguf:"), base)
+        return _gguf(name.removeprefix("gguf:"), base, text, model)
     if name == "unsloth":
         pair = (storage.NF4_DOUBLE, storage.NF4_DOUBLE)
         return quantised("nf4", base, *pair), (
@@ -186,8 +253,8 @@ def _stored(name: str, group: int, architecture: Architecture) -> tuple[Storage 
     return (alone[name], alone[name]) if name in alone else FORMATS[name]
 
 
-def _gguf(kind: str, base: Plain) -> tuple[Precision, str]:
-    from vram_planner.architecture.gguf import gguf_precision  # noqa: PLC0415  rarely asked for
+def _gguf(kind: str, base: Plain, text: str, model: ModelProfile) -> tuple[Precision, str]:
+    from vram_planner.architecture.gguf import by_whom  # noqa: PLC0415  rarely asked for
 
     if not kind:
         return plain(base.name), (
@@ -195,7 +262,7 @@ def _gguf(kind: str, base: Plain) -> tuple[Precision, str]:
             "such as …-GGUF:Q4_K_M, says which"
         )
     remark = "its GGUF file type is read from its name: files of one type differ by their maker"
-    return gguf_precision(kind), remark
+    return by_whom(kind, text if "/" in text else model.name, model.architecture), remark
 
 
 def _mlx_refused(text: str, variant: Variant, base: ModelProfile) -> PrecisionError:

@@ -64,8 +64,10 @@ class _Search:
         ask, memory, price = found.ask, found.memory, found.gpu.hourly_price
         count, total_bytes = ask.layout.gpus, found.gpu.total_bytes
         capacity = self.engine.capacity(ask, memory)
-        served = Served(engine=self.engine.name, ask=ask, gpu=found.gpu, memory=memory, capacity=capacity)
-        speed = served.performance()
+        name, speed = self.engine.speed_of, None
+        if name is not None:
+            served = Served(engine=name, ask=ask, gpu=found.gpu, memory=memory, capacity=capacity)
+            speed = served.performance()
         return Candidate(
             gpu=found.gpu.name,
             count=count,

@@ -11,13 +11,14 @@ from vram_planner.architecture.parallel import Layout, valid_tp
 from vram_planner.architecture.precision import (
     DTYPE_ALIASES,
     DTYPES,
-    FORMATS,
     Precision,
     named_format,
     plain,
 )
 from vram_planner.engines.base import Ask, Options, Workload
+from vram_planner.engines.loads import family_of, loading_notes
 from vram_planner.engines.register import engine
+from vram_planner.engines.served import how_served
 from vram_planner.errors import (
     NoGpuError,
     ParallelError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
 _NO_GPU = "none"
+_ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "version")
 
 
 def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
@@ -48,6 +50,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     """
     profile = resolve(request.model, offline=request.offline)
     chosen = engine(request.engine)
+    served = _check_served(request, profile, chosen)
     _check_kinds(profile, chosen)
     choice = card or _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
@@ -78,9 +81,15 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         capacity=capacity,
         launch=_launch(memory.launch, profile, request),
         not_modelled=memory.not_modelled,
-        warnings=(*_warnings(request, profile), *notes, *memory.warnings, *_detected_warnings(choice)),
+        warnings=(
+            *_warnings(request, profile),
+            *served,
+            *notes,
+            *memory.warnings,
+            *_detected_warnings(choice),
+        ),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
-        find_served=lambda: _served(chosen.name, ask, choice, memory, capacity),
+        find_served=lambda: _served(chosen.speed_of, ask, choice, memory, capacity),
     )
 
 
@@ -108,13 +117,29 @@ def _calibrated(
 
 
 def _served(
-    name: str, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
+    name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    if choice is None or capacity is None:
+    if name is None or choice is None or capacity is None:
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
     return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
+
+
+def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:
+    """Refuse a family that the engine cannot run; say where it only falls back to another's code."""
+    found = how_served(
+        chosen.families,
+        chosen.title.partition(" ")[0],
+        profile.architecture.model_type,
+        request.engine_version,
+    )
+    if found.refusal is not None:
+        if found.until is not None and profile.architecture.kinds <= chosen.kinds:
+            # Whoever runs it has an older release, whose rules for the model itself are the same.
+            return (f"{found.refusal}; planned all the same: better with --engine-version {found.until}",)
+        raise UnsupportedArchitectureError(found.refusal, hint=found.hint)
+    return (found.warning,) if found.warning else ()
 
 
 def _check_kinds(profile: ModelProfile, chosen: Engine) -> None:
@@ -141,7 +166,7 @@ def _title(chosen: Engine, settings: Any) -> str:
 
 
 def _launch(command: str, profile: ModelProfile, request: PlanRequest) -> str:
-    file = profile.name.rsplit("/", 1)[-1]
+    file = profile.name.rsplit("/", 1)[-1].partition("-GGUF")[0]
     words = command.replace("{model_file}", file).replace("{model}", profile.name)
     server = words.startswith(("vllm ", "python -m sglang"))
     return f"{words} --dtype {request.dtype}" if server and request.dtype != "auto" else words
@@ -161,40 +186,35 @@ def _model_facts(profile: ModelProfile, precision: Precision) -> ModelFacts:
 
 
 def _options(request: PlanRequest) -> Options:
+    """What the request says to the engine: fields of the same names, which a test holds."""
     return Options(
-        version=request.engine_version,
-        kv_dtype=request.kv_dtype,
-        gpu_memory_utilization=request.gpu_memory_utilization,
-        max_num_seqs=request.max_num_seqs,
-        max_num_batched_tokens=request.max_num_batched_tokens,
-        block_size=request.block_size,
-        ubatch=request.ubatch,
-        flash_attn=request.flash_attn,
-        slots=request.slots,
-        ngl=request.ngl,
-        n_cpu_moe=request.n_cpu_moe,
-        kv_unified=request.kv_unified,
-        swa_full=request.swa_full,
-        enforce_eager=request.enforce_eager,
-        attn=request.attn,
-        cache=request.cache,
+        version=request.engine_version, **{name: getattr(request, name) for name in _ENGINE_OPTIONS}
     )
 
 
 @lru_cache(maxsize=256)
-def _named_precision(quant: str, base: str) -> Precision:
-    name = quant.lower()
+def _plain_format(quant: str, base: str) -> Precision | None:
+    from vram_planner.architecture.format_names import canonical  # noqa: PLC0415  with --quant alone
+
+    name = canonical(quant)
     if (named := named_format(name, DTYPES[base])) is not None:
         return named
-    if name in DTYPES or name in DTYPE_ALIASES:
-        return plain(name)
-    from vram_planner.architecture.gguf import GGUF_FILE_TYPES, gguf_precision  # noqa: PLC0415  rarely asked for
+    return plain(name) if name in DTYPES or name in DTYPE_ALIASES else None
+
+
+def _named_precision(quant: str, base: str, profile: ModelProfile) -> Precision:
+    if (named := _plain_format(quant, base)) is not None:
+        return named
+    from vram_planner.architecture.format_names import nearest  # noqa: PLC0415  with --quant alone
+    from vram_planner.architecture.gguf import by_whom  # noqa: PLC0415  rarely asked for
+    from vram_planner.architecture.gguf_names import GGUF_FILE_TYPES  # noqa: PLC0415  with it
 
     try:
-        return gguf_precision(quant)
+        return by_whom(quant, profile.name, profile.architecture)
     except PrecisionError as error:
-        known = ", ".join([*DTYPES, *FORMATS, *GGUF_FILE_TYPES])
-        raise PrecisionError(f"no quantisation is called {quant[:40]!r}", hint=f"one of {known}") from error
+        raise PrecisionError(
+            f"no quantisation is called {quant[:40]!r}", hint=nearest(quant, GGUF_FILE_TYPES)
+        ) from error
 
 
 def _precision(
@@ -215,27 +235,37 @@ def _precision(
             (f"stored in float32; {chosen.title} serves it in 16 bits unless --dtype float32",),
         )
     if request.quant is not None:
-        named = _named_precision(request.quant, base)
-        return named, (*notes, *_format_notes(chosen, named, stored))
+        named = _named_precision(request.quant, base, profile)
+        return named, (*notes, *_format_notes(request, profile, chosen, named))
     if own is not None and own.name != base:
         rebased: Precision = stored.with_base(DTYPES[base])  # type: ignore[attr-defined]  # what has a base has it
         return rebased, notes
-    return stored, (*notes, *_format_notes(chosen, stored, stored))
+    return stored, (*notes, *_format_notes(request, profile, chosen, stored))
 
 
-def _format_notes(chosen: Engine, named: Precision, stored: Precision) -> tuple[str, ...]:
+def _format_notes(
+    request: PlanRequest, profile: ModelProfile, chosen: Engine, named: Precision
+) -> tuple[str, ...]:
     """GGUF is llama.cpp's; vLLM reads it with experimental kernels, others unpack it. The stored file stays as it is."""
-    if getattr(named, "container", None) == "gguf" and chosen.name != "llama.cpp":
-        if chosen.name != "vllm":
+    stored, container = profile.architecture.precision, getattr(named, "container", None)
+    if chosen.gguf == "own":
+        return ()
+    notes: tuple[str, ...] = ()
+    if (family := family_of(named.name, container)) is not None:
+        n_bytes = profile.architecture.weights_bytes(named)
+        notes = loading_notes(chosen, named.name, request.engine_version, family, n_bytes=n_bytes)
+    if container == "gguf":
+        if chosen.gguf != "experimental":
             raise PrecisionError(
                 f"{chosen.title} does not serve GGUF files such as {named.name}",
                 hint="--engine llama.cpp, or awq",
             )
-        return ("vLLM's GGUF kernels are experimental, and slow beside awq or fp8",)
-    if named.name == stored.name or chosen.name == "llama.cpp":
-        return ()
+        return (f"{chosen.title}'s GGUF kernels are experimental, and slow beside awq or fp8", *notes)
+    if named.name == stored.name:
+        return notes
     return (
         f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
+        *notes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.engines.register import engine
 from vram_planner.errors import PlannerError
 from vram_planner.planning.estimate import estimate
 
@@ -46,7 +47,7 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
         shorter = {"ctx": capacity.max_context, "prompt_tokens": None}
         changes.append((f"--ctx {capacity.max_context}", shorter))
     if request.quant is None:
-        name = "q4_k_m" if plan.engine == "llama.cpp" else "awq"
+        name, _ = engine(plan.engine).smaller
         changes.append((f"--quant {name}", {"quant": name}))
     if gpu is not None and request.tp is None and request.pp is None and request.dp is None:
         count = gpu.count * 2
@@ -54,7 +55,7 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
             changes.append((f"--gpu-count {count}", {"gpu": gpu.name, "gpu_count": count}))
             count *= 2
     if request.kv_dtype == "auto":
-        smaller = {"llama.cpp": "q8_0", "vllm": "fp8", "sglang": "fp8_e5m2"}.get(plan.engine)
+        _, smaller = engine(plan.engine).smaller
         if smaller is not None:
             changes.append((f"--kv-dtype {smaller}", {"kv_dtype": smaller}))
     return changes

@@ -220,7 +220,7 @@ def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, floa
     predicted = {
         "weights": ((parts["weights"] + parts.get("buffers", 0)) / GIB, log.get("model_loading_gib")),
         "activation": (parts["activations"] / GIB, log.get("activation_peak_gib")),
-        "KV pool": (capacity.kv_pool_bytes / GIB, _logged_pool(log)),
+        "KV pool": (capacity.kv_pool_bytes / GIB, logged_pool(log)),
         "KV tokens": (float(capacity.kv_cache_tokens), log.get("kv_cache_tokens")),
         "concurrency": (capacity.max_concurrency, log.get("max_concurrency")),
     }
@@ -237,9 +237,13 @@ def _includes_graphs(plan: MemoryPlan) -> bool:
     return plan.part("cuda_graphs").in_budget
 
 
-def _logged_pool(log: dict[str, Any]) -> float | None:
+def logged_pool(log: dict[str, Any]) -> float | None:
+    """All that the pool holds: with windows SGLang logs each pool and their sum, states beside keys and values."""
     if log.get("available_kv_cache_gib") is not None:
         return float(log["available_kv_cache_gib"])
+    if log.get("window_pool_gb") is not None:
+        return float(log["window_pool_gb"])
+    states = float(log.get("conv_state_gb", 0.0) + log.get("ssm_state_gb", 0.0))
     if log.get("k_gb") is not None and log.get("v_gb") is not None:
-        return float(log["k_gb"] + log["v_gb"])
-    return log.get("kv_size_gb")
+        return float(log["k_gb"] + log["v_gb"]) + states
+    return None if log.get("kv_size_gb") is None else float(log["kv_size_gb"]) + states

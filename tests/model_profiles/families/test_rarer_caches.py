@@ -65,6 +65,15 @@ def test_longcat_keeps_two_latents_a_layer() -> None:
     assert f"{28 * 256 * 2 * 2048 * 6144:,}" in model.notes[0]
 
 
+def test_longcats_zero_experts_have_no_parameters() -> None:
+    """The published total is 560 B; transformers' module has 741,053,585,408."""
+    model = resolve("meituan-longcat/LongCat-Flash-Chat").architecture
+
+    assert model.parameters == 741_053_585_408 - 28 * 256 * 2 * 2048 * 6144
+    assert round(model.parameters / 1e9) in (560, 561)
+    assert "zero experts" in model.notes[0]
+
+
 def test_step_3_7_adds_up_to_its_published_total() -> None:
     """Main model, three drafts with heads of their own, and 42 routers' correction biases of 288."""
     model = resolve("stepfun-ai/Step-3.7-Flash").architecture

@@ -9,7 +9,7 @@ from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.model import Architecture, Layer
 from vram_planner.architecture.weight import norm
 from vram_planner.errors import ConfigError
-from vram_planner.model_profiles.stored import stored_precision
+from vram_planner.model_profiles.stored import stored_kv_dtype, stored_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +191,7 @@ def decoder(
         final_norm=norms(hidden, "norm") if final_norm is None else final_norm,
         max_context=config.optional_integer("max_position_embeddings", "n_positions", "max_sequence_length")
         or max_context,
+        kv_dtype=stored_kv_dtype(config),
         notes=(*notes, *remarks),
         **_rope(config),
         **rest,
