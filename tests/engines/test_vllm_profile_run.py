@@ -98,7 +98,7 @@ def test_moe_workspace_is_exact(
 
 
 def test_the_sorting_sampler_of_older_versions(oracle_architecture: Callable[[str], Architecture]) -> None:
-    """Logged by 0.11.0 on H100: 4.76 GiB for Llama-3.1-8B with 1,024 requests. Fitted: 9.7 · 4 · S·V."""
+    """Logged by 0.11.0 on H100: 4.76 GiB for Llama-3.1-8B with 1,024 requests."""
     architecture = oracle_architecture("Llama-3.1-8B")
     row = {
         "T": 8192,

@@ -278,3 +278,12 @@ def test_jetsons_of_one_name_are_told_apart_by_the_machine_s_memory(ram_gib: flo
 
     assert (choice.gpu.name, choice.gpu.total_bytes) == (product, ram_bytes)
     assert (choice.gpu.total_basis, choice.gpu.total_detail) == (Basis.ASSUMED, "the RAM")
+
+
+def test_two_products_are_called_h20() -> None:
+    with pytest.raises(UnknownGpuError) as caught:
+        find_gpu("H20")
+
+    assert "NVIDIA H20 96GB" in caught.value.hint
+    assert "NVIDIA H20 141GB" in caught.value.hint
+    assert gpu_by_nvml_name("NVIDIA H20", None).name == "NVIDIA H20 96GB"

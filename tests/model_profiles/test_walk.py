@@ -29,8 +29,13 @@ def test_every_module_that_transformers_builds_has_as_many_parameters_as_we_say(
 ) -> None:
     differing = [row for row in walked.values() if row.status == "differs"]
 
+    explained = [row.model_type for row in walked.values() if row.status == "explained"]
+
     assert differing == []
-    assert sum(row.status == "equal" for row in walked.values()) >= 155
+    assert explained == [
+        "longcat_flash"
+    ]  # 560 B published: matrices of its zero experts are in the module alone
+    assert sum(row.status == "equal" for row in walked.values()) >= 154
 
 
 def test_what_we_refuse_is_refused_by_name_and_reason(walked: dict[str, Walked]) -> None:

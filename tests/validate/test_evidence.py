@@ -7,7 +7,15 @@ import pytest
 
 from vram_planner.cli.main import main
 from vram_planner.errors import RecordError
-from vram_planner.validate.evidence import Replayed, Skipped, engine_of, read_records, replay_all, scores
+from vram_planner.validate.evidence import (
+    Replayed,
+    Score,
+    Skipped,
+    engine_of,
+    read_records,
+    replay_all,
+    scores,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +32,13 @@ def replayed() -> list[Replayed | Skipped]:
     return list(replay_all(row for row in read_records() if row.get("kind") != "serving"))
 
 
-def median(rows: list[Replayed | Skipped], engine: str, component: str, *, fitted: bool = False) -> float:
-    chosen = [
-        row for row in rows if isinstance(row, Replayed) and row.engine == engine and row.fitted is fitted
-    ]
-    return next(score.median for score in scores(chosen) if score.component == component)
+def score(rows: list[Replayed | Skipped], engine: str, component: str) -> Score:
+    chosen = [row for row in rows if isinstance(row, Replayed) and row.engine == engine and not row.fitted]
+    return next(score for score in scores(chosen) if score.component == component)
+
+
+def median(rows: list[Replayed | Skipped], engine: str, component: str) -> float:
+    return score(rows, engine, component).median
 
 
 def test_weights_of_vllm_on_rows_not_fitted(replayed: list[Replayed | Skipped]) -> None:
@@ -38,8 +48,22 @@ def test_weights_of_vllm_on_rows_not_fitted(replayed: list[Replayed | Skipped]) 
 
 @pytest.mark.parametrize("component", ["KV tokens", "concurrency", "KV blocks"])
 def test_capacity_of_vllm_on_rows_not_fitted(replayed: list[Replayed | Skipped], component: str) -> None:
-    """Target: 1 % median. The 5 % asked for the 90th percentile is missed: docs/explanation/accuracy.md says where."""
-    assert median(replayed, "vllm", component) < 0.01
+    """Targets: 1 % median, and 5 % at the 90th percentile (blocks, which the V0 engine's oldest logs have: 6 %)."""
+    found = score(replayed, "vllm", component)
+
+    assert found.median < 0.01
+    assert found.p90 < (0.06 if component == "KV blocks" else 0.05)
+
+
+@pytest.mark.parametrize(
+    "component", ["weights", "KV pool", "KV tokens", "concurrency", "KV blocks", "activation"]
+)
+def test_bands_hold_what_was_logged(replayed: list[Replayed | Skipped], component: str) -> None:
+    """Target: four of five logged figures of models that nothing was read from lie in the plan's band."""
+    covered = score(replayed, "vllm", component).covered
+
+    assert covered is not None
+    assert covered >= 0.8
 
 
 def test_llama_cpp(replayed: list[Replayed | Skipped]) -> None:
@@ -106,8 +130,9 @@ def test_rows_of_a_model_that_a_constant_was_read_from_stand_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"engine_version": None}, "no engine_version"),
-        ({"gpu_total_gib": None}, "neither the card"),
+        ({"engine_version": None, "measured": {"kv_cache_tokens": 476_016}}, "no engine_version"),
+        ({"gpu_total_gib": None, "measured": {"kv_cache_tokens": 476_016}}, "neither the card"),
+        ({"quantization": "fp8 (fbgemm_fp8)"}, "leaves tensors in 16 bits"),
         ({"speculative": "eagle"}, "speculative decoding"),
         ({"cpu_offload_gb": 12}, "offloads to the CPU"),
         ({"model": "nobody/nothing"}, "nobody/nothing"),
@@ -121,6 +146,49 @@ def test_what_cannot_be_replayed(change: dict[str, Any], reason: str) -> None:
 
     assert isinstance(row, Skipped)
     assert reason in row.reason
+
+
+@pytest.mark.parametrize(
+    ("lacking", "note"),
+    [("engine_version", "no version"), ("gpu_total_gib", "no card"), ("max_model_len", "no context")],
+)
+def test_a_record_that_lacks_much_is_replayed_for_its_weights(lacking: str, note: str) -> None:
+    measured = {"model_loading_gib": 14.99, "kv_cache_tokens": 476_016}
+    (row,) = replay_all(
+        [{key: value for key, value in {**LLAMA, "measured": measured}.items() if key != lacking}]
+    )
+
+    assert isinstance(row, Replayed)
+    assert set(row.pairs) == {"weights"}
+    assert note in row.notes[0]
+
+
+def test_the_share_that_a_log_adds_up_to_is_the_one_it_ran_with() -> None:
+    """llmd-v0110-2 states 0.9, but its four figures are 0.95 of the card."""
+    (row,) = (row for row in replay_all(read_records()) if row.id == "llmd-v0110-2")
+
+    assert isinstance(row, Replayed)
+    assert "add up to a share of 0.950" in row.notes[0]
+    assert row.pairs["KV pool"][0] == pytest.approx(3.33, abs=0.05)
+
+
+def test_a_pool_that_cannot_have_been_the_default_share_says_nothing() -> None:
+    log = {"model_loading_gib": 14.99, "num_gpu_blocks": 29_900}
+    record = {key: value for key, value in LLAMA.items() if key != "gpu_memory_utilization"}
+    (row,) = replay_all([{**record, "engine_version": "0.11", "measured": log}])
+
+    assert isinstance(row, Replayed)
+    assert set(row.pairs) == {"weights"}
+    assert "more than the default share" in row.notes[0]
+
+
+def test_of_pipeline_stages_only_what_is_the_same_on_all_is_compared() -> None:
+    log = {**LLAMA["measured"], "activation_peak_gib": 1.1, "available_kv_cache_gib": 66.54}
+    (row,) = replay_all([{**LLAMA, "pp": 2, "measured": log}])
+
+    assert isinstance(row, Replayed)
+    assert set(row.pairs) == {"weights", "KV tokens", "concurrency"}
+    assert "first stage" in row.notes[0]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"measured": {}}', "nonsense"])

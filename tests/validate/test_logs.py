@@ -28,7 +28,7 @@ INFO 04-01 10:00:20 [kv_cache_utils.py:1091] Maximum concurrency for 8,192 token
 INFO 04-01 10:00:30 [gpu_model_runner.py:2700] Graph capturing finished in 9 secs, took 0.91 GiB
 """
 VLLM_V0 = """\
-INFO 11-21 llm_engine.py:237] Initializing a V0 LLM engine (v0.6.3) with config: model='meta-llama/Llama-3.1-8B-Instruct', max_seq_len=20000, tensor_parallel_size=1
+INFO 11-21 llm_engine.py:237] Initializing a V0 LLM engine (v0.6.4) with config: model='meta-llama/Llama-3.1-8B-Instruct', max_seq_len=20000, tensor_parallel_size=1
 INFO 11-21 model_runner.py:1071] Loading model weights took 14.9888 GB
 INFO 11-21 worker.py:232] Memory profiling results: total_gpu_memory=23.58GiB initial_memory_usage=15.34GiB \
 peak_torch_memory=17.06GiB memory_usage_post_profile=15.35GiB non_torch_memory=0.35GiB kv_cache_size=3.81GiB gpu_memory_utilization=0.90

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.cache import KvCache, StateCache
     from vram_planner.architecture.feed_forward import FeedForward
     from vram_planner.architecture.precision import Precision
+    from vram_planner.architecture.vision import Eye
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,9 @@ class Architecture:
     weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
     `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
-    numbers of an image stand behind one token of it, where there is a vision tower (else 0). `kv_dtype` is the type
+    numbers of an image stand behind one token of it, where there is a vision tower (else 0). `eye` is how the
+    tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
+    linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
     of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
     """
 
@@ -69,6 +72,9 @@ class Architecture:
     head_bias: bool = False
     capped_logits: bool = False
     pixels_per_token: int = 0
+    eye: Eye | None = None
+    rope_stretch: int = 1
+    mrope: bool = False
     final_norm: tuple[Weight, ...] = ()
     embedding_extras: tuple[Weight, ...] = ()
     draft_layers: tuple[Weight, ...] = ()

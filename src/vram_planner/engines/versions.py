@@ -12,10 +12,10 @@ from vram_planner.errors import RequestError
 from vram_planner.units import GIB
 
 _PROFILES = Path(__file__).parent / "profiles"
-_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.\S{0,40})?")
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4})?\S{0,40})?")
 # vLLM 0.8 to 0.10 could still run the V0 engine: ask for it as 0.8.5+v0. Before 0.8 there was no other.
 _OLD_ENGINE = "+v0"
-_FIRST_NEW = (0, 8)
+_FIRST_NEW = (0, 8, 0)
 Profile = dict[str, Any]
 Band = tuple[int, int, int]
 
@@ -27,12 +27,12 @@ def load_profiles(engine: str) -> tuple[Profile, ...]:
     return tuple(sorted(rows, key=lambda row: (parse_version(row["version"]), not row.get("v0"))))
 
 
-def parse_version(text: str) -> tuple[int, int]:
-    """'0.19.1' -> (0, 19); what follows the second number does not choose a profile."""
+def parse_version(text: str) -> tuple[int, int, int]:
+    """'0.19.1' -> (0, 19, 1); what follows the third number does not choose a profile."""
     match = _VERSION.fullmatch(text.strip())
     if match is None:
         raise RequestError(f"cannot read the engine version {text[:40]!r}", hint="write it as 0.19 or 0.19.1")
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +56,7 @@ def profile_for(engine: str, version: str | None) -> tuple[Profile, str | None]:
             hint=f"the oldest profile is {engine} {profiles[0]['version']}",
         )
     chosen = older[-1]
-    if parse_version(chosen["title"].split()[0]) == wanted:
+    if parse_version(chosen["title"].split()[0])[:2] == wanted[:2]:
         return chosen, None
     return chosen, f"{engine} {version} is planned with the profile of {chosen['title']}"
 

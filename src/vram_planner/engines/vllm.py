@@ -9,6 +9,8 @@ from vram_planner.engines.base import Ask, Capacity, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
 from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import profile_for
+from vram_planner.engines.vllm_bnb import as_loaded
+from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
 from vram_planner.engines.vllm_setting import (
     BIG_CARD,
     HUGE_CARD,
@@ -23,6 +25,8 @@ from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+    from vram_planner.engines.vllm_profile_run import Peak
 
 _HOPPER = 9
 _LONGEST = 1 << 27
@@ -80,6 +84,7 @@ class Vllm:
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or RequestError."""
         check_layout(ask)
+        ask = as_loaded(ask)
         setting = settle(ask)
         stage = fullest_stage(ask, setting)
         peak = parts.profile_peak(ask, setting)
@@ -88,8 +93,8 @@ class Vllm:
                 parts.weights_part(ask, stage, setting),
                 parts.kv_part(ask, stage),
                 *parts.state_part(ask, stage),
-                parts.buffers_part(ask, stage),
-                parts.activation_part(setting, peak),
+                parts.buffers_part(ask, stage, setting),
+                parts.activation_part(ask, setting, peak),
                 parts.graphs_part(ask, setting),
                 parts.runtime_part(ask, setting),
             ),
@@ -103,8 +108,8 @@ class Vllm:
                 "kv_dtype": setting.kv_dtype,
             },
             launch=_launch(ask, setting),
-            not_modelled=_NOT_MODELLED,
-            warnings=_warnings(ask, setting),
+            not_modelled=_not_modelled(ask),
+            warnings=_warnings(ask, setting, peak),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
@@ -138,7 +143,13 @@ class Vllm:
         )
 
 
-def _warnings(ask: Ask, setting: Setting) -> tuple[str, ...]:
+def _not_modelled(ask: Ask) -> tuple[str, ...]:
+    if ask.architecture.towers and ask.architecture.eye is None:
+        return ("the profile run of this model's vision or audio tower", *_NOT_MODELLED)
+    return _NOT_MODELLED
+
+
+def _warnings(ask: Ask, setting: Setting, peak: Peak) -> tuple[str, ...]:
     found = [*([setting.warning] if setting.warning else []), *replica_warning(ask)]
     if (
         ask.layout.tp > 1
@@ -150,6 +161,10 @@ def _warnings(ask: Ask, setting: Setting) -> tuple[str, ...]:
         )
     if setting.requests < per_replica(ask):
         found.append(f"max_num_seqs {setting.requests} is below the asked concurrency: the rest would queue")
+    if peak.stage == TOWER:
+        found.append(
+            f"the vision tower sets the activation peak; for text alone start with {WITHOUT_PICTURES}"
+        )
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.engines.vllm_encoder import TOWER, Seen, see
 from vram_planner.units import KIB, MIB, ceil_div
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 _LONGEST_MLA_DUMMY = 65_536
 _MLA_BLOCKS = 4
-# Bytes a (request, vocabulary entry) when the sampler sorted, up to 0.16: fitted on logs of 0.8 to 0.11.
-_SORTING_SAMPLER = 9.7 * 4
+# Bytes a (request, vocabulary entry) beside the logits when the sampler sorted, up to 0.16: logits in float32 (4),
+# what sort returns (4 + 8), its int64 index (8), and CUB's second buffers of keys and values (4 + 8).
+# Source: vLLM 0.8.3 v1/sample/ops/topk_topp_sampler.py; PyTorch aten/native/cuda/Sort.cu, segmented_sort_pairs.
+_SORTING_SAMPLER = 4 + 4 + 8 + 8 + 4 + 8
 _HOPPER = 9
 _COMMON_MULTIPROCESSORS = 132
 
@@ -43,6 +46,8 @@ class Run:
     capability: tuple[int, int] | None
     multiprocessors: int | None
     v0: bool = False
+    reserved: bool = False
+    eyes: str = "heads"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,11 +106,25 @@ def _feed_forward_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]
         copies = 5 if len(layer.norms) >= 4 else 4  # noqa: PLR2004  norms before and after both blocks
         if run.v0:
             # Its norms worked in place, but its all-reduce did not: 2.07 and 2.99 GiB logged for 20,000 and
-            # 29,000 tokens of Llama-3.1-8B; the 70B at tp 2 takes 2.7 · H more.
-            copies += -1 if run.tp == 1 else 2
-        return 3 * ceil_div(block.intermediate, run.tp) + copies * hidden, False
+            # 29,000 tokens of Llama-3.1-8B; the 70B at tp 2 takes 2 · H more, and 3 in later versions.
+            copies += -1 if run.tp == 1 else 1 if run.reserved else 2
+        kept = _projections(layer, run) if run.reserved else 0
+        return 3 * ceil_div(block.intermediate, run.tp) + copies * hidden + kept, False
     shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
     return 5 * hidden + 3 * ceil_div(shared, run.tp), False
+
+
+def _projections(layer: Layer, run: Run) -> int:
+    """
+    Up to 0.6.3 what torch had reserved counted, not what it had allocated: qkv's block is too small to serve again.
+
+    Source: vLLM 0.5.4 worker/worker.py, determine_num_available_blocks: free memory before and after.
+    """
+    inner = layer.mixer.inner if isinstance(layer.mixer, SlidingWindow) else layer.mixer
+    if not isinstance(inner, FullAttention):
+        return 0
+    keys = inner.cache.heads_on_rank(run.tp) * inner.head_dim
+    return ceil_div(inner.n_heads, run.tp) * inner.head_dim + 2 * keys
 
 
 def _attention_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
@@ -135,39 +154,46 @@ def _mla_dummy_bytes(layer: Layer, run: Run) -> int:
     return rows * ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.value_dim) * run.element_bytes
 
 
-def sampler_bytes(architecture: Architecture, run: Run) -> int:
+def sampler_bytes(architecture: Architecture, run: Run, kept_bytes: int | None = None) -> int:
     """
     What the sampler keeps alive at its own peak, by version.
 
-    sorted (to 0.16)  9.7 · 4 · S·V                                           fitted on logs
-    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W, + T·b·(H + pixels) with images
+    sorted (to 0.16)  S·V·(b + 36) + T·H·b + 2·S·H·b
+    v1 (0.17 on)      S·V·(b + 12) + min(SMs, S)·V·4 + T·H·b + 2·S·H·b + W
     v2 (0.25 on)      S·V·b·(1; 2 for capped logits; 2 + 1/tp under tensor parallelism) + T·H·b + S·H·b + W
+
+    and `kept_bytes` of pictures: where the tower's shapes are not known (None), T·b·(H + pixels) under v1.
     """
     table, hidden = run.requests * run.vocabulary, architecture.hidden
     workspace, b = moe_workspace_bytes(architecture, run), run.element_bytes
     states = run.tokens * hidden * b
     if run.sampler == "sorted":
-        return int(table * _SORTING_SAMPLER)
+        return table * (b + _SORTING_SAMPLER) + states + 2 * run.requests * hidden * b + (kept_bytes or 0)
     if run.sampler == "v1":
         rows = min(run.multiprocessors or _COMMON_MULTIPROCESSORS, run.requests)
-        images = (
-            run.tokens * (hidden + architecture.pixels_per_token) * b if architecture.pixels_per_token else 0
-        )
+        images = kept_bytes or 0
+        if kept_bytes is None and architecture.pixels_per_token:
+            images = run.tokens * (hidden + architecture.pixels_per_token) * b
         fixed = states + 2 * run.requests * hidden * b + workspace + images
         return table * (b + 12) + rows * run.vocabulary * 4 + fixed
     copies = table * b if run.tp == 1 else table * b * 2 + ceil_div(table * b, run.tp)
     copies += table * b if architecture.capped_logits and run.tp == 1 else 0
-    return copies + states + run.requests * hidden * b + workspace
+    return copies + states + run.requests * hidden * b + workspace + (kept_bytes or 0)
 
 
 def activation_peak(architecture: Architecture, run: Run) -> Peak:
-    """The cuBLAS workspace + the larger of forward pass and sampler."""
-    base = 0 if run.v0 else cublas_workspace_bytes(run.capability)
-    forward, sampler = forward_bytes(architecture, run), sampler_bytes(architecture, run)
-    stage = "forward" if forward >= sampler else "sampler"
-    of = f"{run.tokens:,} tokens" if stage == "forward" else f"{run.requests:,} × {run.vocabulary:,} logits"
-    return Peak(
-        base + max(forward, sampler),
-        stage,
-        f"{stage} of {of}: {max(forward, sampler):,} B + cuBLAS {base:,} B",
-    )
+    """The cuBLAS workspace + the largest of vision tower, forward pass and sampler."""
+    base = cublas_workspace_bytes(run.capability)
+    seen = see(architecture.eye, run) if architecture.eye else Seen(0, 0, 0)
+    kept = seen.kept_bytes if architecture.eye else None
+    stages = {
+        TOWER: (seen.tower_bytes, f"{seen.pictures:,} of the largest pictures"),
+        "forward": (forward_bytes(architecture, run) + seen.kept_bytes, f"{run.tokens:,} tokens"),
+        "sampler": (
+            sampler_bytes(architecture, run, kept),
+            f"{run.requests:,} × {run.vocabulary:,} logits",
+        ),
+    }
+    stage = max(stages, key=lambda name: stages[name][0])
+    most, of = stages[stage]
+    return Peak(base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BIG_CARD = 70 * GIB
 HUGE_CARD = 160 * GIB
 _SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
-_V0_CHUNK, _V0_LONGEST = 2048, 32_768
+_V0_LEAST, _V0_LONGEST, _V0_SEEING = 2048, 32_768, 5120
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,11 +50,11 @@ def settle(ask: Ask) -> Setting:
         total, name = ask.device.total_bytes, ask.device.name.lower()
         if profile["huge_card"] and total >= HUGE_CARD:
             defaults = profile["huge_card"]
-        elif total >= BIG_CARD and "a100" not in name:
+        elif total >= BIG_CARD and "a100" not in name and _named_big(profile, name):
             defaults = profile["big_card"]
     tokens = options.max_num_batched_tokens or defaults["max_num_batched_tokens"]
     if profile.get("v0") and options.max_num_batched_tokens is None:
-        tokens = _v0_tokens(ask.workload.context)
+        tokens = _v0_tokens(ask, int(profile["chunk"]))
     kv_dtype = vllm_cache.kv_dtype_of(ask, follows=profile.get("checkpoint_kv_dtype", False))
     requests = options.max_num_seqs or max(defaults["max_num_seqs"], per_replica(ask))
     return Setting(
@@ -69,9 +69,22 @@ def settle(ask: Ask) -> Setting:
     )
 
 
-def _v0_tokens(context: int) -> int:
-    """The V0 engine profiles a whole context, unless it is long enough for chunked prefill."""
-    return max(context, _V0_CHUNK) if context <= _V0_LONGEST else _V0_CHUNK
+def _named_big(profile: Profile, name: str) -> bool:
+    """0.8 went by the card's name alone (engine/arg_utils.py): H100 and H200, but no H20."""
+    names = profile.get("big_names")
+    return names is None or any(word in name for word in names)
+
+
+def _v0_tokens(ask: Ask, chunk: int) -> int:
+    """
+    The V0 engine profiles a whole context, unless it is long enough for chunked prefill, which a model that sees has not.
+
+    Source: engine/arg_utils.py and SchedulerConfig of 0.5.4 (chunks of 512) and 0.6.5 (2,048).
+    """
+    context = ask.workload.context
+    if ask.architecture.towers:
+        return max(context, _V0_SEEING)
+    return max(context, _V0_LEAST) if context <= _V0_LONGEST else chunk
 
 
 def utilization(ask: Ask, profile: Profile) -> float:

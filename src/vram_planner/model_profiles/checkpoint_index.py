@@ -151,7 +151,7 @@ def _read_piece(data: bytes, start: int) -> _Piece | None:
     lead, *parts, tail = data[start:stop].decode("latin-1").split('"')
     names, files = parts[0::4], parts[2::4]
     between = set(parts[1::4]), {tail, *(comma.rstrip(_SPACES) for comma in set(parts[3::4]))}
-    if len(names) != len(files) or lead.strip(_SPACES) or between[1] != {","}:
+    if not names or len(names) != len(files) or lead.strip(_SPACES) or between[1] != {","}:
         return None
     if any(colon.strip(_SPACES) != ":" for colon in between[0]):
         return None

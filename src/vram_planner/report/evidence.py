@@ -48,6 +48,7 @@ def rows_text(found: Sequence[Any]) -> str:
                 for name, (ours, logged) in row.pairs.items()
             )
             lines.append(f"{row.id}  {row.engine} {row.version}  {row.model}: {told}")
+            lines += [f"    {note}" for note in row.notes]
     reasons = Counter((row.engine, row.reason) for row in found if not hasattr(row, "pairs"))
     lines += ["", "not replayed:"]
     lines += [f"{count:>4}  {engine}: {reason}" for (engine, reason), count in reasons.most_common()]

@@ -25,6 +25,7 @@ class Replayed:
 
     `fitted` says that a constant of the profile it ran with was read from logs of this model: such rows
     are scored apart. `covered` says of each component that has a band whether what was logged lies in it.
+    `notes` say what of the record was not compared, or not taken as stated, and why.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Replayed:
     pairs: dict[str, tuple[float, float]]
     fitted: bool = False
     covered: dict[str, bool] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,8 @@ def replay_all(records: Iterable[dict[str, Any]], engine: str | None = None) -> 
             gpu=str(row.get("gpu") or "?"),
             pairs=pairs,
             fitted=found["fitted"],
-            covered=found.get("covered", {}),
+            covered={name: inside for name, inside in found.get("covered", {}).items() if name in pairs},
+            notes=found.get("notes", ()),
         )
 
 

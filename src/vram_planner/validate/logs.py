@@ -90,7 +90,7 @@ def compare_log(lines: Iterable[str], overrides: Mapping[str, Any]) -> tuple[dic
     Raises RecordError where the log, with the overrides, does not say enough to plan it.
     """
     row = {**read_log(lines), **{name: value for name, value in overrides.items() if value is not None}}
-    (replayed,) = replay_all([row])
+    (replayed,) = replay_all([{**row, "partly": False}])
     if isinstance(replayed, Skipped):
         raise RecordError(
             f"this log cannot be planned: {replayed.reason}",

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.errors import NotInstalledError, PlannerError, UnsupportedArchitectureError
 from vram_planner.model_profiles.from_config import architecture_from_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vram_planner.architecture.model import Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +23,8 @@ class Walked:
     """
     One entry of transformers' mapping: our parameters and bytes beside its module's on the meta device.
 
-    `status` is "equal", "differs", "refused" (by us, with the reason in `detail`), or "not built"
-    (by transformers itself, with its own error).
+    `status` is "equal", "differs", "explained" (differs by what `detail` says that its module alone allocates),
+    "refused" (by us, with the reason in `detail`), or "not built" (by transformers itself, with its own error).
     """
 
     model_type: str
@@ -63,10 +66,28 @@ def _walk_one(torch: Any, transformers: Any, model_type: str) -> Walked:
         )
     theirs = sum(parameter.numel() for parameter in module.parameters())
     try:
-        ours = architecture_from_config({"model_type": model_type, **config.to_dict()}).parameters
+        architecture = architecture_from_config({"model_type": model_type, **config.to_dict()})
     except UnsupportedArchitectureError as error:
         return Walked(model_type=model_type, status="refused", theirs=theirs, detail=str(error))
     except PlannerError as error:
         return Walked(model_type=model_type, status="differs", theirs=theirs, detail=str(error))
+    ours = architecture.parameters
+    if ours != theirs and theirs - ours == _zero_expert_parameters(architecture):
+        return Walked(
+            model_type=model_type,
+            status="explained",
+            ours=ours,
+            theirs=theirs,
+            detail="; ".join(architecture.notes),
+        )
     status = "equal" if ours == theirs else "differs"
     return Walked(model_type=model_type, status=status, ours=ours, theirs=theirs)
+
+
+def _zero_expert_parameters(architecture: Architecture) -> int:
+    """What transformers' module allocates for experts that give their input back: two matrices each, never used."""
+    return sum(
+        2 * block.zero_experts * block.expert_intermediate * block.hidden
+        for layer in architecture.layers
+        if isinstance(block := layer.feed_forward, MixtureOfExperts)
+    )

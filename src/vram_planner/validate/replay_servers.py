@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.architecture.precision import DTYPES
 from vram_planner.engines.versions import profile_for
 from vram_planner.errors import PlannerError, RecordError
-from vram_planner.hardware_profiles import GpuChoice, find_gpu
+from vram_planner.hardware_profiles import GpuChoice, find_gpu, gpu_by_nvml_name
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
+from vram_planner.validate.bands import FROM_POOL, covered
+from vram_planner.validate.consistent import first_stage, overfull, share_of, weights_alone
 
 if TYPE_CHECKING:
     from vram_planner.planning.plan import MemoryPlan
@@ -35,14 +37,23 @@ _SAME_SHAPES = {
     "vonjack/Phi-3-mini-4k-instruct-LLaMAfied": "microsoft/Phi-3-mini-4k-instruct",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
 }
-_V0 = "0.7"  # a V0 engine of unknown release
+_V0 = "0.8"  # a V0 engine of unknown release: the newest that prints what its log prints
+_V0_FIRST = "0.6.4"  # its log says 'peak_torch_memory', which no later one does
 _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
+    row, lacks = weights_alone(row, _version(row))
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
+    if "fbgemm" in word:
+        raise RecordError(
+            f"its format {word!r} leaves tensors in 16 bits that it does not name",
+            hint="give the config.json",
+        )
+    if lacks is not None and _version(row) is None and "mxfp4" in word:
+        raise RecordError("no engine_version, which decides how MXFP4 is padded", hint="add it")
     if word and plan.model.precision.name in DTYPES:
         raise RecordError(
             f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
@@ -51,7 +62,41 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     if plan.engine == "vllm":
         profile, _ = profile_for("vllm", _version(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
-    return {"pairs": _pairs(row, plan), "version": _version(row) or "newest", "fitted": fitted}
+    pairs, left_out = _comparable(row, plan, _pairs(row, plan))
+    if lacks is not None:
+        pairs, left_out = {name: pair for name, pair in pairs.items() if name == "weights"}, (lacks,)
+    return {
+        "pairs": pairs,
+        "version": _version(row) or "newest",
+        "fitted": fitted,
+        "covered": covered(plan, pairs, _version(row)),
+        "notes": (*share_of(row)[1], *left_out),
+    }
+
+
+def _comparable(
+    row: dict[str, Any], plan: MemoryPlan, pairs: dict[str, tuple[float, float]]
+) -> tuple[dict[str, tuple[float, float]], tuple[str, ...]]:
+    """The pairs that mean the same on both sides, and why others were left out."""
+    left_out, notes = set(), []
+    if remark := first_stage(row):
+        left_out |= {"activation", "KV pool"}
+        notes.append(remark)
+    if plan.gpu is not None and plan.capacity is not None and plan.capacity.num_blocks:
+        total = plan.gpu.total_bytes / GIB
+        if remark := overfull(row, total_gib=total, pool_gib=_pool_of(plan, pairs), version=_version(row)):
+            left_out |= set(FROM_POOL)
+            notes.append(remark)
+    return {name: pair for name, pair in pairs.items() if name not in left_out}, tuple(notes)
+
+
+def _pool_of(plan: MemoryPlan, pairs: dict[str, tuple[float, float]]) -> float | None:
+    """The logged pool in GiB, or what the logged blocks come to."""
+    if "KV pool" in pairs:
+        return pairs["KV pool"][1]
+    if "KV blocks" not in pairs or plan.capacity is None or not plan.capacity.num_blocks:
+        return None
+    return pairs["KV blocks"][1] * plan.capacity.kv_pool_bytes / plan.capacity.num_blocks / GIB
 
 
 def plan_of(row: dict[str, Any]) -> MemoryPlan:
@@ -90,7 +135,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         dtype=row.get("dtype"),
         quant=quant,
         kv_dtype=_kv_dtype(row),
-        gpu_memory_utilization=row.get("gpu_memory_utilization"),
+        gpu_memory_utilization=share_of(row)[0],
         max_num_seqs=row.get("max_num_seqs"),
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
@@ -100,7 +145,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
 
 
 def _check_vllm(row: dict[str, Any], version: str | None) -> None:
-    if version is None:
+    if version is None and (row["measured"].get("model_loading_gib") is None or row.get("partly") is False):
         raise RecordError("no engine_version", hint="add it")
     if row.get("cpu_offload_gb"):
         raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
@@ -109,8 +154,15 @@ def _check_vllm(row: dict[str, Any], version: str | None) -> None:
 def _version(row: dict[str, Any]) -> str | None:
     match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
     if row["engine"] == "vllm" and row.get("v1") is False:
-        return f"{match[1]}+v0" if match else _V0
+        return f"{match[1]}+v0" if match else _unknown_v0(row["measured"])
     return match[1] if match else None
+
+
+def _unknown_v0(log: dict[str, Any]) -> str | None:
+    """A V0 engine's release by the lines that its log has: each wording of the memory profile had its time."""
+    if log.get("peak_torch_memory_gib") is not None:
+        return f"{_V0_FIRST}+v0"
+    return f"{_V0}+v0" if log.get("activation_peak_gib") is not None else None
 
 
 def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
@@ -121,9 +173,14 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
     try:
         gpu = find_gpu(str(row.get("gpu"))).gpu
     except PlannerError as error:
-        if not total_gib:
-            raise RecordError(f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint) from error
-        gpu = find_gpu(f"custom:{total_gib}GiB").gpu
+        # A record has the name that the driver prints, which may be one product's where the short name is two's.
+        gpu = gpu_by_nvml_name(str(row.get("gpu")), int(total_gib * GIB) if total_gib else None)
+        if gpu.nameplate_bytes is None:
+            if not total_gib:
+                raise RecordError(
+                    f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint
+                ) from error
+            gpu = find_gpu(f"custom:{total_gib}GiB").gpu
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
     count = (request.tp or 1) * (request.pp or 1) * (request.dp or 1)

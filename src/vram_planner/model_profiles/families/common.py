@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vram_planner.model_profiles.config import Config
 
 RMS_NORMS = ("input_layernorm", "post_attention_layernorm")
+_LONGEST_STRETCH = 1 << 12
 SANDWICH_NORMS = (*RMS_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
@@ -192,5 +193,19 @@ def decoder(
         or max_context,
         kv_dtype=stored_kv_dtype(config),
         notes=(*notes, *remarks),
+        **_rope(config),
         **rest,
     )
+
+
+def _rope(config: Config) -> dict[str, Any]:
+    """What scaling does to a table of rotary angles: linear ones are `factor` times as long (vLLM linear_scaling_rope.py)."""
+    scaling = config.raw("rope_parameters", "rope_scaling")
+    if not isinstance(scaling, dict):
+        return {}
+    inner = scaling.get("full_attention")
+    scaling = inner if isinstance(inner, dict) else scaling
+    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor")
+    linear = kind == "linear" and isinstance(factor, int | float) and 1 <= factor <= _LONGEST_STRETCH
+    mrope = kind == "mrope" or "mrope_section" in scaling
+    return {"rope_stretch": int(factor) if linear and factor else 1, "mrope": mrope}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.weight import Role, Weight
 from vram_planner.model_profiles.families import gemma3_text
 from vram_planner.model_profiles.families.common import hidden_size
+from vram_planner.model_profiles.families.eyes import siglip_eye
 from vram_planner.model_profiles.families.towers import siglip
 from vram_planner.model_profiles.families.vision_language import with_towers
 
@@ -31,4 +32,5 @@ def build(config: Config) -> Architecture:
     whole = with_towers(config, gemma3_text.build(text), (*siglip(vision), *projector), tied=True)
     side = vision.integer("image_size", default=_IMAGE_SIZE, most=1 << 14)
     tokens = config.integer("mm_tokens_per_image", default=_IMAGE_TOKENS, most=1 << 20)
-    return replace(whole, pixels_per_token=3 * side * side // tokens)
+    eye = siglip_eye(vision, tokens=tokens, out=whole.hidden)
+    return replace(whole, pixels_per_token=3 * side * side // tokens, eye=eye)

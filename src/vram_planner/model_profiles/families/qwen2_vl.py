@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.model_profiles.families import qwen2
+from vram_planner.model_profiles.families.eyes import qwen2_eye
 from vram_planner.model_profiles.families.towers_qwen import qwen2_vision
 from vram_planner.model_profiles.families.vision_language import with_towers
 
@@ -26,9 +28,9 @@ _TEXT: dict[str, Any] = {
 
 def build(config: Config) -> Architecture:
     """Source: transformers models/qwen2_vl/modeling_qwen2_vl.py."""
-    return with_towers(
-        config, qwen2.build(text_of(config)), qwen2_vision(config.sub("vision_config")), either=True
-    )
+    vision = config.sub("vision_config")
+    whole = with_towers(config, qwen2.build(text_of(config)), qwen2_vision(vision), either=True)
+    return replace(whole, eye=qwen2_eye(vision))
 
 
 def text_of(config: Config) -> Config:

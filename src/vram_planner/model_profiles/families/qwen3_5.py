@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from vram_planner.architecture.model import Layer
 from vram_planner.model_profiles.families.common import RMS_NORMS, decoder, hidden_size, mlp, n_layers, norms
 from vram_planner.model_profiles.families.deepseek_v3 import mtp_weights
+from vram_planner.model_profiles.families.eyes import qwen3_eye
 from vram_planner.model_profiles.families.qwen3_next import (
     DELTA_DEFAULTS,
     delta_layers,
@@ -57,7 +59,8 @@ def build(config: Config) -> Architecture:
     text = config.sub("text_config").with_defaults(tied)
     if not any("ConditionalGeneration" in name for name in config.texts("architectures", default=())):
         return _text(text, outer=config, notes=(_TEXT_ONLY,))
-    return _text(text, outer=config, towers=_vision(config.sub("vision_config")))
+    vision = config.sub("vision_config")
+    return replace(_text(text, outer=config, towers=_vision(vision)), eye=qwen3_eye(vision))
 
 
 def _text(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.model_profiles.families import qwen3
+from vram_planner.model_profiles.families.eyes import qwen3_eye
 from vram_planner.model_profiles.families.towers_qwen import qwen3_vision
 from vram_planner.model_profiles.families.vision_language import with_towers
 
@@ -25,4 +27,6 @@ _TEXT: dict[str, Any] = {
 def build(config: Config) -> Architecture:
     """Source: transformers models/qwen3_vl/modeling_qwen3_vl.py."""
     text = config.sub("text_config").with_defaults(_TEXT)
-    return with_towers(config, qwen3.build(text), qwen3_vision(config.sub("vision_config")))
+    vision = config.sub("vision_config")
+    whole = with_towers(config, qwen3.build(text), qwen3_vision(vision))
+    return replace(whole, eye=qwen3_eye(vision, deepest=3))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.model_profiles.families import qwen3_moe
+from vram_planner.model_profiles.families.eyes import qwen3_eye
 from vram_planner.model_profiles.families.towers_qwen import qwen3_vision
 from vram_planner.model_profiles.families.vision_language import with_towers
 
@@ -29,4 +31,6 @@ def build(config: Config) -> Architecture:
     text = config.sub("text_config").with_defaults(_TEXT)
     if text.raw("num_experts", "num_local_experts") is None:
         text = text.with_defaults({"num_experts": 60})
-    return with_towers(config, qwen3_moe.build(text), qwen3_vision(config.sub("vision_config")))
+    vision = config.sub("vision_config")
+    whole = with_towers(config, qwen3_moe.build(text), qwen3_vision(vision))
+    return replace(whole, eye=qwen3_eye(vision, deepest=3))
