@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.weight import Role
-from vram_planner.engines.base import Capacity, KvNeed, Memory
+from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
 from vram_planner.engines.transformers_parts import (
     HOPPER,
     NOT_MODELLED,
@@ -15,12 +15,13 @@ from vram_planner.engines.transformers_parts import (
     cache_parts,
     found_warnings,
     launch_line,
+    runtime_bytes,
     runtime_part,
     weights_part,
 )
 from vram_planner.engines.transformers_pass import Pass
 from vram_planner.engines.transformers_place import shares
-from vram_planner.engines.transformers_stack import Peak, Stack, make_stack
+from vram_planner.engines.transformers_stack import Peak, Stack, make_stack, whole_stack
 from vram_planner.engines.transformers_traits import EAGER_ONLY
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
@@ -28,7 +29,7 @@ from vram_planner.units import ceil_div
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from vram_planner.engines.base import Ask, Device, Workload
+    from vram_planner.engines.base import Ask, Device
     from vram_planner.engines.measured import Measured
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -36,7 +37,7 @@ DYNAMIC, STATIC = "dynamic", "static"
 _PACKED_ON_LOAD = "nf4"
 _MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
-_NEARLY = 4
+_PATIENCE = 2  # secant steps that do not halve the gap
 
 
 class Transformers:
@@ -104,12 +105,17 @@ class Transformers:
 
         def needed(batch: int, context: int) -> int:
             prompt = max(1, context * work.prompt_tokens // work.context)
-            asked = replace(work, concurrency=batch, context=context, prompt_tokens=prompt)
+            asked = Workload(concurrency=batch, context=context, prompt_tokens=prompt)
             return max(_needed(_plan(stack, asked, ask, attn), device, ask.measured) for stack in stacks)
 
         longest = ask.architecture.max_context or _LONGEST
         most = _most_requests(stacks, work, ask, usable)
-        at_once = largest_under(lambda batch: needed(batch, work.context), usable, most)
+        alone = ask.measured is None and len(stacks) == 1
+        here = (
+            sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
+        )
+        batch_here, context_here = (work.concurrency, here), (work.context, here)
+        at_once = largest_under(lambda batch: needed(batch, work.context), usable, most, batch_here)
         others = memory.bytes_of("weights", "activations", "runtime")
         pool = max(0, usable - others)
         one = memory.kv.bytes_per_request + memory.bytes_of("recurrent_state") // work.concurrency
@@ -121,30 +127,45 @@ class Transformers:
             num_blocks=None,
             kv_cache_tokens=pool * work.context // one if one else 0,
             max_concurrency=float(at_once),
-            max_context=largest_under(lambda context: needed(work.concurrency, context), usable, longest),
+            max_context=largest_under(
+                lambda context: needed(work.concurrency, context), usable, longest, context_here
+            ),
         )
 
 
-def largest_under(cost: Callable[[int], int], limit: int, ceiling: int) -> int:
+def largest_under(
+    cost: Callable[[int], int], limit: int, ceiling: int, known: tuple[int, int] | None = None
+) -> int:
     """
     The largest whole number up to `ceiling` whose cost is within `limit`, 0 if none; cost never falls.
 
-    Costs are nearly straight lines, so a secant step finds the place; every other step halves, for those that are not.
+    `known` is a number whose cost the caller has already. Costs are nearly straight lines, so a secant step finds the
+    place. A step that fits is followed by one just above it, and where a bend spoils the secants the gap is halved.
     """
-    if ceiling < 1 or (low_cost := cost(1)) > limit:
+    if ceiling < 1:
         return 0
-    if (high_cost := cost(ceiling)) <= limit:
-        return ceiling
-    low, high, halve = 1, ceiling, False
-    while high - low > 1:
-        step = (high - low) // 2 if halve else (limit - low_cost) * (high - low) // (high_cost - low_cost)
+    low, low_cost = known if known is not None and known[0] <= ceiling else (1, cost(1))
+    if low_cost > limit:
+        high, high_cost = low, low_cost
+        if low == 1 or (low_cost := cost(1)) > limit:
+            return 0
+        low = 1
+    else:
+        high, high_cost = ceiling, low_cost if low == ceiling else cost(ceiling)
+        if high_cost <= limit:
+            return ceiling
+    above = stalls = 0
+    while (gap := high - low) > 1:
+        halve = stalls == _PATIENCE
+        step = gap // 2 if halve else (limit - low_cost) * gap // (high_cost - low_cost) + above
         guess = min(max(low + step, low + 1), high - 1)
         found = cost(guess)
-        if found <= limit:
+        above = int(found <= limit)
+        if above:
             low, low_cost = guess, found
         else:
             high, high_cost = guess, found
-        halve = not halve and high - low > _NEARLY
+        stalls = 0 if halve or 2 * (high - low) <= gap else stalls + 1
     return low
 
 
@@ -220,8 +241,7 @@ def _stacks(ask: Ask) -> tuple[Stack, ...]:
     """One stack a card: `device_map="auto"` deals out whole layers, in order, and each card waits for the one before."""
     architecture, cards = ask.architecture, ask.layout.tp * ask.layout.pp
     if cards == 1:
-        weights = architecture.weights_bytes(ask.precision)
-        return (make_stack(architecture, architecture.layers, weights),)
+        return (whole_stack(architecture, architecture.weights_bytes(ask.precision)),)
     return _heaviest_of_each(
         [
             make_stack(architecture, architecture.layers[start : start + count], weights)
@@ -283,13 +303,13 @@ def _loading(stack: Stack, ask: Ask) -> Peak:
 
 def _largest(stack: Stack, prefill: Pass, work: Workload) -> Peak:
     """The peak of a prefill and of all that follows it."""
-    passes, peaks = [prefill], []
+    last, peaks = prefill, [stack.forward(prefill)]
     if work.context > work.prompt_tokens:
-        passes.append(replace(prefill, new=1, past=work.context - 1))
+        last = prefill.decode(work.context - 1)
         if prefill.static is None and stack.shrinks:
-            peaks.append(stack.first_decode(replace(prefill, new=1, past=prefill.new)))
-    peaks += [stack.forward(step) for step in passes]
-    peaks.append(stack.sampling(passes[-1]))
+            peaks.append(stack.first_decode(prefill.decode(prefill.new)))
+        peaks.append(stack.forward(last))
+    peaks.append(stack.sampling(last))
     return max(peaks, key=_peak_bytes)
 
 
@@ -304,9 +324,9 @@ def _plan_total(plan: CardPlan) -> int:
 def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
     live = plan.held_bytes + plan.activation_bytes
     if measured is None:
-        return plan.stack.weights_bytes + live + runtime_part(device, live).n_bytes
+        return plan.stack.weights_bytes + live + runtime_bytes(device, live)
     live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
-    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_part(device, live).n_bytes)
+    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_bytes(device, live))
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:

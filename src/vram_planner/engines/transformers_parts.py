@@ -111,14 +111,23 @@ def activations_part(plan: CardPlan, work: Workload, attn: str) -> Part:
     )
 
 
+def _workspace_bytes(device: Device | None) -> int:
+    new = device is None or device.compute_capability is None or device.compute_capability >= HOPPER
+    return _WORKSPACE_NEW if new else _WORKSPACE_OLD
+
+
+def runtime_bytes(device: Device | None, live: int) -> int:
+    """The best figure of `runtime_part`, without the part."""
+    return _CONTEXT[0] + _workspace_bytes(device) + live * _FRAGMENTATION_PERCENT[0] // 100
+
+
 def runtime_part(device: Device | None, live: int) -> Part:
     """
     CUDA context, cuBLAS workspace, and segments of the caching allocator that are not full.
 
     context + workspace + 2 % (0 to 10 %) of all that comes and goes. Assumed: no machine of ours has measured it.
     """
-    new = device is None or device.compute_capability is None or device.compute_capability >= HOPPER
-    workspace = _WORKSPACE_NEW if new else _WORKSPACE_OLD
+    workspace = _workspace_bytes(device)
     best, low, high = (
         context + workspace + live * percent // 100
         for context, percent in zip(_CONTEXT, _FRAGMENTATION_PERCENT, strict=True)

@@ -34,6 +34,19 @@ class Pass:
     fused: bool = False
     static: int | None = None
 
+    def decode(self, past: int) -> Pass:
+        """One token more for each request, `past` tokens being cached."""
+        return Pass(
+            batch=self.batch,
+            new=1,
+            past=past,
+            attn=self.attn,
+            element_bytes=self.element_bytes,
+            math_kernel=self.math_kernel,
+            fused=self.fused,
+            static=self.static,
+        )
+
     @property
     def tokens(self) -> int:
         """T: query tokens of the whole batch."""
@@ -55,10 +68,11 @@ class Pass:
             return max(places, self.new)
         return self.total if window is None or self.past == 0 else min(self.total, window)
 
-    def size(self, elements: int, n_bytes: int | None = None) -> int:
+    # Both are `rounded`, written out: a plan asks them some hundred times.
+    def size(self, elements: int) -> int:
         """One tensor of activations."""
-        return rounded(elements * (n_bytes or self.element_bytes))
+        return -(-elements * self.element_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
     def floats(self, elements: int) -> int:
         """One tensor of float32."""
-        return rounded(elements * FLOAT_BYTES)
+        return -(-elements * FLOAT_BYTES // BLOCK_BYTES) * BLOCK_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent
@@ -308,3 +309,14 @@ def make_stack(architecture: Architecture, layers: tuple[Layer, ...], parameter_
         traits=traits,
         weights_bytes=parameter_bytes + traits.rope_sets * rope_dim * FLOAT_BYTES,
     )
+
+
+@lru_cache(maxsize=64)
+def _layers_of(architecture: Architecture) -> Stack:
+    return make_stack(architecture, architecture.layers, 0)
+
+
+def whole_stack(architecture: Architecture, parameter_bytes: int) -> Stack:
+    """The stack of all of a model's layers; all but its weights is made once a model."""
+    bare = _layers_of(architecture)
+    return replace(bare, weights_bytes=bare.weights_bytes + parameter_bytes)
