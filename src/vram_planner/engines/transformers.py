@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.weight import Role
 from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
+from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
 from vram_planner.engines.transformers_parts import (
     HOPPER,
     NOT_MODELLED,
@@ -15,13 +16,13 @@ from vram_planner.engines.transformers_parts import (
     cache_parts,
     found_warnings,
     launch_line,
+    offload_warnings,
     runtime_bytes,
     runtime_part,
     weights_part,
 )
 from vram_planner.engines.transformers_pass import Pass
-from vram_planner.engines.transformers_place import shares
-from vram_planner.engines.transformers_stack import Peak, Stack, make_stack, whole_stack
+from vram_planner.engines.transformers_stack import Peak, Stack
 from vram_planner.engines.transformers_traits import EAGER_ONLY
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DYNAMIC, STATIC = "dynamic", "static"
+# Whose logits are computed: the last position's, as generate asks; all; all, and a copy in float32, as before 4.45.
+LAST, ALL, FLOAT32 = "last", "all", "float32"
 _PACKED_ON_LOAD = "nf4"
 _MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
@@ -47,6 +50,7 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
+    offloads = True
     families = "transformers"
     gguf = "no"
     smaller = ("awq", None)
@@ -55,9 +59,10 @@ class Transformers:
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
-        """Only the cuBLAS workspace depends on the card."""
+        """Only the cuBLAS workspace depends on the card, and what is left to the CPU."""
         capability = ask.device.compute_capability if ask.device else None
-        return capability is None or capability >= HOPPER
+        room = ask.device.total_bytes if ask.device and ask.options.offload else 0
+        return capability is None or capability >= HOPPER, room
 
     def usable_bytes(self, ask: Ask) -> int:
         """All of the card."""
@@ -67,8 +72,9 @@ class Transformers:
         """Weights, the cache at full length, the largest moment of prefill, decode and sampling, and the runtime."""
         attn = _attention(ask)
         _refuse(ask)
-        stacks, cards = _stacks(ask), ask.layout.tp * ask.layout.pp
+        stacks, cards = stacks_of(ask), ask.layout.tp * ask.layout.pp
         work = _per_replica(ask)
+        host = left_to_cpu(ask)
         plan = max((_plan(stack, work, ask, attn) for stack in stacks), key=_plan_total)
         parts = (
             weights_part(plan.stack, ask, cards),
@@ -86,11 +92,13 @@ class Transformers:
                 "cache": ask.options.cache or DYNAMIC,
                 "batch": work.concurrency,
                 "cards": cards,
-                "logits_to_keep": 1,
+                "offloaded_layers": len(ask.architecture.layers) - host.first_host_layer if host else 0,
+                "offloaded_bytes": host.host_bytes if host else 0,
+                "logits": ask.options.logits or LAST,
             },
-            launch=launch_line(ask, attn, cards),
+            launch=launch_line(ask, attn, "auto" if cards > 1 or ask.options.offload else "cuda"),
             not_modelled=NOT_MODELLED,
-            warnings=found_warnings(ask, attn),
+            warnings=(*found_warnings(ask, attn), *offload_warnings(ask.architecture, host)),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
@@ -100,7 +108,7 @@ class Transformers:
         Activations grow with the batch and with the prompt, so there is no pool to divide: both are searched.
         A longer context keeps the share of it that is prompt.
         """
-        attn, stacks, work = _attention(ask), _stacks(ask), _per_replica(ask)
+        attn, stacks, work = _attention(ask), stacks_of(ask), _per_replica(ask)
         usable, device = self.usable_bytes(ask), _device(ask)
 
         def needed(batch: int, context: int) -> int:
@@ -111,9 +119,7 @@ class Transformers:
         longest = ask.architecture.max_context or _LONGEST
         most = _most_requests(stacks, work, ask, usable)
         alone = ask.measured is None and len(stacks) == 1
-        here = (
-            sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
-        )
+        here = sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
         batch_here, context_here = (work.concurrency, here), (work.context, here)
         at_once = largest_under(lambda batch: needed(batch, work.context), usable, most, batch_here)
         others = memory.bytes_of("weights", "activations", "runtime")
@@ -220,6 +226,10 @@ def _refuse(ask: Ask) -> None:
             f"transformers has no cache {ask.options.cache!r} that we model",
             hint=f"choose {DYNAMIC} or {STATIC}",
         )
+    if ask.options.logits not in (None, LAST, ALL, FLOAT32):
+        raise RequestError(
+            f"there are no logits {ask.options.logits!r} to keep", hint=f"choose {LAST}, {ALL} or {FLOAT32}"
+        )
     if _folds(ask) and ask.options.cache == STATIC:
         raise RequestError(
             "a StaticCache of compressed layers is not modelled", hint="leave out --cache static"
@@ -237,27 +247,6 @@ def _per_replica(ask: Ask) -> Workload:
     return replace(ask.workload, concurrency=ceil_div(ask.workload.concurrency, ask.layout.dp))
 
 
-def _stacks(ask: Ask) -> tuple[Stack, ...]:
-    """One stack a card: `device_map="auto"` deals out whole layers, in order, and each card waits for the one before."""
-    architecture, cards = ask.architecture, ask.layout.tp * ask.layout.pp
-    if cards == 1:
-        return (whole_stack(architecture, architecture.weights_bytes(ask.precision)),)
-    return _heaviest_of_each(
-        [
-            make_stack(architecture, architecture.layers[start : start + count], weights)
-            for start, count, weights in shares(architecture, ask.precision, cards)
-        ]
-    )
-
-
-def _heaviest_of_each(stacks: list[Stack]) -> tuple[Stack, ...]:
-    """Of cards with the same layers only the one with the most weights matters."""
-    kept: dict[tuple[tuple[int, int, tuple[int, ...]], ...], Stack] = {}
-    for stack in sorted(stacks, key=lambda one: one.weights_bytes):
-        kept[tuple((id(kind.layer), kind.count, kind.before) for kind in stack.kinds)] = stack
-    return tuple(kept.values())
-
-
 def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     """
     The cache and the peak of one card: the largest of prefill, first decode step, last decode step and sampling.
@@ -268,19 +257,32 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     size, decoded = ask.precision.element_bytes, work.context > work.prompt_tokens
     prompt = min(work.prompt_tokens, work.context)
     static = work.context if ask.options.cache == STATIC else None
-    prefill = Pass(batch=work.concurrency, new=prompt, attn=attn, element_bytes=size, static=static)
-    best = worst = least = max(_largest(stack, prefill, work), _loading(stack, ask), key=_peak_bytes)
+    upcast = ask.options.logits == FLOAT32
+    prefill = Pass(
+        batch=work.concurrency, new=prompt, attn=attn, element_bytes=size, static=static, upcast=upcast
+    )
+    every = ask.options.logits in (ALL, FLOAT32)
+    best = worst = least = max(
+        _largest(stack, prefill, work, every=every), _loading(stack, ask), key=_peak_bytes
+    )
     if attn == "sdpa" and stack.latent:
-        worst = max(best, _largest(stack, replace(prefill, math_kernel=True), work), key=_peak_bytes)
+        worst = max(
+            best, _largest(stack, replace(prefill, math_kernel=True), work, every=every), key=_peak_bytes
+        )
     states = stack.state_bytes(work.concurrency, size)
     if states:
-        least = min(best, _largest(stack, replace(prefill, fused=True), work), key=_peak_bytes)
+        least = min(best, _largest(stack, replace(prefill, fused=True), work, every=every), key=_peak_bytes)
+    kv_bytes = stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static)
+    if stack.staged_bytes:
+        least = max(
+            least, Peak(n_bytes=kv_bytes + states + stack.staged_bytes, moment="copy"), key=_peak_bytes
+        )
     return CardPlan(
         stack=stack,
-        kv_bytes=stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static),
+        kv_bytes=kv_bytes,
         state_bytes=states,
-        peak=best,
-        worst=worst,
+        peak=best.beside(stack.staged_bytes),
+        worst=worst.beside(stack.staged_bytes),
         least=least,
     )
 
@@ -301,9 +303,12 @@ def _loading(stack: Stack, ask: Ask) -> Peak:
     return Peak(n_bytes=largest * ask.precision.element_bytes, moment="loading")
 
 
-def _largest(stack: Stack, prefill: Pass, work: Workload) -> Peak:
-    """The peak of a prefill and of all that follows it."""
-    last, peaks = prefill, [stack.forward(prefill)]
+def _largest(stack: Stack, prefill: Pass, work: Workload, *, every: bool) -> Peak:
+    """The peak of a prefill, with the logits of `every` position or of the last, and of all that follows it."""
+    kept = prefill.new if every else 1
+    last, peaks = prefill, [stack.forward(prefill, kept)]
+    if every:
+        peaks.append(stack.sampling(prefill, kept))
     if work.context > work.prompt_tokens:
         last = prefill.decode(work.context - 1)
         if prefill.static is None and stack.shrinks:

@@ -22,7 +22,8 @@ class Pass:
     `math_kernel` says that `scaled_dot_product_attention` falls back to its unfused form where the
     widths of keys and values differ (as on CPU; CUDA has the memory-efficient kernel for that). `fused` says that
     recurrent layers run on the kernels of mamba-ssm, causal-conv1d and flash-linear-attention. `static` is the
-    number of tokens that a StaticCache was made for, None for a DynamicCache.
+    number of tokens that a StaticCache was made for, None for a DynamicCache. `upcast` says that all logits kept are
+    turned into float32, as before 4.45.
     """
 
     batch: int
@@ -33,6 +34,7 @@ class Pass:
     math_kernel: bool = False
     fused: bool = False
     static: int | None = None
+    upcast: bool = False
 
     def decode(self, past: int) -> Pass:
         """One token more for each request, `past` tokens being cached."""
@@ -45,6 +47,7 @@ class Pass:
             math_kernel=self.math_kernel,
             fused=self.fused,
             static=self.static,
+            upcast=self.upcast,
         )
 
     @property

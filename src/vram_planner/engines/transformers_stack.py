@@ -33,6 +33,10 @@ class Peak:
     n_bytes: int
     moment: str
 
+    def beside(self, n_bytes: int) -> Peak:
+        """The same with so many more bytes alive."""
+        return Peak(n_bytes=self.n_bytes + n_bytes, moment=self.moment) if n_bytes else self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -64,6 +68,7 @@ class Stack:
     Layers on one card: kinds, the widths around them, and weights.
 
     `windows` are the distinct windows of its layers (None: all tokens): one mask is made for each.
+    `staged_bytes` are the largest module that is copied in from the CPU's memory while it runs.
     """
 
     kinds: tuple[Kind, ...]
@@ -73,6 +78,7 @@ class Stack:
     windows: tuple[int | None, ...]
     traits: Traits
     weights_bytes: int
+    staged_bytes: int = 0
 
     @property
     def latent(self) -> bool:
@@ -146,7 +152,7 @@ class Stack:
 
     def forward(self, step: Pass, logits: int = 1) -> Peak:
         """
-        The peak of one forward pass that computes the logits of the last `logits` positions.
+        The peak of one forward pass that computes the logits of the last `logits` positions of each request.
 
         The cache of all layers is there when the last layer runs. The last layer of each kind is looked at; in
         a prefill the layers behind it have nothing yet.
@@ -158,7 +164,7 @@ class Stack:
             for kind in self.kinds
         ]
         best = Peak(n_bytes=cache + self._around(step) + max(stages), moment="layer")
-        table = self.traits.logit_copies * step.size(step.batch * logits * self.vocabulary)
+        table = self._logits_bytes(step, logits)
         last = Peak(
             n_bytes=cache + step.size(step.tokens * self.hidden) + self._slack(step) + table, moment="logits"
         )
@@ -167,6 +173,17 @@ class Stack:
             moment="per-layer embeddings",
         )
         return max(best, last, first, key=lambda peak: peak.n_bytes)
+
+    def _logits_bytes(self, step: Pass, logits: int) -> int:
+        """
+        Logits of all kept positions, B · L · V, and their copies: scaled ones, or one in float32 before 4.45.
+
+        Source: LlamaForCausalLM.forward of 5.23.0; of 4.44.2, `logits = self.lm_head(hidden_states); logits = logits.float()`,
+        https://github.com/huggingface/transformers/blob/v4.44.2/src/transformers/models/llama/modeling_llama.py.
+        """
+        count = step.batch * logits * self.vocabulary
+        wide = step.floats(count) if step.upcast and step.element_bytes < FLOAT_BYTES else 0
+        return self.traits.logit_copies * step.size(count) + wide
 
     def _share(self, kind: Kind, step: Pass, logits: int) -> Pass:
         """The tokens of a pass that this kind of layer runs: all, or the one whose logits are kept."""
@@ -237,11 +254,15 @@ class Stack:
                 total += (kind.count - done) * cache_bytes(cache, step.batch, step.past, step.element_bytes)
         return total
 
-    def sampling(self, step: Pass) -> Peak:
-        """generate() turns the last logits into float32 and softmaxes them: B · V · (b + 4 + 4) beside the cache."""
-        cache = self.held_bytes(step)
-        count = step.batch * self.vocabulary
-        return Peak(n_bytes=cache + step.size(count) + 2 * rounded(count * FLOAT_BYTES), moment="sampling")
+    def sampling(self, step: Pass, logits: int = 1) -> Peak:
+        """
+        generate() turns the last logits into float32 and softmaxes them: B · V · (4 + 4) beside the cache and all that
+        was kept, B · L · V · b, or · 4 before 4.45.
+        """
+        count = step.batch * logits * self.vocabulary
+        kept = step.floats(count) if step.upcast else step.size(count)
+        rows = 2 * step.floats(step.batch * self.vocabulary)
+        return Peak(n_bytes=self.held_bytes(step) + kept + rows, moment="sampling")
 
 
 def _before(kinds: list[int], n_kinds: int) -> tuple[tuple[int, ...], ...]:
