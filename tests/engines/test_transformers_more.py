@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vram_planner.architecture.parallel import Layout
-from vram_planner.architecture.precision import plain
-from vram_planner.architecture.storage import NF4_DOUBLE
+from vram_planner.architecture.precision import DTYPES, named_format, plain
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.transformers import Transformers
 from vram_planner.engines.transformers_pass import Pass
@@ -250,16 +249,44 @@ def test_mla_with_sdpa_takes_cudas_kernel_as_best_and_the_cpus_as_high() -> None
     assert part.high + memory.bytes_of("kv_cache") == pytest.approx(row["prefill_peak"], rel=0.01)
 
 
-def test_packing_on_load_needs_one_tensor_in_16_bits() -> None:
-    from vram_planner.architecture.precision import DTYPES, quantised  # noqa: PLC0415
-
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("nf4", 4096 * 11008 * 2),
+        ("nf4-double", 4096 * 11008 * 2 + 2 * 4096 * 11008 // 64 * 4),
+        ("bnb-int8", 2 * 4096 * 11008 * 2),
+        ("int8wo", 4096 * 11008 * 2),
+    ],
+)
+def test_packing_on_load_needs_the_tensor_in_16_bits_and_what_it_is_packed_with(name: str, more: int) -> None:
     tiny = Workload(context=2, concurrency=1, prompt_tokens=1)
-    ask = replace(
-        ask_for("OLMo-2-7B", tiny), precision=quantised("nf4", DTYPES["bfloat16"], NF4_DOUBLE, NF4_DOUBLE)
-    )
-    memory = Transformers().memory(ask)
+    packed = named_format(name, DTYPES["bfloat16"])
+    assert packed is not None
+    memory = Transformers().memory(replace(ask_for("OLMo-2-7B", tiny), precision=packed))
 
-    assert memory.bytes_of("activations", "kv_cache") == 4096 * 11008 * 2
+    assert memory.bytes_of("activations", "kv_cache") == more
+
+
+@pytest.mark.parametrize("name", ["nf4", "bnb-int8", "int8wo", "hqq-4bit"])
+def test_experts_are_not_packed_while_loading(name: str) -> None:
+    """`type(module) is nn.Linear` (replace_with_bnb_linear); Qwen3MoeExperts has two parameters and no Linear."""
+    packed = named_format(name, DTYPES["bfloat16"])
+    assert packed is not None
+    memory = Transformers().memory(replace(ask_for("Qwen3-30B-A3B", WORK), precision=packed))
+    experts = 48 * 128 * 3 * 2048 * 768 * 2
+
+    assert memory.bytes_of("weights") > experts
+    assert any("experts" in warning for warning in memory.warnings)
+
+
+def test_experts_packed_in_the_checkpoint_are_loaded_so() -> None:
+    model = architecture("Qwen3-30B-A3B")
+    packed = named_format("nf4", DTYPES["bfloat16"])
+    assert packed is not None
+    ask = ask_for("Qwen3-30B-A3B", WORK)
+    stored = replace(ask, architecture=replace(model, precision=packed), precision=packed)
+
+    assert Transformers().memory(stored).bytes_of("weights") < model.weights_bytes(plain("bfloat16")) / 3
 
 
 def test_a_kind_of_layer_that_is_not_modelled_is_refused() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.weight import Role
 from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
 from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
+from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
 from vram_planner.engines.transformers_parts import (
     HOPPER,
     NOT_MODELLED,
@@ -37,7 +37,6 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DYNAMIC, STATIC = "dynamic", "static"
 # Whose logits are computed: the last position's, as generate asks; all; all, and a copy in float32, as before 4.45.
 LAST, ALL, FLOAT32 = "last", "all", "float32"
-_PACKED_ON_LOAD = "nf4"
 _MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
 _PATIENCE = 2  # secant steps that do not halve the gap
@@ -70,6 +69,7 @@ class Transformers:
 
     def memory(self, ask: Ask) -> Memory:
         """Weights, the cache at full length, the largest moment of prefill, decode and sampling, and the runtime."""
+        asked, ask = ask, as_loaded(ask)
         attn = _attention(ask)
         _refuse(ask)
         stacks, cards = stacks_of(ask), ask.layout.tp * ask.layout.pp
@@ -98,7 +98,11 @@ class Transformers:
             },
             launch=launch_line(ask, attn, "auto" if cards > 1 or ask.options.offload else "cuda"),
             not_modelled=NOT_MODELLED,
-            warnings=(*found_warnings(ask, attn), *offload_warnings(ask.architecture, host)),
+            warnings=(
+                *found_warnings(ask, attn),
+                *offload_warnings(ask.architecture, host),
+                *expert_warnings(asked, ask),
+            ),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
@@ -108,6 +112,7 @@ class Transformers:
         Activations grow with the batch and with the prompt, so there is no pool to divide: both are searched.
         A longer context keeps the share of it that is prompt.
         """
+        ask = as_loaded(ask)
         attn, stacks, work = _attention(ask), stacks_of(ask), _per_replica(ask)
         usable, device = self.usable_bytes(ask), _device(ask)
 
@@ -263,7 +268,7 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     )
     every = ask.options.logits in (ALL, FLOAT32)
     best = worst = least = max(
-        _largest(stack, prefill, work, every=every), _loading(stack, ask), key=_peak_bytes
+        _largest(stack, prefill, work, every=every), loading_peak(stack, ask), key=_peak_bytes
     )
     if attn == "sdpa" and stack.latent:
         worst = max(
@@ -285,22 +290,6 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
         worst=worst.beside(stack.staged_bytes),
         least=least,
     )
-
-
-def _loading(stack: Stack, ask: Ask) -> Peak:
-    """What bitsandbytes packs arrives on the card in 16 bits, one tensor after the other: at most the largest one."""
-    if ask.precision.name != _PACKED_ON_LOAD or ask.architecture.precision.name == _PACKED_ON_LOAD:
-        return Peak(n_bytes=0, moment="loading")
-    largest = max(
-        (
-            weight.elements
-            for kind in stack.kinds
-            for weight in kind.layer.weights
-            if weight.role in (Role.LINEAR, Role.EXPERT)
-        ),
-        default=0,
-    )
-    return Peak(n_bytes=largest * ask.precision.element_bytes, moment="loading")
 
 
 def _largest(stack: Stack, prefill: Pass, work: Workload, *, every: bool) -> Peak:

@@ -31,7 +31,7 @@ NOT_MODELLED = (
     "quantised and offloaded caches",
     "beams, assisted decoding and torch.compile (a static cache is compiled for by generate)",
     "padding: requests of one batch are taken to be equally long (else count each as the longest)",
-    "work space of quantised kernels, and weights unpacked on the fly",
+    "work space of quantised kernels, weights unpacked on the fly, and what torchao and HQQ compute while they pack",
     "layers left to the CPU's memory, unless --offload asks for it",
 )
 
@@ -172,10 +172,11 @@ def offload_warnings(architecture: Architecture, host: Placed | None) -> tuple[s
         return ()
     count = len(architecture.layers) - host.first_host_layer
     what = f"{count} of {len(architecture.layers)} layers" + (" and the head" if host.host_head else "")
-    return (
+    told = (
         f"{what} ({host.host_bytes / GIB:.2f} GiB) stay in the CPU's memory, or on disk beyond 90 % of what is free "
-        "there: each pass copies them all to the card, so each token waits for that; no speed is told",
+        "there: each pass copies them all to the card, so each token waits for that; no speed is told"
     )
+    return (told,)
 
 
 def found_warnings(ask: Ask, attn: str) -> tuple[str, ...]:
