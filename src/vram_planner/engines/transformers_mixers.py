@@ -82,17 +82,48 @@ def _heads_bytes(inner: FullAttention, seen: tuple[int | None, int], step: Pass,
         copies = sum(
             step.size(step.batch * keys * inner.n_heads * width) for width in (inner.head_dim, value_dim)
         )
+    if traits.gates_first:
+        query += step.size(step.tokens * inner.n_heads * inner.head_dim)
     if inner.fused_qkv:  # Phi3Attention.forward keeps the fused projection until it returns
         query += step.size(step.tokens * (inner.n_heads + 2 * inner.n_kv_heads) * inner.head_dim)
     if step.attn == "eager":
         if traits.score_bytes is not None and step.element_bytes < FLOAT_BYTES:
             return query + copies + rounded(step.tokens * inner.n_heads * keys * traits.score_bytes)
-        return query + copies + _scores_bytes(inner.n_heads, keys, step, sinks=inner.sinks)
+        if traits.scores_in_float:
+            return query + copies + _float_scores_bytes(inner, keys, step)
+        sinks = inner.sinks and not traits.sinks_apart
+        return query + copies + _eager_bytes(inner, (keys, value_dim), step, sinks=sinks)
     if step.attn == "sdpa" and traits.unfused:
         return query + _math_kernel_bytes(inner.n_heads, inner.n_kv_heads, (inner.head_dim, value_dim), step)
     masked = window is not None and window <= step.total and step.new > 1 and step.attn == "sdpa"
     softmax = rounded(step.tokens * inner.n_heads * FLOAT_BYTES)  # the fused kernels keep log-sum-exp
     return query + output + softmax + (copies if masked else 0)
+
+
+def _eager_bytes(inner: FullAttention, seen: tuple[int, int], step: Pass, *, sinks: bool) -> int:
+    """
+    Eager attention: at the softmax, or at a product with a single KV head, which is copied for every query head there.
+
+    (B · h, K, d) is no view of a broadcast head once there is more than one request. `seen` are keys and a value's width.
+    """
+    keys, value_dim = seen
+    softmax = _scores_bytes(inner.n_heads, keys, step, sinks=sinks)
+    if inner.n_kv_heads > 1 or inner.n_heads == 1 or step.batch == 1:
+        return softmax
+    copied = step.size(step.batch * inner.n_heads * keys * value_dim)
+    scores = step.size(step.tokens * inner.n_heads * keys)
+    return max(softmax, scores + copied + step.size(step.tokens * inner.n_heads * value_dim))
+
+
+def _float_scores_bytes(inner: FullAttention, keys: int, step: Pass) -> int:
+    """Scores, scores with the sink beside them and their softmax in float32; or queries and keys in float32, and the scores."""
+    count = step.tokens * inner.n_heads
+    copies = step.floats(count * inner.head_dim) + step.floats(
+        step.batch * inner.n_heads * keys * inner.head_dim
+    )
+    return max(
+        step.floats(count * keys) + 2 * step.floats(count * (keys + 1)), copies + step.floats(count * keys)
+    )
 
 
 def _scores_bytes(heads: int, keys: int, step: Pass, *, sinks: bool) -> int:
@@ -128,11 +159,21 @@ def _latent_bytes(mixer: Latent, step: Pass, chosen: int) -> int:
         stored * heads * (mixer.nope_dim + mixer.value_dim)
     )
     if step.attn == "eager":
-        return kept + max(chosen, _scores_bytes(heads, step.keys(None), step, sinks=False))
+        softmax = _scores_bytes(heads, step.keys(None), step, sinks=False)
+        return kept + max(chosen, softmax, _copied_values_bytes(mixer, step))
     if step.attn == "sdpa" and step.math_kernel and key_dim != mixer.value_dim:
         return kept + max(chosen, _math_kernel_bytes(heads, heads, (key_dim, mixer.value_dim), step))
     padded = step.size(step.tokens * heads * key_dim) if step.attn == "flash_attention_2" else 0
     return kept + max(chosen, 2 * step.size(step.tokens * heads * mixer.value_dim) + padded)
+
+
+def _copied_values_bytes(mixer: Latent, step: Pass) -> int:
+    """Values are a part of kv_b's output: for more than one request bmm takes a copy of them, beside scores and output."""
+    if step.batch == 1:
+        return 0
+    values = step.size(step.batch * step.keys(None) * mixer.n_heads * mixer.value_dim)
+    scores = step.size(step.tokens * mixer.n_heads * step.keys(None))
+    return values + scores + step.size(step.tokens * mixer.n_heads * mixer.value_dim)
 
 
 def _math_kernel_bytes(heads: int, kv_heads: int, widths: tuple[int, int], step: Pass) -> int:
@@ -188,6 +229,11 @@ def before_cache_bytes(mixer: Mixer, step: Pass, traits: Traits) -> int:
     query = step.size(step.tokens * inner.n_heads * inner.head_dim)
     pair = 2 * step.size(step.tokens * inner.n_kv_heads * inner.head_dim)
     normed = 0 if inner.qk_norm is None else query + 2 * FLOAT_BYTES // step.element_bytes * query
+    if traits.turns_each_in_float:  # three products in float32 at a time
+        wide, keys = (
+            step.floats(step.tokens * n * inner.head_dim) for n in (inner.n_heads, inner.n_kv_heads)
+        )
+        return pair + query + max(3 * wide, wide + 3 * keys)
     if traits.turns_in_float:  # q and k in float32, then three products of each in turn
         wide, keys = (
             step.floats(step.tokens * n * inner.head_dim) for n in (inner.n_heads, inner.n_kv_heads)

@@ -18,6 +18,7 @@ EAGER_ONLY = frozenset(
             "cpmant",
             "deepseek_v4",
             "falcon_mamba",
+            "flint",
             "gemma2",
             "git",
             "gpt_neo",
@@ -42,10 +43,11 @@ _POST_NORM = frozenset({"olmo2", "olmo3", "exaone4"})
 _WIDE_RESIDUAL = frozenset({"mamba", "mamba2", "falcon_mamba"})
 # The shared expert runs first, and its output waits for the routed ones (Qwen2MoeSparseMoeBlock).
 _SHARED_FIRST = frozenset(
-    {"qwen2_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "ernie4_5_moe", "ernie4_5_vl_moe"}
+    {"afmoe", "laguna", "minimax_m3_vl_text"}
+    | {"qwen2_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "ernie4_5_moe", "ernie4_5_vl_moe"}
 )
 # Routers that hand over float32 weights, so that weighted outputs are float32 too: those with a correction bias …
-_ROUTES_IN_FLOAT = frozenset({"deepseek_v2", "gemma4", "gemma4_text", "minimax", "mixtral"})
+_ROUTES_IN_FLOAT = frozenset({"afmoe", "deepseek_v2", "gemma4", "gemma4_text", "minimax", "mixtral"})
 # … but for these, which cast them back.
 _CASTS_ROUTES = frozenset(
     {"ernie4_5_moe", "ernie4_5_vl_moe", "longcat_flash", "lfm2_moe", "laguna", "inkling_text"}
@@ -56,6 +58,20 @@ _ALL_EXPERTS = frozenset({"llama4", "llama4_text"})
 _IDLE_MASK = frozenset({"qwen2_moe"})
 # Python code for the activation (NewGELUActivation, BloomGelu): two more tensors of I.
 _GELU_IN_STEPS = frozenset({"gpt2", "phi", "gptj", "gpt_neo", "codegen", "bloom", "openai-gpt", "ctrl"})
+# relu², in two steps (ReLUSquaredActivation): one more tensor of I.
+_SQUARES = frozenset({"arcee", "fuyu", "jais2", "nanochat", "nemotron", "nemotron_h", "persimmon"})
+# xIELU without its CUDA kernel (XIELUActivation._xielu_python): three more, and where x is above zero.
+_XIELU = frozenset({"apertus"})
+# The product of gate and up is normed in float32 before it is projected down (BitNetMLP.ffn_sub_norm).
+_NORMS_PRODUCT = frozenset({"bitnet"})
+# Each of queries and keys is turned in float32 and cast back (Ernie's apply_rotary_pos_emb).
+_TURNS_EACH_IN_FLOAT = frozenset({"ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe", "modernbert-decoder"})
+# Attention's output is gated by a projection made before it (AfmoeAttention.forward).
+_GATES_FIRST = frozenset({"afmoe"})
+# Sinks weigh the output, and take no place among the scores (granite_swa's eager_attention_forward) …
+_SINKS_APART = frozenset({"granite_swa", "granitemoe_swa"})
+# … or scores and softmax are float32, with the sink beside them (flint's).
+_SCORES_IN_FLOAT = frozenset({"flint"})
 # Queries and keys are turned by their position in float32 (Cohere's apply_rotary_pos_emb).
 _TURNS_IN_FLOAT = frozenset({"cohere", "cohere2", "cohere2_moe", "cohere_compass_text"})
 # Bytes of one score at eager attention's peak where it is not b + 4 + 4, in 16 bits.
@@ -64,6 +80,10 @@ _SCORE_BYTES = {
     **dict.fromkeys(("bloom",), 14),  # a copy with alibi as well
     **dict.fromkeys(("gpt2", "llama4", "llama4_text"), 4),  # softmax in the model's dtype
     **dict.fromkeys(("falcon",), 8),
+    # Softmax in the model's dtype, with scores and what is made of them beside one another.
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "plbart", "biogpt", "bigbird_pegasus"), 4),
+    **dict.fromkeys(("mvp", "xglm", "trocr"), 4),
+    **dict.fromkeys(("openai-gpt", "gpt_neox_japanese"), 6),
     **dict.fromkeys(
         ("mimo_v2_flash",), 4
     ),  # less their maximum, and their softmax, both in the model's dtype
@@ -92,8 +112,14 @@ class Traits:
     routes_in_float: bool | None = None  # None: where the router has a correction bias
     all_experts: bool = False
     idle_mask: bool = False
-    gelu_in_steps: bool = False
     turns_in_float: bool = False
+    turns_each_in_float: bool = False
+    act_width: int = 2  # tensors of I that live in an MLP without a gate
+    act_flags: int = 0  # and booleans of it
+    norms_product: bool = False
+    gates_first: bool = False
+    sinks_apart: bool = False
+    scores_in_float: bool = False
     score_bytes: int | None = None
     keeps_scores: bool = False
     skips_borrowed: bool = False
@@ -125,7 +151,13 @@ def traits_of(architecture: Architecture) -> Traits:
         all_experts=kind in _ALL_EXPERTS,
         idle_mask=kind in _IDLE_MASK,
         chunk=_CHUNK_OF.get(kind, _CHUNK),
-        gelu_in_steps=kind in _GELU_IN_STEPS,
+        act_width=5 if kind in _XIELU else 4 if kind in _GELU_IN_STEPS else 3 if kind in _SQUARES else 2,
+        act_flags=int(kind in _XIELU),
+        norms_product=kind in _NORMS_PRODUCT,
+        turns_each_in_float=kind in _TURNS_EACH_IN_FLOAT,
+        gates_first=kind in _GATES_FIRST,
+        sinks_apart=kind in _SINKS_APART,
+        scores_in_float=kind in _SCORES_IN_FLOAT,
         turns_in_float=kind in _TURNS_IN_FLOAT,
         score_bytes=_SCORE_BYTES.get(kind),
         keeps_scores=kind in _KEEPS_SCORES,
