@@ -107,13 +107,18 @@ class Stack:
                 cache,
                 batch,
                 stored_tokens(tokens, cache.window, decoded=decoded, static=static),
-                element_bytes,
+                self._number_bytes(cache, kind, element_bytes),
                 static=static is not None and cache is kind.cache,
             )
             for kind in self.kinds
             for cache in (kind.cache, kind.indexer)
             if cache is not None
         )
+
+    def _number_bytes(self, cache: KvCache, kind: Kind, element_bytes: int) -> int:
+        """Bytes of one cached number: an indexer's keys may be wider."""
+        own = self.traits.indexer_bytes
+        return own if own is not None and cache is kind.indexer else element_bytes
 
     def state_bytes(self, batch: int, element_bytes: int) -> int:
         """Bytes of the recurrent states of `batch` sequences, whatever their length."""
@@ -132,7 +137,9 @@ class Stack:
 
     def _around(self, step: Pass) -> int:
         """Bytes that live through the whole pass: masks, rotary cos and sin, positions, windows rounded up to a block."""
-        rope = 2 * self.traits.rope_sets * step.size(step.new * self.rope_dim)
+        table = step.new * self.rope_dim
+        one = step.floats(table) if self.traits.turns_each_in_float else step.size(table)
+        rope = 2 * self.traits.rope_sets * one
         rope += rounded(step.new * INDEX_BYTES)
         own = step.size(step.tokens * self.traits.per_layer_width) if self.traits.per_layer_width else 0
         return rope + own + self._slack(step) + mask_bytes(self.windows, step, forced=self._forced)
@@ -200,7 +207,8 @@ class Stack:
             for cache in (kind.cache, kind.indexer):
                 if cache is not None and count:
                     tokens = stored_tokens(step.new, cache.window, decoded=False, static=step.static)
-                    total += count * cache_bytes(cache, step.batch, tokens, step.element_bytes)
+                    size = self._number_bytes(cache, kind, step.element_bytes)
+                    total += count * cache_bytes(cache, step.batch, tokens, size)
             total += count * state_bytes(kind.state, step.batch, step.element_bytes) if kind.state else 0
             total += count * kind.folded_bytes(step.batch, step.new, step.element_bytes, decoded=False)
         return total
@@ -229,8 +237,11 @@ class Stack:
             own = cache_bytes(cache, step.batch, stored, step.element_bytes)
             pinned = cache_bytes(cache, step.batch, step.past, step.element_bytes)
             best = max(best, held - pinned + own + mixer_bytes(kind.layer.mixer, step, self.traits))
-            if cache.window is not None:
-                query = step.size(step.tokens * kind.layer.mixer.n_heads * cache.key_dim)
+            query = step.size(step.tokens * kind.layer.mixer.n_heads * cache.key_dim)
+            if cache.window is None:  # new values are made while the old ones are alive
+                old = step.size(step.batch * step.past * cache.n_heads * cache.value_dim)
+                best = max(best, held - pinned + own + old + query + fresh_bytes(cache, step))
+            else:
                 best = max(best, held + own + query + fresh_bytes(cache, step))
         beside = state + self.state_bytes(step.batch, step.element_bytes)
         return Peak(n_bytes=best + beside + self._around(step), moment="first decode step")

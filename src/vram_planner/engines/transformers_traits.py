@@ -54,10 +54,10 @@ _CASTS_ROUTES = frozenset(
 )
 # Every expert is given every token (Llama4TextExperts).
 _ALL_EXPERTS = frozenset({"llama4", "llama4_text"})
-# A window of 0 where none is asked for: the mask of the sliding layers is made all the same.
-_IDLE_MASK = frozenset({"qwen2_moe"})
+# A window of 0 where none is asked for, or a mask of its own: it is made all the same.
+_IDLE_MASK = frozenset({"qwen2_moe", "gpt_bigcode", "doge"})
 # Python code for the activation (NewGELUActivation, BloomGelu): two more tensors of I.
-_GELU_IN_STEPS = frozenset({"gpt2", "phi", "gptj", "gpt_neo", "codegen", "bloom", "openai-gpt", "ctrl"})
+_GELU_IN_STEPS = frozenset({"gpt2", "phi", "gptj", "gpt_neo", "codegen", "bloom", "openai-gpt"})
 # relu², in two steps (ReLUSquaredActivation): one more tensor of I.
 _SQUARES = frozenset({"arcee", "fuyu", "jais2", "nanochat", "nemotron", "nemotron_h", "persimmon"})
 # xIELU without its CUDA kernel (XIELUActivation._xielu_python): three more, and where x is above zero.
@@ -70,6 +70,13 @@ _TURNS_EACH_IN_FLOAT = frozenset({"ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe",
 _GATES_FIRST = frozenset({"afmoe"})
 # Sinks weigh the output, and take no place among the scores (granite_swa's eager_attention_forward) …
 _SINKS_APART = frozenset({"granite_swa", "granitemoe_swa"})
+# A mask or a bias of its own for each head: B · h · L · K more (DogeAttention.prepare_dynamic_mask, InklingRelativeLogits).
+_MASKS_EACH_HEAD = frozenset({"doge", "inkling_text", "inkling2_text"})
+_DISTANCES = "rel_logits_proj"
+# Sinks stand among the scores of latent attention, and its softmax is in the model's dtype.
+_LATENT_SINKS = frozenset({"hy_v4"})
+# The indexer's keys are turned in float32 and cached so (Dots3NoteTextIndexer).
+_WIDE_INDEXER = frozenset({"dots3_note", "dots3_note_text"})
 # … or scores and softmax are float32, with the sink beside them (flint's).
 _SCORES_IN_FLOAT = frozenset({"flint"})
 # Queries and keys are turned by their position in float32 (Cohere's apply_rotary_pos_emb).
@@ -83,7 +90,12 @@ _SCORE_BYTES = {
     # Softmax in the model's dtype, with scores and what is made of them beside one another.
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "plbart", "biogpt", "bigbird_pegasus"), 4),
     **dict.fromkeys(("mvp", "xglm", "trocr"), 4),
-    **dict.fromkeys(("openai-gpt", "gpt_neox_japanese"), 6),
+    **dict.fromkeys(("openai-gpt",), 6),
+    **dict.fromkeys(("gpt_neox_japanese",), 8),  # zeros to add to, scores, masked ones and their softmax
+    **dict.fromkeys(
+        ("inkling2_text",), 12
+    ),  # scores; with the sink in float32; their softmax; and in b again
+    **dict.fromkeys(("diffllama",), 12),  # the first half's softmax lives beside the second's
     **dict.fromkeys(
         ("mimo_v2_flash",), 4
     ),  # less their maximum, and their softmax, both in the model's dtype
@@ -91,11 +103,12 @@ _SCORE_BYTES = {
 # The decoder layer holds on to attention's scores (`hidden_states, attention_states = self.self_attn(…)`).
 _KEEPS_SCORES = frozenset({"llama4", "llama4_text", "mimo_v2_flash"})
 # Hidden states that a layer holds beyond Llama's, in its feed-forward block; and in one with experts.
-_KEPT_STATES = {"stablelm": 2, "gpt2": 2, "minimax": -1}
+_KEPT_STATES = {"stablelm": 2, "gpt2": 2, "gpt_bigcode": 1, "minimax": -1}
 _KEPT_BESIDE_EXPERTS = {"gemma4": 3, "gemma4_text": 3}
 # Layers that read an earlier layer's cache run the tokens alone whose logits are kept (Gemma4TextModel.forward).
 _SKIPS_BORROWED = frozenset({"gemma4", "gemma4_text"})
 _MIXES = "attn_hc.fn"
+_FLOAT_BYTES = 4
 _CHUNK_OF = {"nemotron_h": 128}
 _CHUNK = 256
 
@@ -120,6 +133,10 @@ class Traits:
     gates_first: bool = False
     sinks_apart: bool = False
     scores_in_float: bool = False
+    masks_each_head: bool = False
+    distances: int = 0  # of a table of biases that the mask of each head is gathered from
+    latent_sinks: bool = False
+    indexer_bytes: int | None = None  # of a number of its keys, where they have not the model's dtype
     score_bytes: int | None = None
     keeps_scores: bool = False
     skips_borrowed: bool = False
@@ -158,6 +175,10 @@ def traits_of(architecture: Architecture) -> Traits:
         gates_first=kind in _GATES_FIRST,
         sinks_apart=kind in _SINKS_APART,
         scores_in_float=kind in _SCORES_IN_FLOAT,
+        masks_each_head=kind in _MASKS_EACH_HEAD,
+        distances=_distances(architecture) if kind in _MASKS_EACH_HEAD else 0,
+        latent_sinks=kind in _LATENT_SINKS,
+        indexer_bytes=_FLOAT_BYTES if kind in _WIDE_INDEXER else None,
         turns_in_float=kind in _TURNS_IN_FLOAT,
         score_bytes=_SCORE_BYTES.get(kind),
         keeps_scores=kind in _KEEPS_SCORES,
@@ -172,4 +193,17 @@ def traits_of(architecture: Architecture) -> Traits:
         mixed_streams=next(
             (w.columns // architecture.hidden for w in architecture.layers[0].norms if w.name == _MIXES), 0
         ),
+    )
+
+
+def _distances(architecture: Architecture) -> int:
+    """How far a bias by distance reaches, at most: columns of InklingRelativeLogits' `proj`, 0 without it."""
+    return max(
+        (
+            weight.columns
+            for layer, _ in architecture.groups
+            for weight in layer.weights
+            if _DISTANCES in weight.name
+        ),
+        default=0,
     )
