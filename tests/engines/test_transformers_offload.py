@@ -1,5 +1,5 @@
 """
-What `device_map="auto"` leaves to the CPU's memory, and all logits kept.
+What `device_map="auto"` leaves to the CPU's memory, all logits kept, and padding.
 
 transformers_offload.jsonl: `_get_device_map("auto")` of transformers 5.23.0 on meta modules, for cards with so much free memory;
 equal to the byte. `free_gib` lists the cards, `bytes` and `layers` go by device.
@@ -22,7 +22,9 @@ from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.transformers import Transformers
 from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
 from vram_planner.engines.transformers_parts import free_bytes
+from vram_planner.engines.transformers_pass import Pass
 from vram_planner.engines.transformers_place import placed
+from vram_planner.engines.transformers_stack import make_stack
 from vram_planner.errors import RequestError
 from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.units import GIB
@@ -184,6 +186,39 @@ def test_logits_in_float32_are_four_more_bytes_each() -> None:
 
     assert sizes["float32"] - sizes["all"] == 8192 * 128256 * 4
     assert sizes["all"] > sizes["last"]
+
+
+PADDED: list[dict[str, Any]] = [
+    json.loads(line)
+    for line in (ORACLES / "transformers_padded.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize(
+    "row", PADDED, ids=lambda row: f"{row['model']}-{row['attn']}-{row['batch']}x{row['ctx']}"
+)
+def test_padding_costs_a_mask_of_each_request(row: dict[str, Any]) -> None:
+    """transformers_padded.jsonl: passes with a mask that has holes; to a thousandth, most to the byte."""
+    model = architecture(row["model"])
+    stack = make_stack(model, model.layers, 0)
+    prefill = Pass(batch=row["batch"], new=row["ctx"], attn=row["attn"], padded=True)
+    decode = prefill.decode(row["ctx"])
+    later = stack.forward(decode).n_bytes
+    if stack.shrinks:
+        later = max(later, stack.first_decode(decode).n_bytes)
+
+    assert stack.forward(prefill).n_bytes == pytest.approx(row["prefill_peak"], rel=1e-3)
+    assert later == pytest.approx(row["decode_peak"], rel=1e-3)
+
+
+def test_padded_prompts_cost_no_less_and_one_request_has_none() -> None:
+    def live(concurrency: int, *, padded: bool) -> int:
+        work = Workload(context=4096, concurrency=concurrency, prompt_tokens=4096)
+        ask = replace(ask_for("gemma-3-1b", 80, attn="sdpa", padded=padded), workload=work)
+        return Transformers().memory(ask).bytes_of("kv_cache", "activations")
+
+    assert live(1, padded=True) == live(1, padded=False)
+    assert live(4, padded=True) > live(4, padded=False)
 
 
 def test_unknown_logits_are_refused() -> None:

@@ -119,6 +119,12 @@ tuning_options = grouped(
         help="transformers: last (generate), all (a plain forward) or float32 (all, as before 4.45). [default: last]",
     ),
     click.option(
+        "--padded",
+        is_flag=True,
+        default=None,
+        help="transformers: prompts of unlike length, padded to the longest: --prompt-tokens and --ctx are its.",
+    ),
+    click.option(
         "--offload",
         is_flag=True,
         default=None,

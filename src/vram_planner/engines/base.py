@@ -56,7 +56,8 @@ class Options:
     attn: str | None = None
     cache: str | None = None  # transformers: dynamic or static
     logits: str | None = None  # transformers: last, all or float32
-    offload: bool = False  # transformers: layers that do not fit stay in the CPU's memory
+    padded: bool | None = None  # transformers: prompts of unlike length, filled up to the longest
+    offload: bool | None = None  # transformers: layers that do not fit stay in the CPU's memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -23,7 +23,7 @@ from vram_planner.engines.transformers_parts import (
 )
 from vram_planner.engines.transformers_pass import Pass
 from vram_planner.engines.transformers_stack import Peak, Stack
-from vram_planner.engines.transformers_traits import EAGER_ONLY
+from vram_planner.engines.transformers_traits import EAGER_ONLY, KEEPS_ALL_LOGITS
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
 
@@ -264,9 +264,15 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     static = work.context if ask.options.cache == STATIC else None
     upcast = ask.options.logits == FLOAT32
     prefill = Pass(
-        batch=work.concurrency, new=prompt, attn=attn, element_bytes=size, static=static, upcast=upcast
+        batch=work.concurrency,
+        new=prompt,
+        attn=attn,
+        element_bytes=size,
+        static=static,
+        upcast=upcast,
+        padded=bool(ask.options.padded) and work.concurrency > 1,
     )
-    every = ask.options.logits in (ALL, FLOAT32)
+    every = ask.options.logits in (ALL, FLOAT32) or ask.architecture.model_type in KEEPS_ALL_LOGITS
     best = worst = least = max(
         _largest(stack, prefill, work, every=every), loading_peak(stack, ask), key=_peak_bytes
     )

@@ -88,7 +88,9 @@ def _heads_bytes(inner: FullAttention, seen: tuple[int | None, int], step: Pass,
         return kept + copies + _eager_bytes(inner, (keys, value_dim), step, traits)
     if step.attn == "sdpa" and traits.unfused:
         return kept + _math_kernel_bytes(inner.n_heads, inner.n_kv_heads, (inner.head_dim, value_dim), step)
-    masked = window is not None and window <= step.total and step.new > 1 and step.attn == "sdpa"
+    slides = window is not None and window <= step.total
+    # A single new token folds the heads of a group into its length instead (sdpa_attention_forward).
+    masked = step.attn == "sdpa" and step.new > 1 and (slides or step.padded)
     softmax = rounded(step.tokens * inner.n_heads * FLOAT_BYTES)  # the fused kernels keep log-sum-exp
     return kept + step.size(step.tokens * inner.n_heads * value_dim) + softmax + (copies if masked else 0)
 

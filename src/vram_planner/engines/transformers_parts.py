@@ -30,7 +30,7 @@ _FRAGMENTATION_PERCENT = (2, 0, 10)
 NOT_MODELLED = (
     "quantised and offloaded caches",
     "beams, assisted decoding and torch.compile (a static cache is compiled for by generate)",
-    "padding: requests of one batch are taken to be equally long (else count each as the longest)",
+    "prompts of unlike length, unless --padded says so: a batch is filled up to its longest, which --prompt-tokens means",
     "work space of quantised kernels, weights unpacked on the fly, and what torchao and HQQ compute while they pack",
     "layers left to the CPU's memory, unless --offload asks for it",
 )

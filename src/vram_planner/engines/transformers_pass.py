@@ -23,7 +23,8 @@ class Pass:
     widths of keys and values differ (as on CPU; CUDA has the memory-efficient kernel for that). `fused` says that
     recurrent layers run on the kernels of mamba-ssm, causal-conv1d and flash-linear-attention. `static` is the
     number of tokens that a StaticCache was made for, None for a DynamicCache. `upcast` says that all logits kept are
-    turned into float32, as before 4.45.
+    turned into float32, as before 4.45. `padded` says that prompts are filled up to the longest, so that there is a
+    mask of each request in every pass.
     """
 
     batch: int
@@ -35,6 +36,7 @@ class Pass:
     fused: bool = False
     static: int | None = None
     upcast: bool = False
+    padded: bool = False
 
     def decode(self, past: int) -> Pass:
         """One token more for each request, `past` tokens being cached."""
@@ -48,6 +50,7 @@ class Pass:
             fused=self.fused,
             static=self.static,
             upcast=self.upcast,
+            padded=self.padded,
         )
 
     @property

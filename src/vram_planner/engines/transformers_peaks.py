@@ -108,12 +108,15 @@ def mask_bytes(windows: Iterable[int | None], step: Pass, *, forced: int = 0) ->
     Bytes of the causal masks, one for each kind of layer, shared by the batch.
 
     Eager attention adds a mask of B · L · K activations: `torch.where` makes one of each request's. sdpa and flash leave the mask out, unless a window is shorter than
-    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself). `forced` are
+    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself), or B · L · K where
+    some of the tokens are padding. `forced` are
     masks that are made all the same.
     """
     if step.attn == "eager":
         idle = forced * step.size(step.tokens * step.keys(None))
         return idle + sum(step.size(step.tokens * step.keys(window)) for window in windows)
+    if step.attn == "sdpa" and step.padded:
+        return (forced + len(tuple(windows))) * rounded(step.tokens * step.total)
     if step.attn != "sdpa" or step.new == 1:
         return 0
     return forced * rounded(step.new * step.total) + sum(

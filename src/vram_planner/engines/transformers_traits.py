@@ -31,6 +31,10 @@ EAGER_ONLY = frozenset(
         *("mimo_v2_flash", "mpt", "openai-gpt", "rwkv", "vaultgemma", "xglm", "xlstm"),
     }
 )
+# Their forward knows no logits_to_keep, so generate computes the logits of every position.
+KEEPS_ALL_LOGITS = frozenset(
+    {"gemma4_assistant", "gemma4_unified_assistant", "prophetnet", "trocr", "whisper", "xlstm"}
+)
 # These scale or cap the logits out of place, so that two copies of them live at once (gemma2, granite: `logits / x`).
 _TWO_LOGITS = frozenset(
     {"gemma2", "gemma3n", "granite", "granitemoe", "granitemoehybrid", "cohere", "cohere2"}

@@ -81,7 +81,8 @@ class PlanRequest:
     attn: str | None = None
     cache: str | None = None
     logits: str | None = None
-    offload: bool = False
+    padded: bool | None = None
+    offload: bool | None = None
     offline: bool = False
     calibration: bool = True
 
