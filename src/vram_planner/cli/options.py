@@ -122,6 +122,22 @@ tuning_options = grouped(
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
     click.option(
+        "--logits",
+        help="transformers: last (generate), all (a plain forward) or float32 (all, as before 4.45). [default: last]",
+    ),
+    click.option(
+        "--padded",
+        is_flag=True,
+        default=None,
+        help="transformers: prompts of unlike length, padded to the longest: --prompt-tokens and --ctx are its.",
+    ),
+    click.option(
+        "--offload",
+        is_flag=True,
+        default=None,
+        help="transformers: layers that do not fit stay in the CPU's memory (slow).",
+    ),
+    click.option(
         "--calibration/--no-calibration",
         default=None,
         help="Use what `validate live` or `validate log --save` measured here. [default: use it]",

@@ -58,6 +58,9 @@ class Options:
     enforce_eager: bool = False
     attn: str | None = None
     cache: str | None = None  # transformers: dynamic or static
+    logits: str | None = None  # transformers: last, all or float32
+    padded: bool | None = None  # transformers: prompts of unlike length, filled up to the longest
+    offload: bool | None = None  # transformers: layers that do not fit stay in the CPU's memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.weight import Role
-from vram_planner.engines.base import Capacity, KvNeed, Memory
+from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
+from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
+from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
 from vram_planner.engines.transformers_parts import (
     HOPPER,
     NOT_MODELLED,
@@ -15,28 +16,30 @@ from vram_planner.engines.transformers_parts import (
     cache_parts,
     found_warnings,
     launch_line,
+    offload_warnings,
+    runtime_bytes,
     runtime_part,
     weights_part,
 )
 from vram_planner.engines.transformers_pass import Pass
-from vram_planner.engines.transformers_place import shares
-from vram_planner.engines.transformers_stack import Peak, Stack, make_stack
-from vram_planner.engines.transformers_traits import EAGER_ONLY
+from vram_planner.engines.transformers_stack import Peak, Stack
+from vram_planner.engines.transformers_traits import EAGER_ONLY, KEEPS_ALL_LOGITS
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from vram_planner.engines.base import Ask, Device, Workload
+    from vram_planner.engines.base import Ask, Device
     from vram_planner.engines.measured import Measured
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DYNAMIC, STATIC = "dynamic", "static"
-_PACKED_ON_LOAD = "nf4"
+# Whose logits are computed: the last position's, as generate asks; all; all, and a copy in float32, as before 4.45.
+LAST, ALL, FLOAT32 = "last", "all", "float32"
 _MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
-_NEARLY = 4
+_PATIENCE = 2  # secant steps that do not halve the gap
 
 
 class Transformers:
@@ -46,6 +49,7 @@ class Transformers:
     title = "transformers 5.x"
     vendors = ("nvidia", "amd")
     splits_tensors = False
+    offloads = True
     families = "transformers"
     gguf = "no"
     smaller = ("awq", None)
@@ -54,9 +58,10 @@ class Transformers:
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
-        """Only the cuBLAS workspace depends on the card."""
+        """Only the cuBLAS workspace depends on the card, and what is left to the CPU."""
         capability = ask.device.compute_capability if ask.device else None
-        return capability is None or capability >= HOPPER
+        room = ask.device.total_bytes if ask.device and ask.options.offload else 0
+        return capability is None or capability >= HOPPER, room
 
     def usable_bytes(self, ask: Ask) -> int:
         """All of the card."""
@@ -64,10 +69,12 @@ class Transformers:
 
     def memory(self, ask: Ask) -> Memory:
         """Weights, the cache at full length, the largest moment of prefill, decode and sampling, and the runtime."""
+        asked, ask = ask, as_loaded(ask)
         attn = _attention(ask)
         _refuse(ask)
-        stacks, cards = _stacks(ask), ask.layout.tp * ask.layout.pp
+        stacks, cards = stacks_of(ask), ask.layout.tp * ask.layout.pp
         work = _per_replica(ask)
+        host = left_to_cpu(ask)
         plan = max((_plan(stack, work, ask, attn) for stack in stacks), key=_plan_total)
         parts = (
             weights_part(plan.stack, ask, cards),
@@ -85,11 +92,17 @@ class Transformers:
                 "cache": ask.options.cache or DYNAMIC,
                 "batch": work.concurrency,
                 "cards": cards,
-                "logits_to_keep": 1,
+                "offloaded_layers": len(ask.architecture.layers) - host.first_host_layer if host else 0,
+                "offloaded_bytes": host.host_bytes if host else 0,
+                "logits": ask.options.logits or LAST,
             },
-            launch=launch_line(ask, attn, cards),
+            launch=launch_line(ask, attn, "auto" if cards > 1 or ask.options.offload else "cuda"),
             not_modelled=NOT_MODELLED,
-            warnings=found_warnings(ask, attn),
+            warnings=(
+                *found_warnings(ask, attn),
+                *offload_warnings(ask.architecture, host),
+                *expert_warnings(asked, ask),
+            ),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
@@ -99,17 +112,21 @@ class Transformers:
         Activations grow with the batch and with the prompt, so there is no pool to divide: both are searched.
         A longer context keeps the share of it that is prompt.
         """
-        attn, stacks, work = _attention(ask), _stacks(ask), _per_replica(ask)
+        ask = as_loaded(ask)
+        attn, stacks, work = _attention(ask), stacks_of(ask), _per_replica(ask)
         usable, device = self.usable_bytes(ask), _device(ask)
 
         def needed(batch: int, context: int) -> int:
             prompt = max(1, context * work.prompt_tokens // work.context)
-            asked = replace(work, concurrency=batch, context=context, prompt_tokens=prompt)
+            asked = Workload(concurrency=batch, context=context, prompt_tokens=prompt)
             return max(_needed(_plan(stack, asked, ask, attn), device, ask.measured) for stack in stacks)
 
         longest = ask.architecture.max_context or _LONGEST
         most = _most_requests(stacks, work, ask, usable)
-        at_once = largest_under(lambda batch: needed(batch, work.context), usable, most)
+        alone = ask.measured is None and len(stacks) == 1
+        here = sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
+        batch_here, context_here = (work.concurrency, here), (work.context, here)
+        at_once = largest_under(lambda batch: needed(batch, work.context), usable, most, batch_here)
         others = memory.bytes_of("weights", "activations", "runtime")
         pool = max(0, usable - others)
         one = memory.kv.bytes_per_request + memory.bytes_of("recurrent_state") // work.concurrency
@@ -121,30 +138,45 @@ class Transformers:
             num_blocks=None,
             kv_cache_tokens=pool * work.context // one if one else 0,
             max_concurrency=float(at_once),
-            max_context=largest_under(lambda context: needed(work.concurrency, context), usable, longest),
+            max_context=largest_under(
+                lambda context: needed(work.concurrency, context), usable, longest, context_here
+            ),
         )
 
 
-def largest_under(cost: Callable[[int], int], limit: int, ceiling: int) -> int:
+def largest_under(
+    cost: Callable[[int], int], limit: int, ceiling: int, known: tuple[int, int] | None = None
+) -> int:
     """
     The largest whole number up to `ceiling` whose cost is within `limit`, 0 if none; cost never falls.
 
-    Costs are nearly straight lines, so a secant step finds the place; every other step halves, for those that are not.
+    `known` is a number whose cost the caller has already. Costs are nearly straight lines, so a secant step finds the
+    place. A step that fits is followed by one just above it, and where a bend spoils the secants the gap is halved.
     """
-    if ceiling < 1 or (low_cost := cost(1)) > limit:
+    if ceiling < 1:
         return 0
-    if (high_cost := cost(ceiling)) <= limit:
-        return ceiling
-    low, high, halve = 1, ceiling, False
-    while high - low > 1:
-        step = (high - low) // 2 if halve else (limit - low_cost) * (high - low) // (high_cost - low_cost)
+    low, low_cost = known if known is not None and known[0] <= ceiling else (1, cost(1))
+    if low_cost > limit:
+        high, high_cost = low, low_cost
+        if low == 1 or (low_cost := cost(1)) > limit:
+            return 0
+        low = 1
+    else:
+        high, high_cost = ceiling, low_cost if low == ceiling else cost(ceiling)
+        if high_cost <= limit:
+            return ceiling
+    above = stalls = 0
+    while (gap := high - low) > 1:
+        halve = stalls == _PATIENCE
+        step = gap // 2 if halve else (limit - low_cost) * gap // (high_cost - low_cost) + above
         guess = min(max(low + step, low + 1), high - 1)
         found = cost(guess)
-        if found <= limit:
+        above = int(found <= limit)
+        if above:
             low, low_cost = guess, found
         else:
             high, high_cost = guess, found
-        halve = not halve and high - low > _NEARLY
+        stalls = 0 if halve or 2 * (high - low) <= gap else stalls + 1
     return low
 
 
@@ -199,6 +231,10 @@ def _refuse(ask: Ask) -> None:
             f"transformers has no cache {ask.options.cache!r} that we model",
             hint=f"choose {DYNAMIC} or {STATIC}",
         )
+    if ask.options.logits not in (None, LAST, ALL, FLOAT32):
+        raise RequestError(
+            f"there are no logits {ask.options.logits!r} to keep", hint=f"choose {LAST}, {ALL} or {FLOAT32}"
+        )
     if _folds(ask) and ask.options.cache == STATIC:
         raise RequestError(
             "a StaticCache of compressed layers is not modelled", hint="leave out --cache static"
@@ -216,28 +252,6 @@ def _per_replica(ask: Ask) -> Workload:
     return replace(ask.workload, concurrency=ceil_div(ask.workload.concurrency, ask.layout.dp))
 
 
-def _stacks(ask: Ask) -> tuple[Stack, ...]:
-    """One stack a card: `device_map="auto"` deals out whole layers, in order, and each card waits for the one before."""
-    architecture, cards = ask.architecture, ask.layout.tp * ask.layout.pp
-    if cards == 1:
-        weights = architecture.weights_bytes(ask.precision)
-        return (make_stack(architecture, architecture.layers, weights),)
-    return _heaviest_of_each(
-        [
-            make_stack(architecture, architecture.layers[start : start + count], weights)
-            for start, count, weights in shares(architecture, ask.precision, cards)
-        ]
-    )
-
-
-def _heaviest_of_each(stacks: list[Stack]) -> tuple[Stack, ...]:
-    """Of cards with the same layers only the one with the most weights matters."""
-    kept: dict[tuple[tuple[int, int, tuple[int, ...]], ...], Stack] = {}
-    for stack in sorted(stacks, key=lambda one: one.weights_bytes):
-        kept[tuple((id(kind.layer), kind.count, kind.before) for kind in stack.kinds)] = stack
-    return tuple(kept.values())
-
-
 def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     """
     The cache and the peak of one card: the largest of prefill, first decode step, last decode step and sampling.
@@ -248,48 +262,54 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     size, decoded = ask.precision.element_bytes, work.context > work.prompt_tokens
     prompt = min(work.prompt_tokens, work.context)
     static = work.context if ask.options.cache == STATIC else None
-    prefill = Pass(batch=work.concurrency, new=prompt, attn=attn, element_bytes=size, static=static)
-    best = worst = least = max(_largest(stack, prefill, work), _loading(stack, ask), key=_peak_bytes)
+    upcast = ask.options.logits == FLOAT32
+    prefill = Pass(
+        batch=work.concurrency,
+        new=prompt,
+        attn=attn,
+        element_bytes=size,
+        static=static,
+        upcast=upcast,
+        padded=bool(ask.options.padded) and work.concurrency > 1,
+    )
+    every = ask.options.logits in (ALL, FLOAT32) or ask.architecture.model_type in KEEPS_ALL_LOGITS
+    best = worst = least = max(
+        _largest(stack, prefill, work, every=every), loading_peak(stack, ask), key=_peak_bytes
+    )
     if attn == "sdpa" and stack.latent:
-        worst = max(best, _largest(stack, replace(prefill, math_kernel=True), work), key=_peak_bytes)
+        worst = max(
+            best, _largest(stack, replace(prefill, math_kernel=True), work, every=every), key=_peak_bytes
+        )
     states = stack.state_bytes(work.concurrency, size)
     if states:
-        least = min(best, _largest(stack, replace(prefill, fused=True), work), key=_peak_bytes)
+        least = min(best, _largest(stack, replace(prefill, fused=True), work, every=every), key=_peak_bytes)
+    kv_bytes = stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static)
+    if stack.staged_bytes:
+        least = max(
+            least, Peak(n_bytes=kv_bytes + states + stack.staged_bytes, moment="copy"), key=_peak_bytes
+        )
     return CardPlan(
         stack=stack,
-        kv_bytes=stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static),
+        kv_bytes=kv_bytes,
         state_bytes=states,
-        peak=best,
-        worst=worst,
+        peak=best.beside(stack.staged_bytes),
+        worst=worst.beside(stack.staged_bytes),
         least=least,
     )
 
 
-def _loading(stack: Stack, ask: Ask) -> Peak:
-    """What bitsandbytes packs arrives on the card in 16 bits, one tensor after the other: at most the largest one."""
-    if ask.precision.name != _PACKED_ON_LOAD or ask.architecture.precision.name == _PACKED_ON_LOAD:
-        return Peak(n_bytes=0, moment="loading")
-    largest = max(
-        (
-            weight.elements
-            for kind in stack.kinds
-            for weight in kind.layer.weights
-            if weight.role in (Role.LINEAR, Role.EXPERT)
-        ),
-        default=0,
-    )
-    return Peak(n_bytes=largest * ask.precision.element_bytes, moment="loading")
-
-
-def _largest(stack: Stack, prefill: Pass, work: Workload) -> Peak:
-    """The peak of a prefill and of all that follows it."""
-    passes, peaks = [prefill], []
+def _largest(stack: Stack, prefill: Pass, work: Workload, *, every: bool) -> Peak:
+    """The peak of a prefill, with the logits of `every` position or of the last, and of all that follows it."""
+    kept = prefill.new if every else 1
+    last, peaks = prefill, [stack.forward(prefill, kept)]
+    if every:
+        peaks.append(stack.sampling(prefill, kept))
     if work.context > work.prompt_tokens:
-        passes.append(replace(prefill, new=1, past=work.context - 1))
+        last = prefill.decode(work.context - 1)
         if prefill.static is None and stack.shrinks:
-            peaks.append(stack.first_decode(replace(prefill, new=1, past=prefill.new)))
-    peaks += [stack.forward(step) for step in passes]
-    peaks.append(stack.sampling(passes[-1]))
+            peaks.append(stack.first_decode(prefill.decode(prefill.new)))
+        peaks.append(stack.forward(last))
+    peaks.append(stack.sampling(last))
     return max(peaks, key=_peak_bytes)
 
 
@@ -304,9 +324,9 @@ def _plan_total(plan: CardPlan) -> int:
 def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
     live = plan.held_bytes + plan.activation_bytes
     if measured is None:
-        return plan.stack.weights_bytes + live + runtime_part(device, live).n_bytes
+        return plan.stack.weights_bytes + live + runtime_bytes(device, live)
     live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
-    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_part(device, live).n_bytes)
+    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_bytes(device, live))
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:

@@ -66,7 +66,9 @@ def state_bytes(state: StateCache, batch: int, element_bytes: int) -> int:
     """
     tokens = state.conv_tokens + (1 if state.kind in _WHOLE_KERNEL else 0)
     state_size = element_bytes if state.kind in _NARROW_STATE else FLOAT_BYTES
-    return batch * (state.conv_channels * tokens * element_bytes + state.state_elements * state_size)
+    # Inkling's short convolutions are kept in float32 (_keep_in_fp32_modules_strict), and so are their inputs.
+    conv_size = FLOAT_BYTES if state.kind == "short_conv" and state.float32_state else element_bytes
+    return batch * (state.conv_channels * tokens * conv_size + state.state_elements * state_size)
 
 
 def growing_cache(mixer: Mixer) -> KvCache | None:

@@ -21,7 +21,7 @@ from vram_planner.architecture.passes import Rerun, Uncached
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.architecture.sparse import CompressedAttention, SparseLatent
 from vram_planner.engines.transformers_compressed import compressed_attention_bytes
-from vram_planner.engines.transformers_pass import FLOAT_BYTES, Pass, rounded
+from vram_planner.engines.transformers_pass import FLOAT_BYTES, INDEX_BYTES, Pass, rounded
 from vram_planner.engines.transformers_states import recurrent_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def mixer_bytes(mixer: Mixer, step: Pass, traits: Traits) -> int:
     inner, window = found
     if isinstance(inner, Latent):
         chosen = _indexer_bytes(mixer, step) if isinstance(mixer, SparseLatent) else 0
-        return _latent_bytes(inner, step, chosen)
+        return _latent_bytes(inner, step, chosen, sinks=traits.latent_sinks)
     value_dim = mixer.value_dim if isinstance(mixer, UnevenAttention) else inner.head_dim
     return _heads_bytes(inner, (window, value_dim), step, traits)
 
@@ -74,25 +74,79 @@ def _heads_bytes(inner: FullAttention, seen: tuple[int | None, int], step: Pass,
     """
     window, value_dim = seen
     keys = step.keys(window)
-    query, output = (step.size(step.tokens * inner.n_heads * width) for width in (inner.head_dim, value_dim))
-    if inner.gated_query:  # the gate shares the queries' projection, which lives until the output is gated
-        query += 2 * query
+    kept = _queries_bytes(inner, step, traits)
+    if traits.masks_each_head:
+        if traits.distances and step.attn != "eager":
+            return kept + _gathered_bytes(inner.n_heads, keys, step, traits.distances)
+        kept += step.size(step.tokens * inner.n_heads * keys)
     copies = 0  # repeat_kv: eager always, sdpa only beside a mask; of a single head it is a view
     if inner.n_heads > inner.n_kv_heads > 1:
         copies = sum(
             step.size(step.batch * keys * inner.n_heads * width) for width in (inner.head_dim, value_dim)
         )
-    if inner.fused_qkv:  # Phi3Attention.forward keeps the fused projection until it returns
-        query += step.size(step.tokens * (inner.n_heads + 2 * inner.n_kv_heads) * inner.head_dim)
     if step.attn == "eager":
-        if traits.score_bytes is not None and step.element_bytes < FLOAT_BYTES:
-            return query + copies + rounded(step.tokens * inner.n_heads * keys * traits.score_bytes)
-        return query + copies + _scores_bytes(inner.n_heads, keys, step, sinks=inner.sinks)
+        return kept + copies + _eager_bytes(inner, (keys, value_dim), step, traits)
     if step.attn == "sdpa" and traits.unfused:
-        return query + _math_kernel_bytes(inner.n_heads, inner.n_kv_heads, (inner.head_dim, value_dim), step)
-    masked = window is not None and window <= step.total and step.new > 1 and step.attn == "sdpa"
+        return kept + _math_kernel_bytes(inner.n_heads, inner.n_kv_heads, (inner.head_dim, value_dim), step)
+    slides = window is not None and window <= step.total
+    # A single new token folds the heads of a group into its length instead (sdpa_attention_forward).
+    masked = step.attn == "sdpa" and step.new > 1 and (slides or step.padded)
     softmax = rounded(step.tokens * inner.n_heads * FLOAT_BYTES)  # the fused kernels keep log-sum-exp
-    return query + output + softmax + (copies if masked else 0)
+    return kept + step.size(step.tokens * inner.n_heads * value_dim) + softmax + (copies if masked else 0)
+
+
+def _queries_bytes(inner: FullAttention, step: Pass, traits: Traits) -> int:
+    """Queries, and what their layer holds on to beside them until it returns."""
+    query = step.size(step.tokens * inner.n_heads * inner.head_dim)
+    kept = query
+    if inner.gated_query:  # the gate shares the queries' projection, which lives until the output is gated
+        kept += 2 * query
+    if traits.gates_first:
+        kept += query
+    if inner.fused_qkv:  # Phi3Attention.forward keeps the fused projection until it returns
+        kept += step.size(step.tokens * (inner.n_heads + 2 * inner.n_kv_heads) * inner.head_dim)
+    return kept
+
+
+def _gathered_bytes(heads: int, keys: int, step: Pass, distances: int) -> int:
+    """
+    A bias for each head by distance: T · h · D of the table, what is gathered of it for all keys, and the same cut.
+
+    Beside them distances as int64, and cut to the table. Source: InklingRelativeLogits.forward.
+    """
+    table = step.size(step.tokens * heads * distances)
+    places = 2 * rounded(step.new * keys * INDEX_BYTES)
+    return table + places + 2 * step.size(step.tokens * heads * keys)
+
+
+def _eager_bytes(inner: FullAttention, seen: tuple[int, int], step: Pass, traits: Traits) -> int:
+    """
+    Eager attention: at the softmax, or at a product with a single KV head, which is copied for every query head there.
+
+    (B · h, K, d) is no view of a broadcast head once there is more than one request. `seen` are keys and a value's width.
+    """
+    keys, value_dim = seen
+    if traits.score_bytes is not None and step.element_bytes < FLOAT_BYTES:
+        return rounded(step.tokens * inner.n_heads * keys * traits.score_bytes)
+    if traits.scores_in_float:
+        return _float_scores_bytes(inner, keys, step)
+    softmax = _scores_bytes(inner.n_heads, keys, step, sinks=inner.sinks and not traits.sinks_apart)
+    if inner.n_kv_heads > 1 or inner.n_heads == 1 or step.batch == 1:
+        return softmax
+    copied = step.size(step.batch * inner.n_heads * keys * value_dim)
+    scores = step.size(step.tokens * inner.n_heads * keys)
+    return max(softmax, scores + copied + step.size(step.tokens * inner.n_heads * value_dim))
+
+
+def _float_scores_bytes(inner: FullAttention, keys: int, step: Pass) -> int:
+    """Scores, scores with the sink beside them and their softmax in float32; or queries and keys in float32, and the scores."""
+    count = step.tokens * inner.n_heads
+    copies = step.floats(count * inner.head_dim) + step.floats(
+        step.batch * inner.n_heads * keys * inner.head_dim
+    )
+    return max(
+        step.floats(count * keys) + 2 * step.floats(count * (keys + 1)), copies + step.floats(count * keys)
+    )
 
 
 def _scores_bytes(heads: int, keys: int, step: Pass, *, sinks: bool) -> int:
@@ -111,7 +165,7 @@ def _scores_bytes(heads: int, keys: int, step: Pass, *, sinks: bool) -> int:
     return step.size(count) + floats * rounded(count * FLOAT_BYTES)
 
 
-def _latent_bytes(mixer: Latent, step: Pass, chosen: int) -> int:
+def _latent_bytes(mixer: Latent, step: Pass, chosen: int, *, sinks: bool) -> int:
     """
     MLA expands the cached latent for every head at every step: keys h·(nope + rope), kv_b's output h·(nope + v).
 
@@ -128,11 +182,21 @@ def _latent_bytes(mixer: Latent, step: Pass, chosen: int) -> int:
         stored * heads * (mixer.nope_dim + mixer.value_dim)
     )
     if step.attn == "eager":
-        return kept + max(chosen, _scores_bytes(heads, step.keys(None), step, sinks=False))
+        softmax = _scores_bytes(heads, step.keys(None), step, sinks=sinks)
+        return kept + max(chosen, softmax, _copied_values_bytes(mixer, step))
     if step.attn == "sdpa" and step.math_kernel and key_dim != mixer.value_dim:
         return kept + max(chosen, _math_kernel_bytes(heads, heads, (key_dim, mixer.value_dim), step))
     padded = step.size(step.tokens * heads * key_dim) if step.attn == "flash_attention_2" else 0
     return kept + max(chosen, 2 * step.size(step.tokens * heads * mixer.value_dim) + padded)
+
+
+def _copied_values_bytes(mixer: Latent, step: Pass) -> int:
+    """Values are a part of kv_b's output: for more than one request bmm takes a copy of them, beside scores and output."""
+    if step.batch == 1:
+        return 0
+    values = step.size(step.batch * step.keys(None) * mixer.n_heads * mixer.value_dim)
+    scores = step.size(step.tokens * mixer.n_heads * step.keys(None))
+    return values + scores + step.size(step.tokens * mixer.n_heads * mixer.value_dim)
 
 
 def _math_kernel_bytes(heads: int, kv_heads: int, widths: tuple[int, int], step: Pass) -> int:
@@ -188,6 +252,12 @@ def before_cache_bytes(mixer: Mixer, step: Pass, traits: Traits) -> int:
     query = step.size(step.tokens * inner.n_heads * inner.head_dim)
     pair = 2 * step.size(step.tokens * inner.n_kv_heads * inner.head_dim)
     normed = 0 if inner.qk_norm is None else query + 2 * FLOAT_BYTES // step.element_bytes * query
+    if traits.turns_each_in_float:  # three products in float32 at a time
+        wide, keys = (
+            step.floats(step.tokens * n * inner.head_dim) for n in (inner.n_heads, inner.n_kv_heads)
+        )
+        tables = 2 * step.floats(step.new * inner.head_dim)  # cos and sin, each number twice
+        return tables + pair + query + max(3 * wide, wide + 3 * keys)
     if traits.turns_in_float:  # q and k in float32, then three products of each in turn
         wide, keys = (
             step.floats(step.tokens * n * inner.head_dim) for n in (inner.n_heads, inner.n_kv_heads)

@@ -9,7 +9,9 @@ from vram_planner.basis import Basis, Part
 from vram_planner.units import GIB, MIB
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.model import Architecture
     from vram_planner.engines.base import Ask, Device, Workload
+    from vram_planner.engines.transformers_place import Placed
     from vram_planner.engines.transformers_stack import Peak, Stack
 
 _TREE = "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers"
@@ -28,9 +30,9 @@ _FRAGMENTATION_PERCENT = (2, 0, 10)
 NOT_MODELLED = (
     "quantised and offloaded caches",
     "beams, assisted decoding and torch.compile (a static cache is compiled for by generate)",
-    "padding: requests of one batch are taken to be equally long (else count each as the longest)",
-    "work space of quantised kernels, and weights unpacked on the fly",
-    "layers offloaded to the CPU's memory: all weights are taken to be on the cards",
+    "prompts of unlike length, unless --padded says so: a batch is filled up to its longest, which --prompt-tokens means",
+    "work space of quantised kernels, weights unpacked on the fly, and what torchao and HQQ compute while they pack",
+    "layers left to the CPU's memory, unless --offload asks for it",
 )
 
 
@@ -99,16 +101,37 @@ def cache_parts(plan: CardPlan, work: Workload, *, static: bool) -> tuple[Part, 
 def activations_part(plan: CardPlan, work: Workload, attn: str) -> Part:
     """What the largest moment needs beyond weights, cache and states."""
     n_bytes = plan.activation_bytes
+    staged = ""
+    if plan.stack.staged_bytes:
+        size = f"{plan.stack.staged_bytes / GIB:.3f} GiB"
+        staged = (
+            f"{size} of it the largest module copied in from the CPU's memory, at most at the same time; "
+        )
     return Part(
         name="activations",
         n_bytes=n_bytes,
         basis=Basis.FORMULA,
         source=PEAK_SOURCE,
-        detail=f"most at {plan.peak.moment}: {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; "
+        detail=f"most at {plan.peak.moment}: {attn}, {work.concurrency} × {work.prompt_tokens:,} prompt tokens; {staged}"
         f"{plan.peak.n_bytes / GIB:.3f} GiB live beyond the weights, less the cache at full length",
         low_bytes=min(n_bytes, max(0, plan.least.n_bytes - plan.held_bytes)),
         high_bytes=max(n_bytes, plan.worst.n_bytes - plan.held_bytes),
     )
+
+
+def _workspace_bytes(device: Device | None) -> int:
+    new = device is None or device.compute_capability is None or device.compute_capability >= HOPPER
+    return _WORKSPACE_NEW if new else _WORKSPACE_OLD
+
+
+def free_bytes(device: Device) -> int:
+    """What is free on a card when a model is loaded: all but the CUDA context."""
+    return max(0, device.total_bytes - _CONTEXT[0])
+
+
+def runtime_bytes(device: Device | None, live: int) -> int:
+    """The best figure of `runtime_part`, without the part."""
+    return _CONTEXT[0] + _workspace_bytes(device) + live * _FRAGMENTATION_PERCENT[0] // 100
 
 
 def runtime_part(device: Device | None, live: int) -> Part:
@@ -117,8 +140,7 @@ def runtime_part(device: Device | None, live: int) -> Part:
 
     context + workspace + 2 % (0 to 10 %) of all that comes and goes. Assumed: no machine of ours has measured it.
     """
-    new = device is None or device.compute_capability is None or device.compute_capability >= HOPPER
-    workspace = _WORKSPACE_NEW if new else _WORKSPACE_OLD
+    workspace = _workspace_bytes(device)
     best, low, high = (
         context + workspace + live * percent // 100
         for context, percent in zip(_CONTEXT, _FRAGMENTATION_PERCENT, strict=True)
@@ -135,14 +157,26 @@ def runtime_part(device: Device | None, live: int) -> Part:
     )
 
 
-def launch_line(ask: Ask, attn: str, cards: int) -> str:
+def launch_line(ask: Ask, attn: str, placed: str) -> str:
     """The Python call that loads the model so."""
-    placed = "auto" if cards > 1 else "cuda"
     dtype = ask.precision.name if ask.precision.name in {"bfloat16", "float16", "float32"} else "auto"
     chosen = "" if not ask.architecture.caches else f', attn_implementation="{attn}"'
     return (
         f'AutoModelForCausalLM.from_pretrained("{{model}}", dtype="{dtype}", device_map="{placed}"{chosen})'
     )
+
+
+def offload_warnings(architecture: Architecture, host: Placed | None) -> tuple[str, ...]:
+    """How much is left to the CPU, and what that means."""
+    if host is None:
+        return ()
+    count = len(architecture.layers) - host.first_host_layer
+    what = f"{count} of {len(architecture.layers)} layers" + (" and the head" if host.host_head else "")
+    told = (
+        f"{what} ({host.host_bytes / GIB:.2f} GiB) stay in the CPU's memory, or on disk beyond 90 % of what is free "
+        "there: each pass copies them all to the card, so each token waits for that; no speed is told"
+    )
+    return (told,)
 
 
 def found_warnings(ask: Ask, attn: str) -> tuple[str, ...]:

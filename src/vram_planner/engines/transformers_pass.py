@@ -22,7 +22,9 @@ class Pass:
     `math_kernel` says that `scaled_dot_product_attention` falls back to its unfused form where the
     widths of keys and values differ (as on CPU; CUDA has the memory-efficient kernel for that). `fused` says that
     recurrent layers run on the kernels of mamba-ssm, causal-conv1d and flash-linear-attention. `static` is the
-    number of tokens that a StaticCache was made for, None for a DynamicCache.
+    number of tokens that a StaticCache was made for, None for a DynamicCache. `upcast` says that all logits kept are
+    turned into float32, as before 4.45. `padded` says that prompts are filled up to the longest, so that there is a
+    mask of each request in every pass.
     """
 
     batch: int
@@ -33,6 +35,23 @@ class Pass:
     math_kernel: bool = False
     fused: bool = False
     static: int | None = None
+    upcast: bool = False
+    padded: bool = False
+
+    def decode(self, past: int) -> Pass:
+        """One token more for each request, `past` tokens being cached."""
+        return Pass(
+            batch=self.batch,
+            new=1,
+            past=past,
+            attn=self.attn,
+            element_bytes=self.element_bytes,
+            math_kernel=self.math_kernel,
+            fused=self.fused,
+            static=self.static,
+            upcast=self.upcast,
+            padded=self.padded,
+        )
 
     @property
     def tokens(self) -> int:
@@ -55,10 +74,11 @@ class Pass:
             return max(places, self.new)
         return self.total if window is None or self.past == 0 else min(self.total, window)
 
-    def size(self, elements: int, n_bytes: int | None = None) -> int:
+    # Both are `rounded`, written out: a plan asks them some hundred times.
+    def size(self, elements: int) -> int:
         """One tensor of activations."""
-        return rounded(elements * (n_bytes or self.element_bytes))
+        return -(-elements * self.element_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
     def floats(self, elements: int) -> int:
         """One tensor of float32."""
-        return rounded(elements * FLOAT_BYTES)
+        return -(-elements * FLOAT_BYTES // BLOCK_BYTES) * BLOCK_BYTES

@@ -47,7 +47,7 @@ def _gated_width(block: DenseMLP, traits: Traits) -> int:
     Source: LlamaMLP.forward, Phi3MLP.forward, Gemma3nTextMLP.forward (which keeps the gate's projection).
     """
     if not block.gated:
-        return 4 if traits.gelu_in_steps else 2
+        return traits.act_width
     return 4 if block.fused or traits.streams > 1 else 3
 
 
@@ -56,7 +56,11 @@ def feed_forward_bytes(block: FeedForward, step: Pass, traits: Traits) -> int:
     if isinstance(block, NoFeedForward):
         return 0
     if isinstance(block, DenseMLP):
-        return _gated_width(block, traits) * step.size(step.tokens * block.intermediate)
+        width = step.tokens * block.intermediate
+        if traits.norms_product:
+            return max(3 * step.size(width), step.size(width) + 2 * step.floats(width))
+        flags = 0 if block.gated else traits.act_flags * rounded(width)
+        return _gated_width(block, traits) * step.size(width) + flags
     if isinstance(block, MixtureOfExperts):
         return _all_experts_bytes(block, step) if traits.all_experts else _experts_bytes(block, step, traits)
     raise UnsupportedArchitectureError(
@@ -103,13 +107,16 @@ def mask_bytes(windows: Iterable[int | None], step: Pass, *, forced: int = 0) ->
     """
     Bytes of the causal masks, one for each kind of layer, shared by the batch.
 
-    Eager attention adds a mask of L · K activations. sdpa and flash leave the mask out, unless a window is shorter than
-    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself). `forced` are
+    Eager attention adds a mask of B · L · K activations: `torch.where` makes one of each request's. sdpa and flash leave the mask out, unless a window is shorter than
+    the prompt: then sdpa gets L · K booleans (masking_utils.py, _ignore_causal_mask_sdpa; flash cuts by itself), or B · L · K where
+    some of the tokens are padding. `forced` are
     masks that are made all the same.
     """
     if step.attn == "eager":
-        idle = forced * step.size(step.new * step.keys(None))
-        return idle + sum(step.size(step.new * step.keys(window)) for window in windows)
+        idle = forced * step.size(step.tokens * step.keys(None))
+        return idle + sum(step.size(step.tokens * step.keys(window)) for window in windows)
+    if step.attn == "sdpa" and step.padded:
+        return (forced + len(tuple(windows))) * rounded(step.tokens * step.total)
     if step.attn != "sdpa" or step.new == 1:
         return 0
     return forced * rounded(step.new * step.total) + sum(

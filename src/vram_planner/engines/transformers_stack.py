@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent
@@ -31,6 +32,10 @@ class Peak:
 
     n_bytes: int
     moment: str
+
+    def beside(self, n_bytes: int) -> Peak:
+        """The same with so many more bytes alive."""
+        return Peak(n_bytes=self.n_bytes + n_bytes, moment=self.moment) if n_bytes else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class Stack:
     Layers on one card: kinds, the widths around them, and weights.
 
     `windows` are the distinct windows of its layers (None: all tokens): one mask is made for each.
+    `staged_bytes` are the largest module that is copied in from the CPU's memory while it runs.
     """
 
     kinds: tuple[Kind, ...]
@@ -72,6 +78,7 @@ class Stack:
     windows: tuple[int | None, ...]
     traits: Traits
     weights_bytes: int
+    staged_bytes: int = 0
 
     @property
     def latent(self) -> bool:
@@ -100,13 +107,18 @@ class Stack:
                 cache,
                 batch,
                 stored_tokens(tokens, cache.window, decoded=decoded, static=static),
-                element_bytes,
+                self._number_bytes(cache, kind, element_bytes),
                 static=static is not None and cache is kind.cache,
             )
             for kind in self.kinds
             for cache in (kind.cache, kind.indexer)
             if cache is not None
         )
+
+    def _number_bytes(self, cache: KvCache, kind: Kind, element_bytes: int) -> int:
+        """Bytes of one cached number: an indexer's keys may be wider."""
+        own = self.traits.indexer_bytes
+        return own if own is not None and cache is kind.indexer else element_bytes
 
     def state_bytes(self, batch: int, element_bytes: int) -> int:
         """Bytes of the recurrent states of `batch` sequences, whatever their length."""
@@ -125,7 +137,9 @@ class Stack:
 
     def _around(self, step: Pass) -> int:
         """Bytes that live through the whole pass: masks, rotary cos and sin, positions, windows rounded up to a block."""
-        rope = 2 * self.traits.rope_sets * step.size(step.new * self.rope_dim)
+        table = step.new * self.rope_dim
+        one = step.floats(table) if self.traits.turns_each_in_float else step.size(table)
+        rope = 2 * self.traits.rope_sets * one
         rope += rounded(step.new * INDEX_BYTES)
         own = step.size(step.tokens * self.traits.per_layer_width) if self.traits.per_layer_width else 0
         return rope + own + self._slack(step) + mask_bytes(self.windows, step, forced=self._forced)
@@ -145,7 +159,7 @@ class Stack:
 
     def forward(self, step: Pass, logits: int = 1) -> Peak:
         """
-        The peak of one forward pass that computes the logits of the last `logits` positions.
+        The peak of one forward pass that computes the logits of the last `logits` positions of each request.
 
         The cache of all layers is there when the last layer runs. The last layer of each kind is looked at; in
         a prefill the layers behind it have nothing yet.
@@ -157,7 +171,7 @@ class Stack:
             for kind in self.kinds
         ]
         best = Peak(n_bytes=cache + self._around(step) + max(stages), moment="layer")
-        table = self.traits.logit_copies * step.size(step.batch * logits * self.vocabulary)
+        table = self._logits_bytes(step, logits)
         last = Peak(
             n_bytes=cache + step.size(step.tokens * self.hidden) + self._slack(step) + table, moment="logits"
         )
@@ -166,6 +180,17 @@ class Stack:
             moment="per-layer embeddings",
         )
         return max(best, last, first, key=lambda peak: peak.n_bytes)
+
+    def _logits_bytes(self, step: Pass, logits: int) -> int:
+        """
+        Logits of all kept positions, B · L · V, and their copies: scaled ones, or one in float32 before 4.45.
+
+        Source: LlamaForCausalLM.forward of 5.23.0; of 4.44.2, `logits = self.lm_head(hidden_states); logits = logits.float()`,
+        https://github.com/huggingface/transformers/blob/v4.44.2/src/transformers/models/llama/modeling_llama.py.
+        """
+        count = step.batch * logits * self.vocabulary
+        wide = step.floats(count) if step.upcast and step.element_bytes < FLOAT_BYTES else 0
+        return self.traits.logit_copies * step.size(count) + wide
 
     def _share(self, kind: Kind, step: Pass, logits: int) -> Pass:
         """The tokens of a pass that this kind of layer runs: all, or the one whose logits are kept."""
@@ -182,7 +207,8 @@ class Stack:
             for cache in (kind.cache, kind.indexer):
                 if cache is not None and count:
                     tokens = stored_tokens(step.new, cache.window, decoded=False, static=step.static)
-                    total += count * cache_bytes(cache, step.batch, tokens, step.element_bytes)
+                    size = self._number_bytes(cache, kind, step.element_bytes)
+                    total += count * cache_bytes(cache, step.batch, tokens, size)
             total += count * state_bytes(kind.state, step.batch, step.element_bytes) if kind.state else 0
             total += count * kind.folded_bytes(step.batch, step.new, step.element_bytes, decoded=False)
         return total
@@ -211,8 +237,11 @@ class Stack:
             own = cache_bytes(cache, step.batch, stored, step.element_bytes)
             pinned = cache_bytes(cache, step.batch, step.past, step.element_bytes)
             best = max(best, held - pinned + own + mixer_bytes(kind.layer.mixer, step, self.traits))
-            if cache.window is not None:
-                query = step.size(step.tokens * kind.layer.mixer.n_heads * cache.key_dim)
+            query = step.size(step.tokens * kind.layer.mixer.n_heads * cache.key_dim)
+            if cache.window is None:  # new values are made while the old ones are alive
+                old = step.size(step.batch * step.past * cache.n_heads * cache.value_dim)
+                best = max(best, held - pinned + own + old + query + fresh_bytes(cache, step))
+            else:
                 best = max(best, held + own + query + fresh_bytes(cache, step))
         beside = state + self.state_bytes(step.batch, step.element_bytes)
         return Peak(n_bytes=best + beside + self._around(step), moment="first decode step")
@@ -236,11 +265,15 @@ class Stack:
                 total += (kind.count - done) * cache_bytes(cache, step.batch, step.past, step.element_bytes)
         return total
 
-    def sampling(self, step: Pass) -> Peak:
-        """generate() turns the last logits into float32 and softmaxes them: B · V · (b + 4 + 4) beside the cache."""
-        cache = self.held_bytes(step)
-        count = step.batch * self.vocabulary
-        return Peak(n_bytes=cache + step.size(count) + 2 * rounded(count * FLOAT_BYTES), moment="sampling")
+    def sampling(self, step: Pass, logits: int = 1) -> Peak:
+        """
+        generate() turns the last logits into float32 and softmaxes them: B · V · (4 + 4) beside the cache and all that
+        was kept, B · L · V · b, or · 4 before 4.45.
+        """
+        count = step.batch * logits * self.vocabulary
+        kept = step.floats(count) if step.upcast else step.size(count)
+        rows = 2 * step.floats(step.batch * self.vocabulary)
+        return Peak(n_bytes=self.held_bytes(step) + kept + rows, moment="sampling")
 
 
 def _before(kinds: list[int], n_kinds: int) -> tuple[tuple[int, ...], ...]:
@@ -308,3 +341,14 @@ def make_stack(architecture: Architecture, layers: tuple[Layer, ...], parameter_
         traits=traits,
         weights_bytes=parameter_bytes + traits.rope_sets * rope_dim * FLOAT_BYTES,
     )
+
+
+@lru_cache(maxsize=64)
+def _layers_of(architecture: Architecture) -> Stack:
+    return make_stack(architecture, architecture.layers, 0)
+
+
+def whole_stack(architecture: Architecture, parameter_bytes: int) -> Stack:
+    """The stack of all of a model's layers; all but its weights is made once a model."""
+    bare = _layers_of(architecture)
+    return replace(bare, weights_bytes=bare.weights_bytes + parameter_bytes)

@@ -119,7 +119,7 @@ def _calibrated(
 def _served(
     name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    if name is None or choice is None or capacity is None:
+    if name is None or choice is None or capacity is None or memory.settings.get("offloaded_layers"):
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 

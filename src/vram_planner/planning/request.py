@@ -36,7 +36,7 @@ _RANGES = {
     "n_cpu_moe": _Range(0, 1 << 16),
 }
 _NAMES = ("model", "engine", "kv_dtype", "dtype")
-_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache", "split_mode", "tensor_split")
+_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache", "logits", "split_mode", "tensor_split")
 _TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
@@ -83,6 +83,9 @@ class PlanRequest:
     enforce_eager: bool = False
     attn: str | None = None
     cache: str | None = None
+    logits: str | None = None
+    padded: bool | None = None
+    offload: bool | None = None
     offline: bool = False
     calibration: bool = True
 

@@ -23,6 +23,7 @@ class WayOut:
 
     flags: str
     plan: MemoryPlan
+    note: str = ""
 
 
 def ways_out(request: PlanRequest, plan: MemoryPlan) -> tuple[WayOut, ...]:
@@ -31,7 +32,7 @@ def ways_out(request: PlanRequest, plan: MemoryPlan) -> tuple[WayOut, ...]:
     for flags, change in _changes(request, plan):
         tried = _try(replace(request, **change))
         if tried is not None and tried.fits:
-            found.append(WayOut(flags, tried))
+            found.append(WayOut(flags, tried, _note(tried)))
         if len(found) == _MOST_WAYS:
             break
     return tuple(found)
@@ -49,6 +50,8 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
     if request.quant is None:
         name, _ = engine(plan.engine).smaller
         changes.append((f"--quant {name}", {"quant": name}))
+    if gpu is not None and getattr(engine(plan.engine), "offloads", False) and not request.offload:
+        changes.append(("--offload", {"offload": True}))
     if gpu is not None and request.tp is None and request.pp is None and request.dp is None:
         count = gpu.count * 2
         while count <= _MOST_GPUS:
@@ -59,6 +62,12 @@ def _changes(request: PlanRequest, plan: MemoryPlan) -> list[tuple[str, dict[str
         if smaller is not None:
             changes.append((f"--kv-dtype {smaller}", {"kv_dtype": smaller}))
     return changes
+
+
+def _note(plan: MemoryPlan) -> str:
+    """What the numbers do not say: layers that stay with the CPU."""
+    count = plan.request.get("offloaded_layers")
+    return f"{count} layers on the CPU (slow)" if count else ""
 
 
 def _try(request: PlanRequest) -> MemoryPlan | None:

@@ -149,6 +149,7 @@ def _ways(ways: tuple[WayOut, ...]) -> str:
             way.flags,
             way.plan.verdict,
             f"{way.plan.capacity.max_concurrency:.1f} at once" if way.plan.capacity else "",
+            way.note,
         ]
         for index, way in enumerate(ways)
     ]
