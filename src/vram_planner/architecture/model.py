@@ -46,6 +46,16 @@ class Layer:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """What a config says of its vision encoder, None where it does not: engines set memory aside by these."""
+
+    family: str
+    layers: int | None = None
+    depth: int | None = None
+    hidden: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """
@@ -57,7 +67,8 @@ class Architecture:
     `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
     numbers of an image stand behind one token of it, where there is a vision tower (else 0). `kv_dtype` is the type
-    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
+    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine. `vision` is what the
+    config says of the encoder, where there is one.
     """
 
     model_type: str
@@ -75,6 +86,7 @@ class Architecture:
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
     kv_dtype: str | None = None
+    vision: Vision | None = None
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

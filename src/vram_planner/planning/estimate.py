@@ -119,7 +119,7 @@ def _calibrated(
 def _served(
     name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    if name is None or choice is None or capacity is None:
+    if name is None or choice is None or capacity is None or ask.layout.attention_dp > 1:
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
@@ -312,12 +312,14 @@ def _fixed_gpus(request: PlanRequest) -> int | None:
     """How many GPUs the parallel sizes need, if any of them was given."""
     if request.tp is None and request.pp is None and request.dp is None:
         return None
+    if request.dp_attention:  # the groups of attention are groups of the tp ranks
+        return (request.tp or request.dp or 1) * (request.pp or 1)
     return (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
 
 
 def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice: GpuChoice | None) -> Layout:
     count = choice.count if choice else request.gpu_count or _fixed_gpus(request) or 1
-    tp, pp, dp = request.tp, request.pp or 1, request.dp or 1
+    tp, pp, dp = request.tp, request.pp or 1, 1 if request.dp_attention else request.dp or 1
     if choice and request.gpu_count is None and choice.count == 1 and choice.asked != "auto":
         count = _fixed_gpus(request) or 1
     if tp is None:
@@ -329,19 +331,39 @@ def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice:
         tp = count // (pp * dp)
         if not chosen.splits_tensors:
             tp, pp = 1, count
-        elif tp not in (sizes := valid_tp(profile.architecture)):
+        elif not request.dp_attention and tp not in (sizes := valid_tp(profile.architecture)):
             fitting = ", ".join(str(size) for size in sizes)
             raise ParallelError(
                 f"{count} GPUs: a tensor parallel size of {tp} does not divide the heads or the vocabulary",
                 hint=f"valid sizes: {fitting}; or --tp 1 --pp {tp}",
             )
-    layout = Layout(tp=tp, pp=pp, dp=dp, expert_parallel=request.ep)
+    groups = _attention_groups(request, chosen, tp) if request.dp_attention else 1
+    layout = Layout(tp=tp, pp=pp, dp=dp, expert_parallel=request.ep, attention_dp=groups)
     if choice and layout.gpus > count:
         raise ParallelError(
             f"tp {tp} × pp {pp} × dp {dp} needs {layout.gpus} GPUs, there are {count}",
             hint=f"--gpu-count {layout.gpus}, or smaller sizes",
         )
     return layout
+
+
+def _attention_groups(request: PlanRequest, chosen: Engine, tp: int) -> int:
+    """How many groups of the tp ranks serve requests of their own, by the engine's way to say it."""
+    if chosen.attention_groups is None:
+        other = "--dp N --ep" if chosen.name == "vllm" else "--engine sglang"
+        raise ParallelError(
+            f"{chosen.title} has no data parallel attention inside its tensor parallel ranks",
+            hint=f"try {other}",
+        )
+    groups = tp if chosen.attention_groups == "tp" else request.dp or 1
+    if groups == 1 or (request.dp or groups) != groups:
+        raise ParallelError(
+            f"--dp-attention with --dp {request.dp or 1} and tp {tp}",
+            hint=f"give --tp {request.dp or 8}, and no --dp: each rank is a group"
+            if chosen.attention_groups == "tp"
+            else "say how many groups with --dp: it divides --tp, and the GPUs are --tp × --pp",
+        )
+    return groups
 
 
 def _gpu_facts(choice: GpuChoice, layout: Layout, usable_bytes: int) -> GpuFacts:
@@ -363,7 +385,7 @@ def _filled_in(request: PlanRequest, ask: Ask, memory: Memory, choice: GpuChoice
         "prompt_tokens": request.prompt,
         "tp": layout.tp,
         "pp": layout.pp,
-        "dp": layout.dp,
+        "dp": layout.dp * layout.attention_dp,
         "gpu": choice.gpu.name if choice else None,
         "gpu_count": max(choice.count, layout.gpus) if choice else layout.gpus,
         "precision": ask.precision.name,

@@ -160,7 +160,9 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        work = work_of(ask.architecture, ask.precision, ask.layout, kv_bytes)
+        # Replicas of vLLM share their experts; those of other engines are servers of their own.
+        layout = ask.layout if self.engine == "vllm" else replace(ask.layout, dp=1)
+        work = work_of(ask.architecture, ask.precision, layout, kv_bytes)
         return replace(work, host_bytes=self._host_bytes(), dense_bytes=work.dense_bytes - self._host_bytes())
 
     def _host_bytes(self) -> float:
@@ -201,7 +203,7 @@ class Served:
         kv, workload = self.memory.kv, self.ask.workload
         left = (workload.context - workload.prompt_tokens) / 2
         average = max(1.0, kv.bytes_per_request - kv.bytes_per_token * left)
-        room = self.capacity.max_concurrency / self.ask.layout.dp
+        room = self.capacity.max_concurrency  # of one replica, as each engine counts it
         return (
             max(1.0, room * max(1.0, kv.bytes_per_request / average)) if self.engine in _PIPELINED else room
         )
