@@ -130,9 +130,12 @@ def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout
 
 
 def _sum_layer(layer: Layer, precision: Precision, layout: Layout, place: Place) -> int:
-    """Norms and feed-forward over all ranks; the mixer over those that share a request's attention."""
-    mixers = layout if layout.attention_dp == 1 else replace(layout, tp=layout.attention_tp)
-    beside = (*layer.norms, *layer.feed_forward.weights)
+    """Over all ranks, but for the mixer where only some of them share a request's attention."""
+    if layout.attention_dp == 1:
+        return sum(
+            _rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights
+        )
+    mixers, beside = replace(layout, tp=layout.attention_tp), (*layer.norms, *layer.feed_forward.weights)
     return sum(_rank_bytes(w, precision.weight_bytes(w, place), mixers) for w in layer.mixer.weights) + sum(
         _rank_bytes(w, precision.weight_bytes(w, place), layout) for w in beside
     )

@@ -29,11 +29,15 @@ WEIGHT_SOURCE = f"{_CODE}/layers/vocab_parallel_embedding.py"
 RECORD_SOURCE = "https://github.com/sgl-project/sglang/issues/6753"
 FREE_SOURCE = "https://github.com/sgl-project/sglang/issues/3765"
 
-# Reported memory less "avail mem" before the load, in GiB (best, low, high). One rank: 4090 0.48, H200 0.60, A100-40 0.41.
-# More ranks add NCCL: A100 at 2 ranks 0.76, A10 at 4 0.43, H100 at 8 2.46.
-_CONTEXT_ONE, _CONTEXT_MORE = (0.5, 0.4, 0.7), (0.9, 0.4, 2.5)
-# "mem usage" of the load less the tensors' bytes on 10 records (best, low, high): allocator slack, rotary tables, libraries.
-_LOAD_SLACK = (0.1, 0.02, 0.28)
+# Total less "avail mem" before the load, in GiB: (best, low, high), the middle and the ends of public logs. One rank: A100-40
+# 0.41, 4090 0.48, H200 0.60, H100 0.72, MI355X 0.8, 3090 under WSL 0.93. Several: A10 at 4 0.43, 4090 at 4 0.56, A100 PCIe at
+# 2 0.76; where NVSwitch joins them NCCL takes buffers for NVLS and the custom all-reduce its own: H100 at 4 2.1 and at 8 2.46,
+# H200 at 8 2.5, B200 at 4 3.0; MI355X at 8 4.5.
+_CONTEXT_ONE, _CONTEXT_PCIE, _CONTEXT_SWITCHED = (0.6, 0.4, 0.95), (0.6, 0.4, 2.5), (2.5, 2.0, 4.5)
+_CONTEXT_UNKNOWN = (0.9, 0.4, 3.0)
+_SWITCHED = (9, 10)  # compute capabilities of Hopper and datacentre Blackwell
+# "mem usage" of the load less the tensors' bytes on 18 records (best, low, high): allocator slack, rotary tables, libraries.
+_LOAD_SLACK = (0.1, 0.02, 0.3)
 # Llama-3-8B on an H200 logged 2.51 GiB for its graphs, Qwen2.5-0.5B 0.07.
 _GRAPHS_LEAST, _GRAPHS_MOST = 0.07, 2.6
 _LOW_ACTIVATIONS = 0.5
@@ -74,7 +78,7 @@ class Sglang:
         if ask.device is None:
             return None
         page = default_page(ask, profile_of(ask.options.version))
-        return ask.device.total_bytes, chooses_by_card(ask), page
+        return ask.device.total_bytes, chooses_by_card(ask), page, _context_of(ask)
 
     def usable_bytes(self, ask: Ask) -> int:
         """mem_fraction_static × (total − what is gone before the load)."""
@@ -155,8 +159,18 @@ def _fraction(ask: Ask) -> float:
 
 def _context(ask: Ask) -> tuple[int, int, int]:
     """Bytes that are gone before the load (best, low, high): CUDA context, and NCCL between ranks."""
-    best, low, high = _CONTEXT_ONE if ask.layout.tp * ask.layout.pp == 1 else _CONTEXT_MORE
-    return int(best * GIB), int(low * GIB), int(high * GIB)
+    best, low, high = (int(value * GIB) for value in _context_of(ask))
+    return best, low, high
+
+
+def _context_of(ask: Ask) -> tuple[float, float, float]:
+    if ask.layout.tp * ask.layout.pp == 1:
+        return _CONTEXT_ONE
+    if ask.device is None:
+        return _CONTEXT_UNKNOWN
+    capability = ask.device.compute_capability
+    # AMD's accelerators have no such number, and a fabric.
+    return _CONTEXT_SWITCHED if capability is None or capability[0] in _SWITCHED else _CONTEXT_PCIE
 
 
 def _free_bytes(ask: Ask) -> int:
