@@ -45,7 +45,7 @@ _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
     alone = _with_logged_free(row)
-    if alone and not row.get("gpu") and not row.get("gpu_total_gib"):
+    if alone and not row.get("gpu_total_gib") and not _is_product(row.get("gpu")):
         return {"pairs": alone, "version": _version(row) or "newest", "fitted": False}
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
@@ -139,6 +139,15 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
     count = (request.tp or 1) * (request.pp or 1) * (1 if request.dp_attention else request.dp or 1)
     return GpuChoice(gpu, count, str(row.get("gpu")))
+
+
+def _is_product(name: str | None) -> bool:
+    if name is None:
+        return False
+    try:
+        return find_gpu(name) is not None
+    except PlannerError:
+        return False
 
 
 def _kv_dtype(row: dict[str, Any]) -> str:
