@@ -17,7 +17,7 @@ from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import FORMATS, Precision, plain, quantised
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.sglang import Sglang
-from vram_planner.engines.sglang_defaults import defaults_for, prefill_graph_sizes, profile_of
+from vram_planner.engines.sglang_defaults import Setup, defaults_for, prefill_graph_sizes, profile_of
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.units import GIB, MIB
@@ -111,12 +111,14 @@ def test_load_is_our_weights_and_the_slack_of_the_band(row: dict[str, Any]) -> N
         ("0.3.0", 81559, 8, 0.83),  # logged: issue 1386
         ("0.4.7.post1", 81559, 1, 0.874),  # logged: issue 7495
         ("0.4.3.post2", 81559, 8, 0.81),
+        ("0.5.2", 81559, 1, 0.874),  # the tiers go on to 0.5.2: 9.5 + 0.5 GiB
+        ("0.5.3", 81559, 1, 0.835),
         ("0.5.5", 81559, 1, 0.835),  # 512 + 1.5 · 8192 + 1024 / 8 + 2 · 256 = 13,440 MiB
         ("0.5.5", 24564, 1, 0.847),  # 512 + 1.5 · 2048 + 1024 / 8 + 2 · 24 = 3,760 MiB
     ],
 )
 def test_default_fraction_by_release(version: str, total_mib: int, tp: int, fraction: float) -> None:
-    found = defaults_for(version, total_mib * MIB, tp=tp, pp=1, chunk=None, running=None, mla=False)
+    found = defaults_for(version, total_mib * MIB, Setup(tp=tp, chunk=None, running=None, mla=False))
 
     assert found.fraction == pytest.approx(fraction, abs=0.0005)
 
@@ -127,15 +129,15 @@ def test_prefill_graphs_take_their_share_of_the_newest_reserve() -> None:
         [*range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64)]
     ) + len([*range(1280, 4097, 256), *range(4608, 8193, 512)])
     plain_model, latent = (
-        defaults_for(None, 81559 * MIB, tp=1, pp=1, chunk=None, running=None, mla=mla)
+        defaults_for(None, 81559 * MIB, Setup(tp=1, chunk=None, running=None, mla=mla))
         for mla in (False, True)
     )
     assert latent.fraction < plain_model.fraction < 0.835
 
 
 def test_a_short_chunk_and_few_requests_leave_more_to_the_pool() -> None:
-    full = defaults_for(None, 24 * GIB, tp=1, pp=1, chunk=None, running=None, mla=False)
-    small = defaults_for(None, 24 * GIB, tp=1, pp=1, chunk=2048, running=8, mla=False)
+    full = defaults_for(None, 24 * GIB, Setup(tp=1, chunk=None, running=None, mla=False))
+    small = defaults_for(None, 24 * GIB, Setup(tp=1, chunk=2048, running=8, mla=False))
 
     assert (full.chunk, full.graph_batch) == (4096, 48)
     assert (small.chunk, small.graph_batch) == (2048, 8)
@@ -143,7 +145,7 @@ def test_a_short_chunk_and_few_requests_leave_more_to_the_pool() -> None:
 
 
 def test_versions_choose_the_newest_profile_that_is_not_newer() -> None:
-    assert profile_of("v0.4.7.post1")["title"] == "0.4.7"
+    assert profile_of("v0.4.7.post1")["title"] == "0.4.7 to 0.5.2"
     assert profile_of("0.4.6")["title"] == "0.4 to 0.4.3"
     assert profile_of(None)["version"] == "0.5.23"
     with pytest.raises(RequestError, match=r"0\.1"):

@@ -47,6 +47,16 @@ class Layer:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """What a config says of its vision encoder, None where it does not: engines set memory aside by these."""
+
+    family: str
+    layers: int | None = None
+    depth: int | None = None
+    hidden: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """
@@ -60,7 +70,8 @@ class Architecture:
     numbers of an image stand behind one token of it, where there is a vision tower (else 0). `eye` is how the
     tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
     linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
-    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
+    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine. `vision` is what the
+    config says of the encoder, where there is one.
     """
 
     model_type: str
@@ -81,6 +92,7 @@ class Architecture:
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
     kv_dtype: str | None = None
+    vision: Vision | None = None
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

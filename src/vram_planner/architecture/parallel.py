@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.precision import Place
@@ -19,12 +19,23 @@ _MOST_RANKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How many ranks share the work; `expert_parallel` deals out whole experts instead of cutting each."""
+    """
+    How many ranks share the work; `expert_parallel` deals out whole experts instead of cutting each.
+
+    `attention_dp` is how many groups of the tp ranks serve requests of their own: attention is cut over the tp / attention_dp
+    ranks of a group, and everything else over all of them (SGLang's and TensorRT-LLM's data parallel attention).
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     expert_parallel: bool = False
+    attention_dp: int = 1
+
+    @property
+    def attention_tp(self) -> int:
+        """Ranks over which one request's attention is cut."""
+        return self.tp // self.attention_dp
 
     @property
     def gpus(self) -> int:
@@ -55,11 +66,26 @@ def valid_tp(architecture: Architecture, *, vocabulary_multiple: int = 64) -> tu
 
 def why_not_tp(architecture: Architecture, tp: int, vocabulary_multiple: int = 64) -> str | None:
     """What a tensor parallel size does not divide; None where it fits."""
+    rows = padded_vocabulary(architecture.vocabulary, vocabulary_multiple)
+    reason = _why_not_heads(architecture, tp)
+    if rows % tp and (reason is None or "attention heads" not in reason):
+        return f"a vocabulary of {architecture.vocabulary:,} tokens (padded to {rows:,})"
+    return reason
+
+
+def why_not_layout(architecture: Architecture, layout: Layout) -> str | None:
+    """As `why_not_tp`: attention is cut over its own ranks, the vocabulary over all; the groups divide the ranks."""
+    if layout.attention_dp == 1:
+        return why_not_tp(architecture, layout.tp)
+    rows = padded_vocabulary(architecture.vocabulary, 64)
+    if rows % layout.tp:
+        return f"a vocabulary of {architecture.vocabulary:,} tokens (padded to {rows:,})"
+    return _why_not_heads(architecture, layout.attention_tp)
+
+
+def _why_not_heads(architecture: Architecture, tp: int) -> str | None:
     if architecture.caches and architecture.n_heads % tp:
         return f"{architecture.n_heads} attention heads"
-    rows = padded_vocabulary(architecture.vocabulary, vocabulary_multiple)
-    if rows % tp:
-        return f"a vocabulary of {architecture.vocabulary:,} tokens (padded to {rows:,})"
     for cache, _ in architecture.caches:
         if not cache.latent and cache.n_heads % tp and tp % cache.n_heads:
             return f"{cache.n_heads} KV heads"
@@ -104,24 +130,39 @@ def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout
 
 
 def _sum_layer(layer: Layer, precision: Precision, layout: Layout, place: Place) -> int:
-    return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights)
+    """Over all ranks, but for the mixer where only some of them share a request's attention."""
+    if layout.attention_dp == 1:
+        return sum(
+            _rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights
+        )
+    mixers, beside = replace(layout, tp=layout.attention_tp), (*layer.norms, *layer.feed_forward.weights)
+    return sum(_rank_bytes(w, precision.weight_bytes(w, place), mixers) for w in layer.mixer.weights) + sum(
+        _rank_bytes(w, precision.weight_bytes(w, place), layout) for w in beside
+    )
 
 
 def table_bytes(
     architecture: Architecture, precision: Precision, layout: Layout, multiple: int
 ) -> tuple[int, int]:
-    """Bytes of the embedding and of the head on one rank, rows padded to `multiple`."""
+    """
+    Bytes of the embedding and of the head on one rank, rows padded to `multiple`.
+
+    With data parallel attention a group of ranks looks up its own tokens, so the embedding is cut over the group.
+    """
     place = Place(architecture, None)
 
-    def padded(weight: Weight) -> int:
+    def padded(weight: Weight, tp: int) -> int:
         n_bytes = precision.weight_bytes(weight, place)
         if weight.role in (Role.EMBEDDING, Role.HEAD):
             # A table may have fewer rows than the vocabulary (Gemma 3n's for each layer).
             rows = weight.shape[0]
-            return ceil_div(n_bytes // rows * padded_vocabulary(rows, multiple), layout.tp)
+            return ceil_div(n_bytes // rows * padded_vocabulary(rows, multiple), tp)
         return _rank_bytes(weight, n_bytes, layout)
 
-    return sum(map(padded, architecture.embedding)), sum(map(padded, architecture.head))
+    return (
+        sum(padded(weight, layout.attention_tp) for weight in architecture.embedding),
+        sum(padded(weight, layout.tp) for weight in architecture.head),
+    )
 
 
 def rank_weight_bytes(

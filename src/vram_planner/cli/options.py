@@ -81,6 +81,12 @@ hardware_options = grouped(
     click.option("--pp", type=WHOLE, help="Pipeline parallel size. [default: 1]"),
     click.option("--dp", type=WHOLE, help="Data parallel replicas. [default: 1]"),
     click.option("--ep", is_flag=True, default=None, help="Deal out whole experts (expert parallel)."),
+    click.option(
+        "--dp-attention",
+        is_flag=True,
+        default=None,
+        help="SGLang: --dp groups of the tp ranks, each with requests of its own; TensorRT-LLM: each rank.",
+    ),
 )
 precision_options = grouped(
     click.option("--dtype", help="auto, bfloat16, float16 or float32. [default: auto, as stored]"),

@@ -56,6 +56,7 @@ class Options:
     split_mode: str | None = None
     tensor_split: str | None = None
     enforce_eager: bool = False
+    dp_attention: bool = False
     attn: str | None = None
     cache: str | None = None  # transformers: dynamic or static
     logits: str | None = None  # transformers: last, all or float32
@@ -144,6 +145,9 @@ class Engine(Protocol):
     families: str  # whose list of model families it goes by (engines/families/NAME.json), if there is one
     gguf: str  # whether it serves GGUF files: "own", "experimental" or "no"
     smaller: tuple[str, str | None]  # the --quant and --kv-dtype to try where a model does not fit
+    attention_groups: (
+        str | None
+    )  # whose size --dp-attention takes: that of "dp" or of "tp"; None: it has no such thing
     speed_of: str | None  # whose constants of speed hold: its own, or those of the engine that it starts
 
     def alike(self, ask: Ask) -> Hashable:

@@ -61,6 +61,7 @@ class LlamaCpp:
     gguf = "own"
     smaller = ("q4_k_m", "q8_0")
     speed_of = "llama.cpp"
+    attention_groups = None
     # Layers of the last two kinds are refused by name: as unknown to llama.cpp, or as a graph that we do not know.
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "cross", "compressed"})
     vocabulary_multiple = 1

@@ -9,8 +9,9 @@ from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.parallel import padded_vocabulary
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Capacity, Memory, largest
-from vram_planner.engines.layouts import check_layout, named_device, per_replica
-from vram_planner.engines.sglang_defaults import Defaults, defaults_for, profile_of
+from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.engines.sglang_cells import default_page
+from vram_planner.engines.sglang_defaults import Defaults, Setup, defaults_for, profile_of, runs_vision
 from vram_planner.engines.sglang_pool import Rank, fullest, need_of, state_bytes_of
 from vram_planner.engines.sglang_sparse import chooses_by_card
 from vram_planner.units import GIB, MIB, ceil_div, format_gib
@@ -28,11 +29,15 @@ WEIGHT_SOURCE = f"{_CODE}/layers/vocab_parallel_embedding.py"
 RECORD_SOURCE = "https://github.com/sgl-project/sglang/issues/6753"
 FREE_SOURCE = "https://github.com/sgl-project/sglang/issues/3765"
 
-# Reported memory less "avail mem" before the load, in GiB (best, low, high). One rank: 4090 0.48, H200 0.60, A100-40 0.41.
-# More ranks add NCCL: A100 at 2 ranks 0.76, A10 at 4 0.43, H100 at 8 2.46.
-_CONTEXT_ONE, _CONTEXT_MORE = (0.5, 0.4, 0.7), (0.9, 0.4, 2.5)
-# "mem usage" of the load less the tensors' bytes on 10 records (best, low, high): allocator slack, rotary tables, libraries.
-_LOAD_SLACK = (0.1, 0.02, 0.28)
+# Total less "avail mem" before the load, in GiB: (best, low, high), the middle and the ends of public logs. One rank: A100-40
+# 0.41, 4090 0.48, H200 0.60, H100 0.72, MI355X 0.8, 3090 under WSL 0.93. Several: A10 at 4 0.43, 4090 at 4 0.56, A100 PCIe at
+# 2 0.76; where NVSwitch joins them NCCL takes buffers for NVLS and the custom all-reduce its own: H100 at 4 2.1 and at 8 2.46,
+# H200 at 8 2.5, B200 at 4 3.0; MI355X at 8 4.5.
+_CONTEXT_ONE, _CONTEXT_PCIE, _CONTEXT_SWITCHED = (0.6, 0.4, 0.95), (0.6, 0.4, 2.5), (2.5, 2.0, 4.5)
+_CONTEXT_UNKNOWN = (0.9, 0.4, 3.0)
+_SWITCHED = (9, 10)  # compute capabilities of Hopper and datacentre Blackwell
+# "mem usage" of the load less the tensors' bytes on 18 records (best, low, high): allocator slack, rotary tables, libraries.
+_LOAD_SLACK = (0.1, 0.02, 0.3)
 # Llama-3-8B on an H200 logged 2.51 GiB for its graphs, Qwen2.5-0.5B 0.07.
 _GRAPHS_LEAST, _GRAPHS_MOST = 0.07, 2.6
 _LOW_ACTIVATIONS = 0.5
@@ -41,10 +46,10 @@ _FROM_POOL = ("kv_cache", "recurrent_state")
 NOT_MODELLED = (
     "speculative decoding and its draft model",
     "prefix sharing (radix cache): every request is counted whole",
-    "data parallel attention and DeepEP buffers",
-    "attention backends that force pages of 64 or 128 tokens, but for sparse attention's",
-    "multimodal models' smaller default fraction",
+    "DeepEP's buffers",
+    "attention backends that are asked for, and their pages of 32 to 128 tokens",
     "LoRA adapters",
+    "speed with data parallel attention",
 )
 
 
@@ -64,12 +69,16 @@ class Sglang:
     gguf = "no"
     smaller = ("awq", "fp8_e5m2")
     speed_of = "sglang"
+    attention_groups = "dp"
     kinds: frozenset[str] = frozenset({"state", "indexer", "chunked", "cross", "compressed", "mixed_heads"})
     vocabulary_multiple = 64
 
     def alike(self, ask: Ask) -> Hashable:
-        """The default fraction, which is one of the settings, follows from the exact size; sparse rows from the chip."""
-        return (ask.device.total_bytes, chooses_by_card(ask)) if ask.device else None
+        """The default fraction, one of the settings, follows from the exact size; pages and sparse rows from the chip."""
+        if ask.device is None:
+            return None
+        page = default_page(ask, profile_of(ask.options.version))
+        return ask.device.total_bytes, chooses_by_card(ask), page, _context_of(ask)
 
     def usable_bytes(self, ask: Ask) -> int:
         """mem_fraction_static × (total − what is gone before the load)."""
@@ -130,15 +139,18 @@ class Sglang:
 
 
 def _defaults(ask: Ask) -> Defaults:
-    return defaults_for(
-        ask.options.version,
-        None if ask.device is None else ask.device.total_bytes,
-        tp=ask.layout.tp,
-        pp=ask.layout.pp,
+    architecture, layout = ask.architecture, ask.layout
+    setup = Setup(
+        tp=layout.tp,
+        pp=layout.pp,
+        attention_dp=layout.attention_dp,
         chunk=ask.options.max_num_batched_tokens,
         running=ask.options.max_num_seqs,
-        mla=any(cache.latent for cache, _ in ask.architecture.caches),
+        mla=any(cache.latent for cache, _ in architecture.caches),
+        model_type=architecture.model_type,
+        vision=architecture.vision,
     )
+    return defaults_for(ask.options.version, None if ask.device is None else ask.device.total_bytes, setup)
 
 
 def _fraction(ask: Ask) -> float:
@@ -147,8 +159,18 @@ def _fraction(ask: Ask) -> float:
 
 def _context(ask: Ask) -> tuple[int, int, int]:
     """Bytes that are gone before the load (best, low, high): CUDA context, and NCCL between ranks."""
-    best, low, high = _CONTEXT_ONE if ask.layout.tp * ask.layout.pp == 1 else _CONTEXT_MORE
-    return int(best * GIB), int(low * GIB), int(high * GIB)
+    best, low, high = (int(value * GIB) for value in _context_of(ask))
+    return best, low, high
+
+
+def _context_of(ask: Ask) -> tuple[float, float, float]:
+    if ask.layout.tp * ask.layout.pp == 1:
+        return _CONTEXT_ONE
+    if ask.device is None:
+        return _CONTEXT_UNKNOWN
+    capability = ask.device.compute_capability
+    # AMD's accelerators have no such number, and a fabric.
+    return _CONTEXT_SWITCHED if capability is None or capability[0] in _SWITCHED else _CONTEXT_PCIE
 
 
 def _free_bytes(ask: Ask) -> int:
@@ -157,13 +179,14 @@ def _free_bytes(ask: Ask) -> int:
 
 def _weights_part(ask: Ask, rank: Rank) -> Part:
     layout = ask.layout
+    groups = "" if layout.attention_dp == 1 else f", attention over {layout.attention_tp} of them"
     return Part(
         name="weights",
         n_bytes=rank.weights_bytes,
         basis=getattr(ask.precision, "basis", Basis.FORMULA),
         source=getattr(ask.precision, "source", WEIGHT_SOURCE),
         detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}: the fullest of "
-        f"tp {layout.tp} × pp {layout.pp}, vocabulary padded to 64 rows",
+        f"tp {layout.tp} × pp {layout.pp}{groups}, vocabulary padded to 64 rows",
     )
 
 
@@ -210,9 +233,11 @@ def _forward_bytes(ask: Ask, tokens: int) -> int:
     """
     One layer's widest moment for a chunk of T tokens: T·b·(3·I/tp + 4·H), or T·b·(k·(3·Ie/tp + 2·H) + 4·H) with experts.
 
-    MLA's unabsorbed prefill adds heads/tp · (2·d_qk + 2·d_v).
+    MLA's unabsorbed prefill adds heads/tp · (2·d_qk + 2·d_v). With data parallel attention T is a group's chunk in
+    attention, and that of all groups together in the feed-forward block.
     """
-    unit, hidden, tp = tokens * ask.precision.element_bytes, ask.architecture.hidden, ask.layout.tp
+    layout, hidden = ask.layout, ask.architecture.hidden
+    unit, tp, groups = tokens * ask.precision.element_bytes, layout.tp, layout.attention_dp
     most = 0
     for layer, _ in ask.architecture.groups:
         block, width = layer.feed_forward, 0
@@ -222,10 +247,10 @@ def _forward_bytes(ask: Ask, tokens: int) -> int:
             width = block.top_k * (3 * ceil_div(block.expert_intermediate, tp) + 2 * hidden)
         if isinstance(layer.mixer, Latent):
             mixer = layer.mixer
-            width = max(
-                width, 2 * ceil_div(mixer.n_heads, tp) * (mixer.nope_dim + mixer.rope_dim + mixer.value_dim)
-            )
-        most = max(most, unit * (width + 4 * hidden))
+            heads = 2 * ceil_div(mixer.n_heads, layout.attention_tp)
+            inside = heads * (mixer.nope_dim + mixer.rope_dim + mixer.value_dim)
+            most = max(most, unit * (inside + 4 * hidden))
+        most = max(most, unit * groups * (width + 4 * hidden))
     return most
 
 
@@ -247,7 +272,7 @@ def _activation_part(ask: Ask, defaults: Defaults) -> Part:
         detail=f"forward of {defaults.chunk:,} tokens, or logits of {defaults.graph_batch} requests; high end: SGLang's "
         "own reserve of 512 MiB + 1.5 MiB a token",
         low_bytes=int(best * _LOW_ACTIVATIONS),
-        high_bytes=max(best, 512 * MIB + int(1.5 * MIB * defaults.chunk)),
+        high_bytes=max(best, 512 * MIB + int(1.5 * MIB * defaults.chunk * ask.layout.attention_dp)),
         in_budget=False,
     )
 
@@ -270,14 +295,18 @@ def _graphs_part(defaults: Defaults) -> Part:
 def _runtime_part(ask: Ask) -> Part:
     """What is gone before the load lies outside the budget; what the load takes beside the tensors, inside."""
     outside, slack = _context(ask), [int(value * GIB) for value in _LOAD_SLACK]
-    best, low, high = (gone + kept for gone, kept in zip(outside, slack, strict=True))
+    profile, pictures = profile_of(ask.options.version), 0
+    if runs_vision(ask.architecture.vision, profile):
+        pictures = profile["vision"]["reserve_mib"] * MIB
+    best, low, high = (gone + kept + pictures for gone, kept in zip(outside, slack, strict=True))
     return Part(
         name="runtime",
         n_bytes=best,
         basis=Basis.MEASURED,
         source=FREE_SOURCE,
         detail=f"{format_gib(outside[0])} GiB gone before the load (CUDA context, NCCL between ranks) and {_LOAD_SLACK[0]} GiB "
-        "that the load takes beside the tensors, as public logs have them",
+        "that the load takes beside the tensors, as public logs have them"
+        + (f"; {pictures // MIB} MiB set aside for images (SGLANG_VLM_CACHE_SIZE_MB)" if pictures else ""),
         low_bytes=low,
         high_bytes=high,
         outside_bytes=outside[0],
@@ -293,7 +322,8 @@ def _launch(ask: Ask) -> str:
         "--context-length": ask.workload.context,
         "--tp": layout.tp if layout.tp > 1 else None,
         "--pp": layout.pp if layout.pp > 1 else None,
-        "--dp": layout.dp if layout.dp > 1 else None,
+        "--dp": layout.dp * layout.attention_dp if layout.dp * layout.attention_dp > 1 else None,
+        "--enable-dp-attention": "" if layout.attention_dp > 1 else None,
         "--ep": layout.tp if layout.expert_parallel else None,
         "--mem-fraction-static": options.gpu_memory_utilization,
         "--chunked-prefill-size": options.max_num_batched_tokens,
@@ -303,11 +333,11 @@ def _launch(ask: Ask) -> str:
         "--max-total-tokens": None if ask.architecture.caches else ask.workload.context * per_replica(ask),
     }
     words = ["python -m sglang.launch_server --model-path {model}"]
-    return " ".join(words + [f"{flag} {value}" for flag, value in shown.items() if value is not None])
+    return " ".join(words + [f"{flag} {value}".strip() for flag, value in shown.items() if value is not None])
 
 
 def _warnings(ask: Ask, rank: Rank, parts: tuple[Part, ...]) -> tuple[str, ...]:
-    return (*_starved(ask, parts), *_lopsided(ask, rank))
+    return (*replica_warning(ask), *_starved(ask, parts), *_lopsided(ask, rank))
 
 
 def _starved(ask: Ask, parts: tuple[Part, ...]) -> tuple[str, ...]:

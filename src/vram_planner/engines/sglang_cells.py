@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _KV_BYTES = {"bfloat16": 2, "fp8": 1, "fp8_e5m2": 1, "fp8_e4m3": 1}
 # A window's layers get 0.8 tokens for each token of the full layers (--swa-full-tokens-ratio), as a fraction.
 _WINDOW_SHARE = (4, 5)
+_DATACENTRE_BLACKWELL = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,27 @@ def element_bytes(ask: Ask) -> int:
     return _KV_BYTES[chosen]
 
 
+def default_page(ask: Ask, profile: Profile) -> int:
+    """
+    Tokens of a page: 1, but 64 on compute capability 10, whose default attention is TensorRT-LLM's.
+
+    Its MHA kernels serve plain attention since 0.5.8, its MLA kernels DeepSeek-V3's; others' MLA runs on FlashInfer, models
+    with states on Triton, and keys and values of different widths on FA4 with pages of 128 (not modelled: 64 here).
+    Source: get_default_attn_backend, arg_groups/model_override_base.py; _mla_backend_page_constraints,
+    arg_groups/overrides.py; model_overrides/deepseek_v2.py.
+    """
+    architecture, device = ask.architecture, ask.device
+    if (
+        device is None
+        or device.compute_capability is None
+        or device.compute_capability[0] != _DATACENTRE_BLACKWELL
+    ):
+        return 1
+    latent = any(cache.latent for cache, _ in architecture.caches)
+    other = (latent and architecture.model_type != "deepseek_v3") or bool(architecture.states)
+    return 1 if other else profile["blackwell_page"] or 1
+
+
 def cache_of(mixer: Mixer) -> KvCache | None:
     """
     What SGLang keeps for a layer; a layer that borrows another's keys and values has rows of its own all the same.
@@ -92,14 +114,14 @@ def plain_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) -> 
     of Gemma 3 or Mistral). Cross-attention's image takes slots of the one pool, in every layer.
     Source: DefaultPoolConfigurator._compute_cell_size and HybridSWAPoolConfigurator, pool_configurator.py.
     """
-    element, page = element_bytes(ask), ask.options.block_size or 1
+    element, page = element_bytes(ask), ask.options.block_size or default_page(ask, profile)
     full, sliding, window, extra = 0, 0, None, 0
     pooled = ask.architecture.model_type in profile["window_pool"]
     for layer, count in layers:
         cache = cache_of(layer.mixer)
         if cache is None:
             continue
-        n_bytes = cache.elements_per_token(ask.layout.tp) * element * count
+        n_bytes = cache.elements_per_token(ask.layout.attention_tp) * element * count
         extra = max(extra, cache.fixed_tokens or 0)
         if pooled and cache.window is not None:
             sliding, window = sliding + n_bytes, max(window or 0, cache.window)

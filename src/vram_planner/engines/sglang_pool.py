@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.engines.base import KvNeed
-from vram_planner.engines.layouts import per_replica
+from vram_planner.engines.layouts import per_replica, replica
 from vram_planner.engines.sglang_cells import Cells, cache_of, plain_cells
 from vram_planner.engines.sglang_defaults import Profile, profile_of
 from vram_planner.engines.sglang_sparse import compressed_cells, sparse_cells
@@ -84,10 +84,12 @@ def fullest(ask: Ask) -> Rank:
     architecture, layout = ask.architecture, ask.layout
     profile = profile_of(ask.options.version)
     caches = [cache_of(layer.mixer) for layer, _ in architecture.groups]
-    replicated = max((cache.ranks_holding_each_head(layout.tp) for cache in caches if cache), default=1)
+    replicated = max(
+        (cache.ranks_holding_each_head(layout.attention_tp) for cache in caches if cache), default=1
+    )
     # What waits in DeepSeek-V4's compressors is no slot of its own: its pools hold it.
     states = None if "compressed" in architecture.kinds else states_of(ask, profile)
-    weights = rank_weight_bytes(architecture, ask.precision, layout, vocabulary_multiple=64)
+    weights = rank_weight_bytes(architecture, ask.precision, replica(ask), vocabulary_multiple=64)
     ranks, start = [], 0
     for count, n_bytes in zip(stage_layers(len(architecture.layers), layout.pp), weights, strict=True):
         layers = list(architecture.groups)

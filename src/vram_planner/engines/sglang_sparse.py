@@ -74,7 +74,7 @@ def sparse_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) ->
         else:
             page = _BLOCK_SPARSE_PAGE
             keys = chooser.elements_per_token() * ask.precision.element_bytes if chooser else 0
-            total += (cache.elements_per_token(ask.layout.tp) * element_bytes(ask) + keys) * count
+            total += (cache.elements_per_token(ask.layout.attention_tp) * element_bytes(ask) + keys) * count
     return Cells(unit_bytes=total, page=ask.options.block_size or page)
 
 

@@ -105,10 +105,14 @@ def states_of(ask: Ask, profile: Profile) -> States | None:
 
 def _stage_bytes(architecture: Architecture, ask: Ask) -> list[int]:
     if ask.layout.pp == 1:
-        return [sum(state_bytes(state, ask.layout.tp) * count for state, count in architecture.states)]
+        return [
+            sum(state_bytes(state, ask.layout.attention_tp) * count for state, count in architecture.states)
+        ]
     found, start = [], 0
     for count in stage_layers(len(architecture.layers), ask.layout.pp):
         mixers = [layer.mixer for layer in architecture.layers[start : start + count]]
-        found.append(sum(state_bytes(m.state, ask.layout.tp) for m in mixers if m.state is not None))
+        found.append(
+            sum(state_bytes(m.state, ask.layout.attention_tp) for m in mixers if m.state is not None)
+        )
         start += count
     return found

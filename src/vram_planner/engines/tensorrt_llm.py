@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
+from vram_planner.architecture.parallel import Layout, rank_weight_bytes, stage_layers
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
-from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
+from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica, replica_warning
 from vram_planner.engines.tensorrt_llm_pools import (
     MAMBA_SOURCE,
     SPARSE_BLOCK,
@@ -40,9 +40,9 @@ _FROM_POOL = ("kv_cache", "recurrent_state")
 _ACTIVATION_LOW, _ACTIVATION_HIGH = 0.5, 3.0
 _NOT_MODELLED = (
     "LoRA adapters",
+    "speed with attention data parallelism",
     "speculative decoding (MTP, EAGLE, Medusa)",
     "KV cache reuse between requests, and its host pool",
-    "attention data parallelism",
     "engine building (needs more memory than serving)",
     "pools of their own for sliding windows (max_attention_window): every layer keeps every token",
     "snapshots of recurrent states for block reuse",
@@ -67,6 +67,7 @@ class TensorRtLlm:
     gguf = "no"
     smaller = ("awq", None)
     speed_of = "tensorrt-llm"
+    attention_groups = "tp"
     kinds: frozenset[str] = frozenset({"mixed_heads", "state", "indexer", "chunked", "cross", "compressed"})
     vocabulary_multiple = 64
 
@@ -141,7 +142,9 @@ class TensorRtLlm:
 
     def _fixed_parts(self, ask: Ask) -> tuple[Part, ...]:
         layout = ask.layout
-        weights = max(rank_weight_bytes(ask.architecture, ask.precision, layout, vocabulary_multiple=64))
+        weights = max(
+            rank_weight_bytes(ask.architecture, ask.precision, _weights_layout(ask), vocabulary_multiple=64)
+        )
         return (
             Part(
                 name="weights",
@@ -155,6 +158,20 @@ class TensorRtLlm:
             _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
             _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
         )
+
+
+def _weights_layout(ask: Ask) -> Layout:
+    """
+    The ranks that share the weights; replicas share none.
+
+    With attention data parallelism every rank holds all but the experts, which are dealt out over the tp ranks: attention,
+    dense and shared blocks, embedding and head whole. Source: DecoderModelForCausalLM.__init__,
+    https://github.com/NVIDIA/TensorRT-LLM/blob/000a01de66f0eab4ab05640711f0253f50f5209c/tensorrt_llm/_torch/models/modeling_utils.py,
+    and `_compute_mlp_tp_size` of modeling_deepseekv3.py beside it.
+    """
+    if ask.layout.attention_dp == 1:
+        return replica(ask)
+    return Layout(dp=ask.layout.tp, pp=ask.layout.pp, expert_parallel=True)
 
 
 def _state_parts(ask: Ask) -> tuple[Part, ...]:
@@ -187,9 +204,13 @@ def _assumed(name: str, gib: tuple[float, float, float], what: str) -> Part:
 
 
 def _activations(ask: Ask) -> Part:
-    """The widest moment of a layer for max_num_tokens: T·b·(3·I/tp + 4·H), as for any dense decoder."""
+    """
+    The widest moment of a layer for max_num_tokens: T·b·(3·I/tp + 4·H), as for any dense decoder.
+
+    With attention data parallelism the experts of one rank see the tokens of all: T · tp of them at I/tp.
+    """
     tokens = ask.options.max_num_batched_tokens or _TOKENS
-    width = max(_width(layer, ask.layout.tp) for layer, _ in ask.architecture.groups)
+    width = max(_width(layer, ask.layout.attention_tp) for layer, _ in ask.architecture.groups)
     n_bytes = tokens * ask.precision.element_bytes * (width + 4 * ask.architecture.hidden)
     return Part(
         name="activations",
@@ -214,7 +235,7 @@ def _width(layer: Layer, tp: int) -> int:
 
 
 def _need(ask: Ask) -> KvNeed:
-    tp, block = ask.layout.tp, _block(ask)
+    tp, block = ask.layout.attention_tp, _block(ask)
     n_bytes = _kv_bytes(ask)
     token = sum(
         cache.elements_per_token(tp) * n_bytes * max(stage_layers(count, ask.layout.pp))
@@ -267,7 +288,9 @@ def _launch(ask: Ask) -> str:
         "--kv_cache_free_gpu_memory_fraction": options.gpu_memory_utilization,
         "--tp_size": layout.tp if layout.tp > 1 else None,
         "--pp_size": layout.pp if layout.pp > 1 else None,
-        "--ep_size": layout.expert_ranks if layout.expert_parallel else None,
+        "--ep_size": layout.tp if layout.expert_parallel else None,
     }
     words = [f"{flag} {value}" for flag, value in shown.items() if value is not None]
+    if layout.attention_dp > 1:
+        words.append("--enable_attention_dp")
     return " ".join(["trtllm-serve {model}", *words])

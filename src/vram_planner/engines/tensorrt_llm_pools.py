@@ -72,7 +72,7 @@ def state_bytes(state: StateCache, ask: Ask) -> int:
 
     Source: PythonMambaCacheManager.__init__, mamba_cache_manager.py.
     """
-    tp, unit = ask.layout.tp, ask.precision.element_bytes
+    tp, unit = ask.layout.attention_tp, ask.precision.element_bytes
     wide = _FLOAT32_BYTES if state.float32_state else unit
     return (
         ceil_div(state.conv_channels, tp) * state.conv_tokens * unit

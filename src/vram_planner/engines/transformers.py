@@ -54,6 +54,7 @@ class Transformers:
     gguf = "no"
     smaller = ("awq", None)
     speed_of = "transformers"
+    attention_groups = None
     kinds = frozenset({"state", "indexer", "chunked", "cross", "mixed_heads", "compressed"})
     vocabulary_multiple = 1
 

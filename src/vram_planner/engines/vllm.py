@@ -58,6 +58,7 @@ class Vllm:
     gguf = "experimental"
     smaller = ("awq", "fp8")
     speed_of = "vllm"
+    attention_groups = None
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "compressed"})
     vocabulary_multiple = parts.VOCABULARY_MULTIPLE
 

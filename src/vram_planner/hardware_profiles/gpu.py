@@ -54,7 +54,7 @@ class Gpu:
     `dense_tflops` are without sparsity; on GeForce cards with float32 accumulation, but for the fp8 of the
     RTX 40 series, where the datasheet's figure is with float16 accumulation (see `notes`).
     `link_bytes_per_s` is NVLink, Infinity Fabric and the like, both directions together, 0 where there is
-    PCIe alone.
+    PCIe alone. `node_gpus` is how many the fast link joins, or one server holds, where that is not the usual 8.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Gpu:
     measured_gemm_tflops: tuple[tuple[str, float], ...] = ()
     unsupported: tuple[str, ...] = ()
     link_bytes_per_s: int | None = None
+    node_gpus: int | None = None
     pcie: str | None = None
     tdp_w: int | None = None
     msrp_usd: int | None = None

@@ -60,6 +60,7 @@ class GpuRow(_Strict):
     measured_gemm_tflops: dict[Dtype, Rate] = {}
     unsupported: list[Dtype] = []
     link_bytes_per_s: Annotated[int, Field(ge=0)] | None = None
+    node_gpus: Annotated[int, Field(gt=0)] | None = None
     pcie: Annotated[str, Field(pattern=r"^[3-6]\.0 x(1|2|4|8|16)$")] | None = None
     tdp_w: Annotated[int, Field(gt=0)] | None = None
     msrp_usd: Annotated[int, Field(gt=0)] | None = None

@@ -145,6 +145,8 @@ def _is_no_server(gpu: Gpu) -> bool:
 def _divides(chosen: Engine, ask: Ask, count: int) -> bool:
     if ask.layout.gpus == count or not chosen.splits_tensors:
         return True
+    if ask.layout.attention_dp > 1:
+        return False  # groups of attention are asked for with the number of ranks
     return why_not_tp(ask.architecture, count) is None
 
 

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.architecture.parallel import Layout, valid_tp
 from vram_planner.architecture.precision import (
     DTYPE_ALIASES,
     DTYPES,
@@ -21,7 +20,6 @@ from vram_planner.engines.register import engine
 from vram_planner.engines.served import how_served
 from vram_planner.errors import (
     NoGpuError,
-    ParallelError,
     PrecisionError,
     RequestError,
     UnsupportedArchitectureError,
@@ -30,10 +28,13 @@ from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
 from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
+from vram_planner.planning.layouts import fixed_gpus, layout_of
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.parallel import Layout
     from vram_planner.engines.base import Capacity, Engine, Memory
+    from vram_planner.planning.layout_facts import LayoutFacts
     from vram_planner.planning.performance import Served
     from vram_planner.planning.request import PlanRequest
 
@@ -54,7 +55,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     _check_kinds(profile, chosen)
     choice = card or _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
-    layout = _layout(request, profile, chosen, choice)
+    layout = layout_of(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
     ask = Ask(
         architecture=profile.architecture,
@@ -69,7 +70,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         ask, memory = _calibrated(ask, memory, choice, profile, chosen.name)
     capacity = _bounded(chosen.capacity(ask, memory), profile, request) if device else None
     gpu = _gpu_facts(choice, layout, chosen.usable_bytes(ask)) if choice and device else None
-    fixed_count = request.gpu_count or _fixed_gpus(request)
+    fixed_count = request.gpu_count or fixed_gpus(request)
     return MemoryPlan(
         model=_model_facts(profile, precision),
         engine=chosen.name,
@@ -86,9 +87,11 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
             *served,
             *notes,
             *memory.warnings,
+            *_crossing(chosen, ask, choice),
             *_detected_warnings(choice),
         ),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
+        find_layout=lambda: _layout_facts(chosen, ask, choice, memory),
         find_served=lambda: _served(chosen.speed_of, ask, choice, memory, capacity),
     )
 
@@ -116,10 +119,25 @@ def _calibrated(
     return replace(ask, measured=measured), replace(memory, parts=parts, warnings=(*memory.warnings, told))
 
 
+def _layout_facts(chosen: Engine, ask: Ask, choice: GpuChoice | None, memory: Memory) -> LayoutFacts:
+    from vram_planner.planning.layout_facts import layout_facts  # noqa: PLC0415  loaded when it is asked for
+
+    return layout_facts(chosen, ask, choice.gpu if choice else None, memory.kv.replicated_ranks)
+
+
+def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, ...]:
+    if choice is None or ask.layout.tp == 1:
+        return ()
+    from vram_planner.planning.layout_facts import crossing  # noqa: PLC0415  for several cards alone
+
+    return crossing(chosen, ask, choice.gpu)
+
+
 def _served(
     name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    if name is None or choice is None or capacity is None or memory.settings.get("offloaded_layers"):
+    unknown = memory.settings.get("offloaded_layers") or ask.layout.attention_dp > 1
+    if name is None or choice is None or capacity is None or unknown:
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
@@ -308,42 +326,6 @@ def _detected_warnings(choice: GpuChoice | None) -> tuple[str, ...]:
     return (f"--gpu auto: planned for {choice.count} × {choice.gpu.name}, as if nothing else used the card",)
 
 
-def _fixed_gpus(request: PlanRequest) -> int | None:
-    """How many GPUs the parallel sizes need, if any of them was given."""
-    if request.tp is None and request.pp is None and request.dp is None:
-        return None
-    return (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
-
-
-def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice: GpuChoice | None) -> Layout:
-    count = choice.count if choice else request.gpu_count or _fixed_gpus(request) or 1
-    tp, pp, dp = request.tp, request.pp or 1, request.dp or 1
-    if choice and request.gpu_count is None and choice.count == 1 and choice.asked != "auto":
-        count = _fixed_gpus(request) or 1
-    if tp is None:
-        if count % (pp * dp):
-            raise ParallelError(
-                f"{count} GPUs cannot be shared by pp {pp} × dp {dp}",
-                hint="give --tp, or another --gpu-count",
-            )
-        tp = count // (pp * dp)
-        if not chosen.splits_tensors:
-            tp, pp = 1, count
-        elif tp not in (sizes := valid_tp(profile.architecture)):
-            fitting = ", ".join(str(size) for size in sizes)
-            raise ParallelError(
-                f"{count} GPUs: a tensor parallel size of {tp} does not divide the heads or the vocabulary",
-                hint=f"valid sizes: {fitting}; or --tp 1 --pp {tp}",
-            )
-    layout = Layout(tp=tp, pp=pp, dp=dp, expert_parallel=request.ep)
-    if choice and layout.gpus > count:
-        raise ParallelError(
-            f"tp {tp} × pp {pp} × dp {dp} needs {layout.gpus} GPUs, there are {count}",
-            hint=f"--gpu-count {layout.gpus}, or smaller sizes",
-        )
-    return layout
-
-
 def _gpu_facts(choice: GpuChoice, layout: Layout, usable_bytes: int) -> GpuFacts:
     return GpuFacts(
         name=choice.gpu.name,
@@ -363,7 +345,7 @@ def _filled_in(request: PlanRequest, ask: Ask, memory: Memory, choice: GpuChoice
         "prompt_tokens": request.prompt,
         "tp": layout.tp,
         "pp": layout.pp,
-        "dp": layout.dp,
+        "dp": layout.dp * layout.attention_dp,
         "gpu": choice.gpu.name if choice else None,
         "gpu_count": max(choice.count, layout.gpus) if choice else layout.gpus,
         "precision": ask.precision.name,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import Place
+from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Load, Times, times
 from vram_planner.planning.performance_work import work_of
@@ -44,13 +45,8 @@ _KV_BYTES = {"fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q5_0": 
 _LLAMA_CPP = "llama.cpp"
 _PIPELINED = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _LARGE_GPU_BYTES = 70 << 30
-_NODE_GPUS = 8
 # The mean of the catalogue's measured products over nameplates, for cards of these generations without one.
 _REACHED = {"ampere": 0.84, "hopper": 0.79, "blackwell": 0.74, "volta": 0.68}
-_BRIDGE_BYTES_PER_S = 200_000_000_000
-_BRIDGED = 2
-# 400 Gb/s InfiniBand a GPU, one direction: the usual card between servers.
-_NETWORK_BYTES_PER_S = 50_000_000_000
 # Two channels of DDR5-5600, where the host's memory is slower than the link to it.
 _HOST_BYTES_PER_S = 80_000_000_000
 
@@ -160,7 +156,9 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        work = work_of(ask.architecture, ask.precision, ask.layout, kv_bytes)
+        # Replicas of vLLM share their experts; those of other engines are servers of their own.
+        layout = ask.layout if self.engine == "vllm" else replace(ask.layout, dp=1)
+        work = work_of(ask.architecture, ask.precision, layout, kv_bytes)
         return replace(work, host_bytes=self._host_bytes(), dense_bytes=work.dense_bytes - self._host_bytes())
 
     def _host_bytes(self) -> float:
@@ -201,7 +199,7 @@ class Served:
         kv, workload = self.memory.kv, self.ask.workload
         left = (workload.context - workload.prompt_tokens) / 2
         average = max(1.0, kv.bytes_per_request - kv.bytes_per_token * left)
-        room = self.capacity.max_concurrency / self.ask.layout.dp
+        room = self.capacity.max_concurrency  # of one replica, as each engine counts it
         return (
             max(1.0, room * max(1.0, kv.bytes_per_request / average)) if self.engine in _PIPELINED else room
         )
@@ -242,7 +240,7 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         flops /= 2  # the datasheet's figure is with float16 accumulation, twice that with float32
     if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
         return None
-    link, speed = _link(gpu, layout.tp, layout.gpus)
+    link = link_of(gpu, layout.tp, layout.gpus)
     reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
     host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
     if gpu.unified_memory:
@@ -251,10 +249,10 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         bandwidth=float(gpu.bandwidth_bytes_per_s),
         flops=flops * reached * 1e12,
         flops_16=flops_16 * reached * 1e12,
-        link_bytes_per_s=speed,
+        link_bytes_per_s=link.bytes_per_s,
         host_bytes_per_s=host,
     )
-    return card, kernels, link
+    return card, kernels, link.kind
 
 
 def _reached(gpu: Gpu) -> float:
@@ -264,17 +262,6 @@ def _reached(gpu: Gpu) -> float:
         if nameplate:
             return min(1.0, measured / nameplate)
     return _REACHED.get(fitted.generation(gpu), 1.0)
-
-
-def _link(gpu: Gpu, tp: int, gpus: int) -> tuple[str, float]:
-    """Between servers the network; within one NVLink and the like, but PCIe where bridges join two cards alone."""
-    if tp > _NODE_GPUS or (gpus > 1 and gpu.unified_memory):
-        return "network", _NETWORK_BYTES_PER_S
-    fast = gpu.link_bytes_per_s or 0
-    bridged = fast < _BRIDGE_BYTES_PER_S or " PCIe" in gpu.name
-    if fast and not (bridged and tp > _BRIDGED):
-        return "nvlink", fast / 2
-    return "pcie", (gpu.pcie_bytes_per_s or 0) / 2
 
 
 def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:

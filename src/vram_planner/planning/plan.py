@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.precision import Precision
     from vram_planner.basis import Part
     from vram_planner.engines.base import Capacity, KvNeed
+    from vram_planner.planning.layout_facts import LayoutFacts
     from vram_planner.planning.performance import Band, Performance, Served
 
 SCHEMA_VERSION = 1
@@ -106,6 +107,7 @@ class MemoryPlan:
     warnings: tuple[str, ...]
     find_candidates: Callable[[], tuple[Candidate, ...]]
     find_served: Callable[[], Served | None]
+    find_layout: Callable[[], LayoutFacts]
 
     @cached_property
     def total_bytes(self) -> int:
@@ -126,6 +128,11 @@ class MemoryPlan:
     def candidates(self) -> tuple[Candidate, ...]:
         """Cards that hold it, smallest first; looked up when first asked for, none where a card is named."""
         return self.find_candidates()
+
+    @cached_property
+    def layout(self) -> LayoutFacts:
+        """How the ranks lie: servers, links, what is shared out and what is copied."""
+        return self.find_layout()
 
     @cached_property
     def served(self) -> Served | None:
@@ -182,6 +189,7 @@ class MemoryPlan:
                 "replicated_ranks": self.kv.replicated_ranks,
             },
             "gpu": None if self.gpu is None else asdict(self.gpu),
+            "layout": self.layout.to_dict(),
             "fits": self.fits,
             "verdict": self.verdict,
             "headroom_bytes": self.headroom_bytes,

@@ -63,6 +63,7 @@ class PlanRequest:
     pp: int | None = None
     dp: int | None = None
     ep: bool = False
+    dp_attention: bool = False
     dtype: str = "auto"
     quant: str | None = None
     kv_dtype: str = "auto"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from vram_planner.architecture.parallel import valid_tp
 from vram_planner.units import format_count, format_gib
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def explain_model(profile: ModelProfile) -> str:
         ],
         ["note", profile.note],
         ["context", f"{model.max_context:,} tokens" if model.max_context else "not stated"],
+        [
+            "can be cut",
+            f"tensor parallel {', '.join(map(str, valid_tp(model)))}; pipeline up to {len(model.layers)} stages",
+        ],
         [
             "draft layers",
             f"{sum(weight.elements for weight in model.draft_layers):,} parameters, not loaded"

@@ -106,6 +106,7 @@ def _verdict(plan: MemoryPlan) -> str:
         (
             told,
             f"  card       {gpu.count} × {gpu.name}, {format_gib(gpu.total_bytes)} GiB{apiece} ({gpu.total_basis})",
+            *_servers(plan),
             _line("budget", f"{format_gib(gpu.usable_bytes)} GiB = {capacity.rule}"),
             f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
             f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
@@ -113,6 +114,15 @@ def _verdict(plan: MemoryPlan) -> str:
             *_speed(plan),
         )
     )
+
+
+def _servers(plan: MemoryPlan) -> list[str]:
+    """How the cards stand, where they do not stand in one server."""
+    if plan.request["gpu_count"] == 1 or (plan.layout.nodes or 1) == 1:
+        return []
+    layout = plan.layout
+    inside = f"{layout.inside} inside, " if layout.inside else ""
+    return [_line("servers", f"{layout.nodes} of {layout.per_node}: {inside}{layout.between} between")]
 
 
 def _speed(plan: MemoryPlan) -> list[str]:
@@ -224,6 +234,7 @@ def explain(plan: MemoryPlan) -> str:
             f" each byte on {kv.replicated_ranks} rank(s)"
         ),
     ]
+    blocks.append(_explain_layout(plan))
     if plan.gpu and plan.capacity:
         blocks.append(
             f"card: {plan.gpu.total_bytes:,} B ({plan.gpu.total_basis}: {plan.gpu.total_detail})\n"
@@ -233,6 +244,20 @@ def explain(plan: MemoryPlan) -> str:
     options = ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)
     blocks.append(fill(f"options: {options}", width=_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return "\n\n".join(blocks)
+
+
+def _explain_layout(plan: MemoryPlan) -> str:
+    layout = plan.layout
+    lines = [f"layout: tp {layout.tp} × pp {layout.pp} × dp {layout.dp}"]
+    lines += [f"  shared out: {', '.join(layout.shards)}"] if layout.shards else []
+    lines += [f"  copied: {', '.join(layout.replicates)}"] if layout.replicates else []
+    if layout.nodes is not None and plan.request["gpu_count"] > 1:
+        between = f"; {layout.between} between" if layout.between else ""
+        lines.append(
+            f"  servers: {layout.nodes} of {layout.per_node}, {layout.inside or 'one card each'} inside{between}"
+        )
+    lines.append(f"  valid tp: {', '.join(map(str, layout.valid_tp))}; pp up to {layout.most_pp}")
+    return "\n".join(fill(line, width=_WIDTH, subsequent_indent="    ") for line in lines)
 
 
 def _explain_part(part: Part) -> str:

@@ -10,6 +10,7 @@ from vram_planner.architecture.precision import DTYPES
 from vram_planner.engines.versions import profile_for
 from vram_planner.errors import PlannerError, RecordError
 from vram_planner.hardware_profiles import GpuChoice, find_gpu, gpu_by_nvml_name
+from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
@@ -35,6 +36,8 @@ _SAME_SHAPES = {
     "moonshotai/Kimi-Dev-72B": "Qwen/Qwen2.5-72B",
     "castorini/rank_zephyr_7b_v1_full": "mistralai/Mistral-7B-v0.1",
     "vonjack/Phi-3-mini-4k-instruct-LLaMAfied": "microsoft/Phi-3-mini-4k-instruct",
+    "Qwen/Qwen3-Reranker-0.6B": "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-30B-A3B-Instruct": "Qwen/Qwen3-30B-A3B-Instruct-2507",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
 }
 _V0 = "0.8"  # a V0 engine of unknown release: the newest that prints what its log prints
@@ -44,6 +47,9 @@ _SPECULATIVE = "it ran speculative decoding, which is not modelled"
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
+    alone = _with_logged_free(row)
+    if alone and not row.get("gpu_total_gib") and not _is_product(row.get("gpu")):
+        return {"pairs": alone, "version": _version(row) or "newest", "fitted": False}
     row, lacks = weights_alone(row, _version(row))
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
@@ -66,7 +72,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     if lacks is not None:
         pairs, left_out = {name: pair for name, pair in pairs.items() if name == "weights"}, (lacks,)
     return {
-        "pairs": pairs,
+        "pairs": {**pairs, **alone},
         "version": _version(row) or "newest",
         "fitted": fitted,
         "covered": covered(plan, pairs, _version(row)),
@@ -114,13 +120,17 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
     version = _version(row)
     if engine == "vllm":
         _check_vllm(row, version)
-    context = row.get("max_model_len") or row["measured"].get("max_concurrency_len")
-    if context is None:
-        raise RecordError("no max_model_len", hint="add it")
     tp = row.get("tp") or (1 if row.get("gpu_count") in (None, 1) else None)
     if tp is None or (row.get("tp") is None and row.get("gpu_count") is None and engine != "vllm"):
         raise RecordError("no tensor parallel size", hint="add 'tp'")
     model, quant = _base(row)
+    context = row.get("max_model_len") or row["measured"].get("max_concurrency_len")
+    if (
+        context is None and engine != "vllm"
+    ):  # both then take the model's own, and their pools do not depend on it
+        context = resolve(model, offline=True).architecture.max_context
+    if context is None:
+        raise RecordError("no max_model_len", hint="add it")
     return PlanRequest.of(
         model=model,
         ctx=context,
@@ -132,6 +142,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         dp=row.get("dp"),
         offline=True,
         ep=bool(row.get("ep")) or None,
+        dp_attention=bool(row.get("dp_attention")) or None,
         dtype=row.get("dtype"),
         quant=quant,
         kv_dtype=_kv_dtype(row),
@@ -183,8 +194,17 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
             gpu = find_gpu(f"custom:{total_gib}GiB").gpu
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
-    count = (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
+    count = (request.tp or 1) * (request.pp or 1) * (1 if request.dp_attention else request.dp or 1)
     return GpuChoice(gpu, count, str(row.get("gpu")))
+
+
+def _is_product(name: str | None) -> bool:
+    if name is None:
+        return False
+    try:
+        return find_gpu(name) is not None
+    except PlannerError:
+        return False
 
 
 def _kv_dtype(row: dict[str, Any]) -> str:
@@ -224,13 +244,45 @@ def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, floa
         "KV tokens": (float(capacity.kv_cache_tokens), log.get("kv_cache_tokens")),
         "concurrency": (capacity.max_concurrency, log.get("max_concurrency")),
     }
-    if capacity.num_blocks is not None and plan.engine == "vllm":
+    if capacity.num_blocks is not None and plan.engine in ("vllm", "tensorrt-llm"):
         predicted["KV blocks"] = (float(capacity.num_blocks), log.get("num_gpu_blocks"))
+    if plan.engine == "tensorrt-llm":
+        share = plan.request["free_gpu_memory_fraction"]
+        predicted["free for the cache"] = (
+            capacity.kv_pool_bytes / share / GIB,
+            log.get("available_before_kv_gib"),
+        )
     if plan.engine == "vllm" and _includes_graphs(plan):
         # From 0.25 on the logged peak includes the estimate of the graphs.
         graphs = parts["cuda_graphs"] / GIB
         predicted["activation"] = (predicted["activation"][0] + graphs, predicted["activation"][1])
     return {name: (ours, float(theirs)) for name, (ours, theirs) in predicted.items() if theirs is not None}
+
+
+def _with_logged_free(row: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """
+    An SGLang start with the free memory and the fraction that its log states: the rule of the pool alone.
+
+    What a CUDA context, NCCL and other programs take before the load is the machine's; a plan on the card estimates it.
+    """
+    log, share = row["measured"], row.get("gpu_memory_utilization")
+    if row["engine"] != "sglang" or log.get("avail_before_gb") is None or share is None:
+        return {}
+    request = _request(row, "sglang")
+    card = _card({**row, "gpu": row.get("gpu") or "any", "gpu_total_gib": log["avail_before_gb"]}, request)
+    plan = estimate(request, card)
+    if plan.capacity is None or not plan.capacity.kv_pool_bytes:
+        return {}
+    runtime, planned = plan.part("runtime"), plan.capacity.kv_pool_bytes
+    # The plan took the context off the free memory, where it is gone already: its share goes back to the pool.
+    pool = planned + int((runtime.n_bytes - runtime.budgeted_bytes) * share)
+    tokens = plan.capacity.kv_cache_tokens * pool / planned
+    pairs = {
+        "weights": (plan.part("weights").n_bytes / GIB, log.get("model_loading_gib")),
+        "KV pool, free memory as logged": (pool / GIB, logged_pool(log)),
+        "KV tokens, free memory as logged": (tokens, log.get("kv_cache_tokens")),
+    }
+    return {name: (ours, float(theirs)) for name, (ours, theirs) in pairs.items() if theirs is not None}
 
 
 def _includes_graphs(plan: MemoryPlan) -> bool:

@@ -6,9 +6,11 @@ Each file has one function, `build(config) -> Architecture`. Only the file that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from vram_planner.architecture.model import Vision
 from vram_planner.errors import ConfigError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
@@ -246,7 +248,20 @@ def build(config: Config) -> Architecture:
         raise _unsupported(model_type)
     family = import_module(f"{__name__}.{module}")
     architecture: Architecture = family.build(config)
-    return architecture
+    if not architecture.towers or not isinstance(config.raw("vision_config"), dict):
+        return architecture
+    return replace(architecture, vision=_vision(config.sub("vision_config"), model_type))
+
+
+def _vision(config: Config, family: str) -> Vision:
+    """The sizes that a vision_config names: its own words, for engines size their reserve by them."""
+
+    def size(key: str) -> int | None:
+        return None if config.raw(key) is None else config.integer(key)
+
+    return Vision(
+        family=family, layers=size("num_hidden_layers"), depth=size("depth"), hidden=size("hidden_size")
+    )
 
 
 def _unsupported(model_type: str) -> UnsupportedArchitectureError:

@@ -1,0 +1,57 @@
+"""What joins cards: how many stand in one server, the link inside it, and the network between servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vram_planner.hardware_profiles.gpu import Gpu
+
+_USUAL_NODE = 8  # HGX and OAM baseboards, and the PCIe slots of a 4U server
+_BRIDGE_BYTES_PER_S = 200_000_000_000
+_BRIDGED = 2
+_FABRICS = {"nvidia": "NVLink", "amd": "Infinity Fabric", "intel": "Xe Link"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What joins ranks: `kind` is nvlink (and the like), pcie or network; bytes a second and rank in one direction, 0 unknown."""
+
+    kind: str
+    name: str
+    bytes_per_s: float
+
+
+# An assumption: one 400 Gb/s adapter for each GPU, as HGX and DGX servers have them.
+NETWORK = Link(
+    kind="network", name="InfiniBand or RoCE (assumed, 400 Gb/s a GPU)", bytes_per_s=50_000_000_000
+)
+
+
+def node_size(gpu: Gpu) -> int:
+    """Cards of one server, or of one NVLink domain: the row's own (GB200 NVL72: 72), 1 with unified memory, else 8."""
+    if gpu.node_gpus is not None:
+        return gpu.node_gpus
+    return 1 if gpu.unified_memory else _USUAL_NODE
+
+
+def link_inside(gpu: Gpu, ranks: int) -> Link:
+    """
+    What joins that many cards of one server: NVLink and the like, but PCIe where bridges join two cards alone.
+
+    Cards whose fast link is below 200 GB/s, or that are PCIe boards, are joined in pairs.
+    """
+    fast = gpu.link_bytes_per_s or 0
+    bridged = fast < _BRIDGE_BYTES_PER_S or " PCIe" in gpu.name
+    if fast and not (bridged and ranks > _BRIDGED):
+        name = _FABRICS.get(gpu.vendor, "fast link") + (" bridge" if bridged else "")
+        return Link(kind="nvlink", name=name, bytes_per_s=fast / 2)
+    name = f"PCIe {gpu.pcie}" if gpu.pcie else "PCIe"
+    return Link(kind="pcie", name=name, bytes_per_s=(gpu.pcie_bytes_per_s or 0) / 2)
+
+
+def link_of(gpu: Gpu, tp: int, gpus: int) -> Link:
+    """What a collective over `tp` of the `gpus` waits for: the network where they do not stand in one server."""
+    size = node_size(gpu)
+    return NETWORK if tp > size or (gpus > 1 and size == 1) else link_inside(gpu, tp)
