@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import Place
 from vram_planner.planning import performance_constants as fitted
-from vram_planner.planning.performance_model import Card, Load, Times, times
+from vram_planner.planning.performance_model import Card, Constants, Load, Times, times
 from vram_planner.planning.performance_work import work_of
 
 if TYPE_CHECKING:
@@ -142,17 +142,18 @@ class Served:
     def times(self, assumed: Assumptions | None = None) -> Times | None:
         """The best estimate, with what it is made of."""
         assumed = assumed or Assumptions()
-        if self.capacity.max_concurrency < 1:
-            return None
-        kernels = assumed.kernels or kernel_class(self.ask.precision.name, self.engine)
+        made = self.rates(assumed.kernels) if self.capacity.max_concurrency >= 1 else None
+        return None if made is None else times(self.work(), *made, self.load(assumed))
+
+    def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
+        """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
+        kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
         made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
         if made is None:
             return None
         card, kernels, link = made
-        document = fitted.load(self.engine)
-        span = fitted.era(document, self.ask.options.version)
-        found = fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
-        return times(self.work(), card, found, self.load(assumed))
+        span = fitted.era(fitted.load(self.engine), self.ask.options.version)
+        return card, fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -242,7 +243,7 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         flops /= 2  # the datasheet's figure is with float16 accumulation, twice that with float32
     if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
         return None
-    link, speed = _link(gpu, layout.tp, layout.gpus)
+    link, speed = link_of(gpu, layout.tp, layout.gpus)
     reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
     host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
     if gpu.unified_memory:
@@ -266,7 +267,7 @@ def _reached(gpu: Gpu) -> float:
     return _REACHED.get(fitted.generation(gpu), 1.0)
 
 
-def _link(gpu: Gpu, tp: int, gpus: int) -> tuple[str, float]:
+def link_of(gpu: Gpu, tp: int, gpus: int) -> tuple[str, float]:
     """Between servers the network; within one NVLink and the like, but PCIe where bridges join two cards alone."""
     if tp > _NODE_GPUS or (gpus > 1 and gpu.unified_memory):
         return "network", _NETWORK_BYTES_PER_S
