@@ -43,7 +43,7 @@ _ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "v
 
 
 class Prepared(NamedTuple):
-    """A model, an engine and what it will be asked, with what there is to say; one card each until it is laid out."""
+    """A model, an engine and what it will be asked; a single card until it is laid out."""
 
     profile: ModelProfile
     engine: Engine
@@ -60,7 +60,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     prepared = prepare(request)
     profile, chosen, precision = prepared.profile, prepared.engine, prepared.ask.precision
     choice = card or _choose_gpu(request)
-    layout = _layout(request, profile, chosen, choice)
+    layout = lay_out(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
     ask = replace(prepared.ask, layout=layout, device=device)
     memory = chosen.memory(ask)
@@ -330,7 +330,8 @@ def _fixed_gpus(request: PlanRequest) -> int | None:
     return (request.tp or 1) * (request.pp or 1) * (request.dp or 1)
 
 
-def _layout(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice: GpuChoice | None) -> Layout:
+def lay_out(request: PlanRequest, profile: ModelProfile, chosen: Engine, choice: GpuChoice | None) -> Layout:
+    """The layout as asked; where none is, tensor parallel over all cards. Raises ParallelError."""
     count = choice.count if choice else request.gpu_count or _fixed_gpus(request) or 1
     tp, pp, dp = request.tp, request.pp or 1, request.dp or 1
     if choice and request.gpu_count is None and choice.count == 1 and choice.asked != "auto":

@@ -65,7 +65,9 @@ def _load(request: SizeRequest) -> str:
 
 
 def _options(sizing: Sizing) -> str:
-    shown = sizing.options[:_SHOWN]
+    shown = list(enumerate(sizing.options, 1))[:_SHOWN]
+    if sizing.best is not None and (at := sizing.options.index(sizing.best)) >= _SHOWN:
+        shown.append((at + 1, sizing.best))
     several = _several(sizing)
     money = _SYMBOLS.get(sizing.request.prices.currency, sizing.request.prices.currency)
     headers = [
@@ -80,7 +82,7 @@ def _options(sizing: Sizing) -> str:
     ]
     headers += [*([] if several else [f"{money}/Mtok"]), "carries"]
     table = tabulate(
-        [_row(rank, option, several) for rank, option in enumerate(shown, 1)],
+        [_row(rank, option, several) for rank, option in shown],
         headers=headers,
         tablefmt="plain",
         colalign=("left",) * (3 + len(several)) + ("right",) * (len(headers) - 3 - len(several)),
@@ -93,8 +95,13 @@ def _options(sizing: Sizing) -> str:
     if not (sizing.request.ttft_s or sizing.request.tpot_s):
         held = f"{sure} of {count} options hold the load"
     legend = [
-        f"{held} at the high end of every band (best..high); those with a ? by the best estimate alone",
-        f"* no other is cheaper, faster and roomier; carries: {unit} at which the first limit breaks, and which",
+        _wrapped(
+            f"{held} at the high end of every band (best..high); those with a ? by the best estimate alone"
+        ),
+        _wrapped(
+            f"* no other is cheaper, faster and roomier; carries: {unit} up to which all limits hold, and"
+            " what breaks first"
+        ),
         *([f"{rest} more: --format json, csv or markdown"] if rest else []),
     ]
     return "\n".join((table, *legend))

@@ -1,0 +1,103 @@
+"""A sweep's answer: columns over the product of models, formats, cards, contexts and concurrencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vram_planner.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERDICTS = ("fits", "may fit", "does not fit", "refused")
+REFUSED = 3
+AXES = ("model", "quant", "gpu", "count", "tp", "pp", "ctx", "concurrency")
+FIGURES = ("total_bytes", "weights_bytes", "kv_cache_bytes", "headroom_bytes", "max_concurrency")
+SPEEDS = ("ttft_s", "tpot_s", "output_tokens_per_s")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Table:
+    """
+    One cell for each combination, the last axis fastest: models, formats, cards, contexts, concurrencies.
+
+    `figures` are numpy arrays of five dimensions, `verdicts` indices into VERDICTS. A cell that a plan refuses has
+    the verdict 'refused', zeros here, None in rows, and its reason in `reason`.
+    """
+
+    models: tuple[str, ...]
+    quants: tuple[str, ...]
+    gpus: tuple[tuple[str, int], ...]
+    ctx: tuple[int, ...]
+    concurrency: tuple[int, ...]
+    figures: dict[str, Any]
+    verdicts: Any
+    layouts: dict[tuple[int, int, int], tuple[int, int]]
+    formats: dict[tuple[int, int], str]
+    reasons: dict[tuple[int, int, int], str]
+
+    def __len__(self) -> int:
+        """Cells."""
+        return int(self.verdicts.size)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
+        return (*AXES, "fits", "verdict", *self.figures, "reason")
+
+    def array(self, figure: str) -> Any:
+        """One figure as a flat numpy array, zero where refused: 'verdict' gives indices into VERDICTS."""
+        if figure == "verdict":
+            return self.verdicts.reshape(-1)
+        if figure not in self.figures:
+            raise RequestError(f"no figure is called {figure!r}", hint=f"verdict, {', '.join(self.figures)}")
+        return self.figures[figure].reshape(-1)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One cell after the other as a row of plain values."""
+        flat = {
+            name: values.reshape(-1, len(self.ctx) * len(self.concurrency))
+            for name, values in self.figures.items()
+        }
+        verdicts = self.verdicts.reshape(-1, len(self.ctx) * len(self.concurrency))
+        cells = [(ctx, concurrency) for ctx in self.ctx for concurrency in self.concurrency]
+        block = 0
+        for m, model in enumerate(self.models):
+            for q, quant in enumerate(self.quants):
+                for g, (gpu, count) in enumerate(self.gpus):
+                    tp, pp = self.layouts.get((m, q, g), (None, None))
+                    named = {
+                        "model": model, "quant": self.formats.get((m, q), quant), "gpu": gpu, "count": count,
+                        "tp": tp, "pp": pp,
+                    }  # fmt: skip
+                    figures = [(name, values[block].tolist()) for name, values in flat.items()]
+                    told, reason = verdicts[block].tolist(), self.reasons.get((m, q, g))
+                    for index, (ctx, concurrency) in enumerate(cells):
+                        refused = told[index] == REFUSED
+                        yield {
+                            **named,
+                            "ctx": ctx,
+                            "concurrency": concurrency,
+                            "fits": None,
+                            "verdict": VERDICTS[told[index]],
+                            **{name: None if refused else values[index] for name, values in figures},
+                            "reason": reason,
+                        } | ({} if refused else {"fits": _fits(figures, index)})
+                    block += 1
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """All rows at once."""
+        return list(self.rows())
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Each column as a list of plain values."""
+        columns: dict[str, list[Any]] = {name: [] for name in self.columns}
+        for row in self.rows():
+            for name, values in columns.items():
+                values.append(row[name])
+        return columns
+
+
+def _fits(figures: list[tuple[str, list[Any]]], index: int) -> bool:
+    return bool(dict(figures)["headroom_bytes"][index] >= 0)
