@@ -139,10 +139,12 @@ def _request(options: dict[str, Any]) -> Any:
 
 
 def _show(found: Sizing, output: str) -> None:
-    from vram_planner.cli.show import emit
+    from vram_planner.cli.show import emit, warn
     from vram_planner.report.data import as_json, rows_csv
     from vram_planner.report.sizing import sizing_markdown, sizing_table
 
+    for line in found.best.warnings if found.best else ():
+        warn(line)
     if output == "json":
         emit(as_json(found.to_dict()))
     elif output == "csv":

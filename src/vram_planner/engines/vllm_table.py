@@ -25,8 +25,13 @@ CACHE_PARTS = ("kv_cache", "recurrent_state")
 def fixed_key(ask: Ask) -> Hashable:
     """Of asks that differ by their workload alone, those with one key differ in the cache alone."""
     setting = settle(ask)
+    return setting.tokens, setting.requests, setting.block
+
+
+def by_context(ask: Ask) -> bool:
+    """Whether what is fixed changes with the context: latent attention's dummy, the profile run of the V0 engine."""
     latent = any(isinstance(layer.mixer, Latent) for layer, _ in ask.architecture.groups)
-    return setting.tokens, setting.requests, setting.block, ask.workload.context if latent else None
+    return latent or bool(settle(ask).profile.get("v0"))
 
 
 def pages(ask: Ask) -> tuple[int, int, Callable[[int], int]]:

@@ -90,6 +90,7 @@ class Option:
     cost_source: str | None
     currency: str
     launch: tuple[Start, ...]
+    warnings: tuple[str, ...]
     pareto: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,6 +105,8 @@ class Option:
                 row.update({f"{name}_{end}": amount for end, amount in value.items()})
             elif name == "launch":
                 row[name] = "; ".join(f"{start['where']}: {start['command']}" for start in value)
+            elif name == "warnings":
+                row[name] = "; ".join(value)
             elif name == "cost_per_million_tokens":
                 row.update({f"{name}_{end}": None for end in ("low", "best", "high")})
             else:
@@ -161,6 +164,7 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
         cost_source=cost.source,
         currency=request.prices.currency,
         launch=starts(plan.launch, layout=layout, replicas=count, node_gpus=request.node_gpus),
+        warnings=plan.warnings,
     )
 
 

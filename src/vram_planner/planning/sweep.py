@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from vram_planner.architecture.parallel import Layout
-    from vram_planner.engines.base import Ask, Memory
+    from vram_planner.engines.base import Ask, Device, Memory
+    from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.estimate import Prepared
 
 _MOST_CELLS = 50_000_000
@@ -35,6 +37,7 @@ class _Cards(NamedTuple):
     ask: Ask
     places: list[int]
     choices: list[GpuChoice]
+    asks: list[Ask]
 
 
 class _Fixed(NamedTuple):
@@ -58,6 +61,7 @@ class _Sweep:
         self.verdicts = self.numpy.full(shape, REFUSED, "int8")
         self.axes = axes
         self.speed = speed
+        self.linear: dict[tuple[int, int, Layout], bool] = {}
 
     def fill(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> str | None:
         """The cells of these cards; the reason where the engine refuses them."""
@@ -65,7 +69,10 @@ class _Sweep:
             name = TABLES.get(prepared.engine.name)
             if name is not None and not self.speed:
                 table = import_module(name)
-                if _is_linear(table, prepared, cards.ask, self.axes):
+                key = (*at, cards.ask.layout)
+                if key not in self.linear:
+                    self.linear[key] = _is_linear(table, prepared, cards.ask, self.axes)
+                if self.linear[key]:
                     self._by_blocks(at, prepared, cards, table)
                     return None
             self._one_by_one(at, prepared, cards)
@@ -75,49 +82,54 @@ class _Sweep:
 
     def _by_blocks(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, table: Any) -> None:
         """Fixed parts by their key, caches by blocks, cards by broadcasting."""
-        np, engine, axes = self.numpy, prepared.engine, self.axes
-        fixed: dict[Hashable, tuple[_Fixed, int, int, dict[int, int]]] = {}
+        np, axes = self.numpy, self.axes
         size = len(axes.ctx), len(axes.concurrency)
-        sums = {
-            name: np.zeros(size, "int64") for name in ("best", "low", "high", "budgeted", "weights", "kv")
-        }
-        blocks, block_bytes, cache = (np.zeros(size, "int64") for _ in range(3))
-        for (c, ctx), (n, concurrency) in product(enumerate(axes.ctx), enumerate(axes.concurrency)):
-            ask = replace(cards.ask, workload=axes.workload(ctx, concurrency))
-            key = table.fixed_key(ask)
-            if key not in fixed:
-                page, states, count = table.pages(ask)
-                counts = {each: count(each) for each in axes.ctx}
-                fixed[key] = _fixed(engine.memory(ask), table.CACHE_PARTS), page, states, counts
-            found, page, states, counts = fixed[key]
-            requests = table.requests(ask)
-            blocks[c, n], block_bytes[c, n] = counts[ctx], page
-            cache[c, n] = requests * counts[ctx] * page
-            sums["kv"][c, n] = requests * (counts[ctx] - states) * page
-            for name in _Fixed._fields:
-                target = {"best": "best", "low": "low", "high": "high", "budgeted": "budgeted"}.get(
-                    name, "weights"
-                )
-                sums[target][c, n] = getattr(found, name)
+        sums = {name: np.zeros(size, "int64") for name in (*_Fixed._fields, "page", "blocks", "states")}
+        requests = np.zeros(size, "int64")
+        known: dict[Hashable, tuple[_Fixed, int, int, dict[int, int]]] = {}
+        by_context = table.by_context(cards.ask)
+        for n, concurrency in enumerate(axes.concurrency):
+            for c, ctx in enumerate(axes.ctx):
+                if c == 0 or by_context:
+                    ask = replace(cards.ask, workload=axes.workload(ctx, concurrency))
+                    key = (table.fixed_key(ask), ctx if by_context else None)
+                    if key not in known:
+                        page, states, count = table.pages(ask)
+                        counts = {each: count(each) for each in ([ctx] if by_context else axes.ctx)}
+                        known[key] = (
+                            _fixed(prepared.engine.memory(ask), table.CACHE_PARTS),
+                            page,
+                            states,
+                            counts,
+                        )
+                    fixed, page, states, counts = known[key]
+                    requests[:, n] = table.requests(ask)
+                    for name, value in (*fixed._asdict().items(), ("page", page), ("states", states)):
+                        sums[name][c:, n] = value
+                sums["blocks"][c, n] = counts[ctx]
+        self._write((*at, cards.places), cards, prepared, {**sums, "requests": requests})
+
+    def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, sums: dict[str, Any]) -> None:
+        """From sums over contexts and concurrencies to the figures of each card."""
+        np, engine = self.numpy, prepared.engine
+        cache = sums["requests"] * sums["blocks"] * sums["page"]
         usable, totals = (
             np.array(values, "int64")[:, None, None]
             for values in (
-                [
-                    engine.usable_bytes(replace(cards.ask, device=device_of(choice.gpu)))
-                    for choice in cards.choices
-                ],
+                [engine.usable_bytes(ask) for ask in cards.asks],
                 [choice.gpu.total_bytes for choice in cards.choices],
             )
         )
         total = sums["best"] + cache
         room = np.minimum(usable - (sums["budgeted"] + cache), totals - total)
         pool = np.maximum(0, usable - sums["budgeted"])
-        place = (*at, cards.places)
         self.figures["total_bytes"][place] = total
         self.figures["weights_bytes"][place] = sums["weights"]
-        self.figures["kv_cache_bytes"][place] = sums["kv"]
+        self.figures["kv_cache_bytes"][place] = (
+            sums["requests"] * (sums["blocks"] - sums["states"]) * sums["page"]
+        )
         self.figures["headroom_bytes"][place] = room
-        self.figures["max_concurrency"][place] = (pool // block_bytes) / blocks
+        self.figures["max_concurrency"][place] = (pool // sums["page"]) / sums["blocks"]
         surely = room - (sums["high"] - sums["best"]) >= 0
         maybe = room + (sums["best"] - sums["low"]) >= 0
         self.verdicts[place] = np.where(surely, 0, np.where(maybe, 1, 2))
@@ -129,7 +141,7 @@ class _Sweep:
             first = replace(cards.ask, workload=axes.workload(ctx, concurrency))
             memory = engine.memory(first)
             for place, choice in zip(cards.places, cards.choices, strict=True):
-                ask = replace(first, device=device_of(choice.gpu))
+                ask = replace(first, device=_device(choice.gpu))
                 self._cell((*at, place, c, n), prepared, ask, choice, memory)
 
     def _cell(
@@ -248,14 +260,20 @@ def _fill(
             table.reasons[(*at, g)] = layout
             continue
         table.layouts[(*at, g)] = layout.tp, layout.pp
-        ask = replace(prepared.ask, layout=layout, device=device_of(choice.gpu))
-        cards = alike.setdefault((layout, prepared.engine.alike(ask)), _Cards(ask, [], []))
+        ask = replace(prepared.ask, layout=layout, device=_device(choice.gpu))
+        cards = alike.setdefault((layout, prepared.engine.alike(ask)), _Cards(ask, [], [], []))
         cards.places.append(g)
         cards.choices.append(choice)
+        cards.asks.append(ask)
     for cards in alike.values():
         reason = work.fill(at, prepared, cards)
         if reason is not None:
             table.reasons.update({(*at, g): reason for g in cards.places})
+
+
+@cache
+def _device(gpu: Gpu) -> Device:
+    return device_of(gpu)
 
 
 def _choices(gpus: Sequence[str]) -> list[GpuChoice]:

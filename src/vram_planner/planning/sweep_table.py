@@ -42,6 +42,12 @@ class Table:
         return int(self.verdicts.size)
 
     @property
+    def any_fits(self) -> bool:
+        """Whether one cell fits by the best estimate."""
+        fits = (self.verdicts != REFUSED) & (self.figures["headroom_bytes"] >= 0)
+        return bool(fits.any())
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns, in order."""
         return (*AXES, "fits", "verdict", *self.figures, "reason")

@@ -63,7 +63,7 @@ def _block(found: Comparison, sides: tuple[Side, ...], style: str) -> str:
             rows.append([label.format(found.currency), *cells])
     return tabulate(
         rows,
-        headers=["", *(_short(side) for side in sides)],
+        headers=["", *(_short(side).replace(" ", "\n" if style == "plain" else " ", 1) for side in sides)],
         tablefmt=style,
         colalign=("left", *(["right"] * len(sides))),
         disable_numparse=True,
@@ -95,6 +95,8 @@ def _said(value: float, kind: str) -> str:
         return f"{value / GIB:.2f}"
     if kind == "whole":
         return f"{value:,.0f}"
-    if kind in ("one", "rate"):
+    if kind == "one":
+        return f"{value:,.1f}"
+    if kind == "rate":
         return f"{value:,.0f}" if value >= _WHOLE else f"{value:.1f}"
     return f"{value:,.2f}" if value < _WHOLE * _WHOLE else f"{value:,.0f}"
