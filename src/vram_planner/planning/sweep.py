@@ -224,6 +224,7 @@ def sweep(
         verdicts=work.verdicts,
         layouts={},
         formats={},
+        names={},
         reasons={},
     )
     steps = len(models) * len(quants)
@@ -246,7 +247,7 @@ def _fill(
     except PlannerError as error:
         table.reasons.update({(*at, g): str(error) for g in range(len(choices))})
         return
-    table.formats[at] = prepared.ask.precision.name
+    table.formats[at], table.names[at[0]] = prepared.ask.precision.name, prepared.profile.name
     alike: dict[tuple[Layout, Hashable], _Cards] = {}
     layouts: dict[int, Layout | str] = {}
     for g, choice in enumerate(choices):

@@ -35,6 +35,7 @@ class Table:
     verdicts: Any
     layouts: dict[tuple[int, int, int], tuple[int, int]]
     formats: dict[tuple[int, int], str]
+    names: dict[int, str]
     reasons: dict[tuple[int, int, int], str]
 
     def __len__(self) -> int:
@@ -74,22 +75,24 @@ class Table:
                 for g, (gpu, count) in enumerate(self.gpus):
                     tp, pp = self.layouts.get((m, q, g), (None, None))
                     named = {
-                        "model": model, "quant": self.formats.get((m, q), quant), "gpu": gpu, "count": count,
+                        "model": self.names.get(m, model), "quant": self.formats.get((m, q), quant), "gpu": gpu, "count": count,
                         "tp": tp, "pp": pp,
                     }  # fmt: skip
                     figures = [(name, values[block].tolist()) for name, values in flat.items()]
                     told, reason = verdicts[block].tolist(), self.reasons.get((m, q, g))
                     for index, (ctx, concurrency) in enumerate(cells):
                         refused = told[index] == REFUSED
+                        mine = {name: None if refused else _known(values[index]) for name, values in figures}
+                        room = mine["headroom_bytes"]
                         yield {
                             **named,
                             "ctx": ctx,
                             "concurrency": concurrency,
-                            "fits": None,
+                            "fits": None if room is None else room >= 0,
                             "verdict": VERDICTS[told[index]],
-                            **{name: None if refused else values[index] for name, values in figures},
+                            **mine,
                             "reason": reason,
-                        } | ({} if refused else {"fits": _fits(figures, index)})
+                        }
                     block += 1
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -105,5 +108,6 @@ class Table:
         return columns
 
 
-def _fits(figures: list[tuple[str, list[Any]]], index: int) -> bool:
-    return bool(dict(figures)["headroom_bytes"][index] >= 0)
+def _known(value: float) -> float | None:
+    """A figure; None where it is not a number: no speed is known."""
+    return None if value != value else value  # noqa: PLR0124  only NaN differs from itself

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vram_planner.planning.sweep_table import Table
 
-_LONGEST = 26
+_LONGEST = 22
 _MAKERS = ("NVIDIA GeForce ", "NVIDIA ", "AMD Instinct ", "AMD ")
 
 
@@ -36,7 +36,7 @@ def sweep_text(table: Table, *, most: int | None) -> str:
     """A table of at most so many rows for people, of all of them in Markdown where `most` is None."""
     fast = SPEEDS[0] in table.figures
     rows = [_cells(row, whole=most is None, fast=fast) for row in islice(table.rows(), most)]
-    headers = ["model", "format", "GPUs", "ctx", "asked", "", "needed GiB", "spare", "at once"]
+    headers = ["model", "format", "GPUs", "ctx", "asked", "", "GiB", "spare", "at once"]
     text = tabulate(
         rows,
         headers=[*headers, "TTFT s", "TPOT ms"] if fast else headers,
@@ -76,9 +76,6 @@ def _cells(row: dict[str, Any], *, whole: bool, fast: bool) -> list[str]:
         f"{row['max_concurrency']:,.1f}",
     ]
     if fast:
-        times = row["ttft_s"], row["tpot_s"] * 1000
-        shown += [
-            "" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124  not a number: no speed known
-            for value, digits in zip(times, (2, 0), strict=True)
-        ]
+        first, each = row["ttft_s"], row["tpot_s"]
+        shown += ["" if first is None else f"{first:.2f}", "" if each is None else f"{each * 1000:.0f}"]
     return shown
