@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
+from vram_planner.units import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ def size(
     known = {name: value for name, value in options.items() if name in own}
     request = SizeRequest(
         models=_several(model),
-        ctx=ctx,  # type: ignore[arg-type]  text is read by the request
+        ctx=parse_tokens(ctx),
         quants=tuple(quants),
         gpus=tuple(gpus),
         prices=read_prices(prices) if isinstance(prices, str | Path) else prices or Prices(),

@@ -51,7 +51,8 @@ class Draft:
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Option:
     """
-    Cards that carry the load by the best estimate; `surely` says that they do at the high end of every band too.
+    Cards that carry the load by the best estimate; `surely` says that they do at the high end of every band too
+    (never of a replica that spans nodes: what crosses the network there is not modelled).
 
     `replicas` of `tp` × `pp` cards each stand behind a router that deals requests out evenly; `link` joins the cards
     of a replica. `in_flight` is the mean over all replicas, `at_once` how many requests of full context all hold.
@@ -143,7 +144,8 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
         pp=layout.pp,
         nodes=_nodes(count, layout.gpus, request.node_gpus),
         link=_link(replica.served.gpu, layout.tp, layout.gpus, request.node_gpus),
-        surely=draft.sure and plan.verdict == "fits",
+        # What crosses the network between nodes is not modelled: such a replica is never sure.
+        surely=draft.sure and plan.verdict == "fits" and layout.gpus <= request.node_gpus,
         verdict=plan.verdict or "",
         in_flight=flying * count,
         at_once=plan.capacity.max_concurrency * count,

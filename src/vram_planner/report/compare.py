@@ -36,8 +36,6 @@ _WHOLE = 10
 
 def comparison_table(found: Comparison, *, style: str = "plain") -> str:
     """The whole answer; more than three sides in blocks of three, the first in each."""
-    first, others = found.sides[0], found.sides[1:]
-    chunks = [others[start : start + _BESIDE] for start in range(0, len(others), _BESIDE)] or [()]
     requests = "request" if found.concurrency == 1 else "requests"
     blocks = [
         fill(
@@ -47,12 +45,23 @@ def comparison_table(found: Comparison, *, style: str = "plain") -> str:
             subsequent_indent="  ",
         )
     ]
-    blocks += [_block(found, (first, *chunk), style) for chunk in chunks]
+    blocks += _blocks(found, style)
     notes = [f"{_short(side)}: {side.verdict}" for side in found.sides if side.verdict != "fits"]
     if found.cost_source:
         notes.append(f"rent: {found.cost_source}, {found.currency}")
     blocks += ["\n".join(notes)] if notes else []
     return "\n\n".join(blocks)
+
+
+def _blocks(found: Comparison, style: str) -> list[str]:
+    """All sides at once in Markdown, else as many beside the first as the width has room for."""
+    first, others = found.sides[0], found.sides[1:]
+    for beside in (len(others), *range(_BESIDE, 0, -1)):
+        chunks = [others[start : start + beside] for start in range(0, len(others), beside or 1)] or [()]
+        blocks = [_block(found, (first, *chunk), style) for chunk in chunks]
+        if style != "plain" or max(len(line) for block in blocks for line in block.splitlines()) <= _WIDTH:
+            break
+    return blocks
 
 
 def _block(found: Comparison, sides: tuple[Side, ...], style: str) -> str:

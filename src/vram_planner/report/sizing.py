@@ -21,7 +21,7 @@ _SHOWN = 10
 _SHOWN_MISSES = 5
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 _MAKERS = ("NVIDIA GeForce ", "NVIDIA ", "AMD Instinct ", "AMD ")
-_LONGEST_MODEL, _LONGEST_CARD = 16, 18
+_LONGEST_MODEL, _LONGEST_CARD, _TIGHT = 16, 18, 5
 
 
 def sizing_table(sizing: Sizing) -> str:
@@ -50,7 +50,7 @@ def _headline(sizing: Sizing) -> str:
             f"limits: {', '.join(limits) or 'none'}; room in the cache for {request.ctx:,} tokens of each",
             _wrapped(
                 f"{', '.join(sizing.models)} on {sizing.engine}, {', '.join(name or 'as stored' for name in request.quants)};"
-                f" {sizing.cards} kinds of cards looked at"
+                f" {sizing.cards} {'kind of card' if sizing.cards == 1 else 'kinds of cards'} looked at"
             ),
         )
     )
@@ -91,13 +91,12 @@ def _options(sizing: Sizing) -> str:
     rest, count = len(sizing.options) - len(shown), len(sizing.options)
     sure = sum(option.surely for option in sizing.options)
     unit = "users" if sizing.request.users else "requests/s"
-    held = f"{sure} of {count} options hold the limits"
-    if not (sizing.request.ttft_s or sizing.request.tpot_s):
-        held = f"{sure} of {count} options hold the load"
+    what = "limits" if sizing.request.ttft_s or sizing.request.tpot_s else "load"
+    held = f"{sure} of {count} options hold the {what} at the high end of every band (best..high)"
+    if sure < count:
+        held = f"{held}; those with a ? by the best estimate alone"
     legend = [
-        _wrapped(
-            f"{held} at the high end of every band (best..high); those with a ? by the best estimate alone"
-        ),
+        _wrapped(held),
         _wrapped(
             f"* no other is cheaper, faster and roomier; carries: {unit} up to which all limits hold, and"
             " what breaks first"
@@ -116,11 +115,15 @@ def _several(sizing: Sizing) -> list[str]:
 
 def _row(rank: int, option: Option, several: list[str], *, whole: bool = False) -> list[str]:
     mark = f"{'*' if option.pareto else ' '}{' ' if option.surely else '?'}"
-    told = {"model": option.model if whole else _model(option), "format": option.quant}
+    tight = _TIGHT if len(several) > 1 else 0
+    told = {
+        "model": option.model if whole else _model(option, _LONGEST_MODEL - tight),
+        "format": option.quant,
+    }
     cost, tokens = option.cost_per_hour, option.cost_per_million_tokens
     return [
         f"{rank}{mark}",
-        f"{option.gpus} × {_short(option.gpu, whole=whole)}",
+        f"{option.gpus} × {_short(option.gpu, None if whole else _LONGEST_CARD - tight)}",
         _layout(option),
         *(told[name] for name in several),
         *([] if several and not whole else [_figure(option.at_once)]),
@@ -135,16 +138,16 @@ def _row(rank: int, option: Option, several: list[str], *, whole: bool = False) 
 _BREAKS = {"KV room": "KV", "max_num_seqs": "seqs"}
 
 
-def _model(option: Option) -> str:
+def _model(option: Option, most: int) -> str:
     name = option.model.rsplit("/", 1)[-1]
-    return name if len(name) <= _LONGEST_MODEL else f"…{name[-_LONGEST_MODEL + 1 :]}"
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
-def _short(gpu: str, *, whole: bool = False) -> str:
+def _short(gpu: str, most: int | None = None) -> str:
     for maker in _MAKERS:
         gpu = gpu.removeprefix(maker)
     gpu = gpu.replace(" Blackwell", "")
-    return gpu if whole or len(gpu) <= _LONGEST_CARD else f"{gpu[: _LONGEST_CARD - 1]}…"
+    return gpu if most is None or len(gpu) <= most else f"{gpu[: most - 1]}…"
 
 
 def _layout(option: Option) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vram_planner.planning.sweep_table import Table
 
-_LONGEST = 22
+_LONGEST = 18
 _MAKERS = ("NVIDIA GeForce ", "NVIDIA ", "AMD Instinct ", "AMD ")
 
 
