@@ -192,3 +192,13 @@ def test_only_models_that_cannot_be_served_are_an_error() -> None:
         sized("nobody/nothing")
     with pytest.raises(RequestError):
         vp.size([], users=1, ctx=100)
+
+
+def test_llama_cpp_is_started_with_slots_for_all_that_it_carries() -> None:
+    option = sized(
+        "8b", engine="llama.cpp", quants=["q4_k_m"], users=10, think_s=20.0, gpus=["RTX 4090"]
+    ).options[0]
+    slots = int(option.launch[0].command.split("-np ")[1].split()[0])
+
+    assert slots >= option.in_flight / option.replicas
+    assert vp.plan("8b", ctx=8192, concurrency=slots, engine="llama.cpp", quant="q4_k_m", gpu="RTX 4090").fits

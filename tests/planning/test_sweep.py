@@ -101,9 +101,16 @@ class TestWithNumpy:
         assert rows[2]["total_bytes"] is None
 
     def test_what_no_sweep_can_be_is_refused(self) -> None:
-        for wrong in ({"ctx": []}, {"ctx": [0]}, {"concurrency": [0]}, {"gpus": ["no such card"]}):
+        asked: dict[str, Any] = {"models": ["7b"], "gpus": ["H100"], "ctx": [1024], "concurrency": [1]}
+        wrong: list[dict[str, Any]] = [
+            {"ctx": []},
+            {"ctx": [0]},
+            {"concurrency": [0]},
+            {"gpus": ["no such card"]},
+        ]
+        for change in wrong:
             with pytest.raises(PlannerError):
-                vp.sweep(**{"models": ["7b"], "gpus": ["H100"], "ctx": [1024], "concurrency": [1], **wrong})  # type: ignore[arg-type]  # on purpose
+                vp.sweep(**{**asked, **change})
         with pytest.raises(RequestError):
             vp.sweep(
                 models=["7b"] * 9000, gpus=["all"], ctx=[1, 2, 3, 4, 5, 6], concurrency=list(range(1, 9))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,18 @@ from vram_planner.planning.estimate import estimate
 from vram_planner.planning.performance import Band, link_of
 from vram_planner.planning.prices import HOURS_A_MONTH
 from vram_planner.planning.sizing_launch import Start, starts
+from vram_planner.planning.sizing_load import KV_ROOM, Edge
 
 if TYPE_CHECKING:
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.planning.sizing_load import Edge, Replica
+    from vram_planner.planning.sizing_load import Replica
     from vram_planner.planning.sizing_request import SizeRequest
 
 _LINKS = {"nvlink": "NVLink or the like", "pcie": "PCIe", "network": "network"}
-_MOST_TRIES = 8
+_MOST_TRIES = 24
+_ROUNDING = 1e-9
 _SECONDS_AN_HOUR = 3600
 _DOUBLE = 2.0
 
@@ -116,18 +118,16 @@ class Option:
 
 
 def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None) -> Option | None:
-    """The draft as an option, with as many replicas as its own plan asks for; None where no number holds."""
+    """The draft as an option, its edge held by a plan of its own; None where no number in flight is."""
+    settled = _settled(draft, request, (model, quant))
+    if settled is None:
+        return None
+    draft, full = settled
     replica, load = draft.replica, float(request.users or request.rate or 0)
     layout, count = replica.served.ask.layout, draft.count
-    for _ in range(_MOST_TRIES):
-        flying = replica.in_flight(load / count, draft.edge.in_flight)
-        plan = _plan(draft, request, (model, quant), flying)
-        if plan.fits:
-            break
-        count = ceil(count * 1.25)
-    else:
-        return None
-    if count * layout.gpus > request.max_gpus or plan.gpu is None or plan.capacity is None:
+    flying = replica.in_flight(load / count, draft.edge.in_flight)
+    plan = _plan(draft, request, (model, quant), ceil(flying))
+    if draft.gpus > request.max_gpus or plan.gpu is None or plan.capacity is None:
         return None
     found = replica.at(flying)
     ttft, tpot = replica.band("ttft", found.ttft_s), replica.band("tpot", found.tpot_s)
@@ -165,19 +165,41 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
         cost_per_million_tokens=cost.per_million(served),
         cost_source=cost.source,
         currency=request.prices.currency,
-        launch=starts(plan.launch, layout=layout, replicas=count, node_gpus=request.node_gpus),
+        launch=starts(full.launch, layout=layout, replicas=count, node_gpus=request.node_gpus),
         warnings=plan.warnings,
     )
 
 
-def _plan(draft: Draft, request: SizeRequest, asked: tuple[str, str | None], flying: float) -> MemoryPlan:
-    """One replica at its own share of the load, as the plain command would plan it."""
+def _settled(
+    draft: Draft, request: SizeRequest, asked: tuple[str, str | None]
+) -> tuple[Draft, MemoryPlan] | None:
+    """
+    The draft with an edge whose plan fits, and that plan: the one to start, for its slots serve all that it carries.
+
+    What an engine spends may grow with the number in flight, so that there is room for fewer than one request tells.
+    """
+    edge, load = draft.edge, float(request.users or request.rate or 0)
+    for _ in range(_MOST_TRIES):
+        plan = _plan(draft, request, asked, edge.in_flight)
+        if plan.fits:
+            carried = draft.replica.carries(edge.in_flight)
+            count = max(draft.count, ceil(load / carried - _ROUNDING))
+            return replace(draft, edge=edge, carried=carried, count=count), plan
+        room = int(plan.capacity.max_concurrency) if plan.capacity else 0
+        edge = Edge(min(room, edge.in_flight * 7 // 8), KV_ROOM)
+        if edge.in_flight < 1:
+            break
+    return None
+
+
+def _plan(draft: Draft, request: SizeRequest, asked: tuple[str, str | None], in_flight: int) -> MemoryPlan:
+    """One replica with so many in flight, as the plain command would plan it."""
     layout, gpu = draft.replica.served.ask.layout, draft.replica.served.gpu
     model, quant = asked
     wanted = request.plan_request(
         model,
         quant,
-        concurrency=max(1, ceil(flying)),
+        concurrency=max(1, in_flight),
         tp=layout.tp,
         pp=layout.pp,
         gpu_count=layout.gpus,
