@@ -203,16 +203,7 @@ def sweep(
     cells = shape[0] * shape[1] * shape[2] * shape[3] * shape[4]
     if cells > _MOST_CELLS:
         raise RequestError(f"{cells:,} cells", hint=f"at most {_MOST_CELLS:,} in one sweep")
-    asked = [
-        PlanRequest.of(model=models[0], ctx=ctx, concurrency=number, **options)
-        for ctx, number in [*((ctx, concurrencies[0]) for ctx in contexts),
-                            *((contexts[0], number) for number in concurrencies)]
-    ]  # fmt: skip
-    axes = _Axes(
-        tuple(request.ctx for request in asked[: len(contexts)]),
-        tuple(concurrencies),
-        {request.ctx: request.prompt for request in asked[: len(contexts)]},
-    )
+    axes = _axes(models[0], contexts, concurrencies, options)
     work = _Sweep(shape, axes, speed=speed)
     table = Table(
         models=tuple(models),
@@ -236,6 +227,22 @@ def sweep(
         if tell is not None:
             tell(step + 1, steps)
     return table
+
+
+def _axes(
+    model: str, contexts: Sequence[int | str], concurrencies: Sequence[int], options: dict[str, Any]
+) -> _Axes:
+    """Contexts and concurrencies, read and checked as those of a plan."""
+    asked = [
+        PlanRequest.of(model=model, ctx=ctx, concurrency=number, **options)
+        for ctx, number in [*((ctx, concurrencies[0]) for ctx in contexts),
+                            *((contexts[0], number) for number in concurrencies)]
+    ]  # fmt: skip
+    return _Axes(
+        tuple(request.ctx for request in asked[: len(contexts)]),
+        tuple(concurrencies),
+        {request.ctx: request.prompt for request in asked[: len(contexts)]},
+    )
 
 
 def _fill(
