@@ -15,7 +15,7 @@ from vram_planner._version import __version__
 
 if TYPE_CHECKING:
     from vram_planner import validate
-    from vram_planner.api import load_architecture, plan
+    from vram_planner.api import compare, load_architecture, plan, size, sweep
     from vram_planner.architecture.model import Architecture
     from vram_planner.basis import Basis, Part
     from vram_planner.errors import PlannerError
@@ -29,8 +29,11 @@ _HOME = {
     "Part": "basis",
     "PlanRequest": "planning.request",
     "PlannerError": "errors",
+    "compare": "api",
     "load_architecture": "api",
     "plan": "api",
+    "size": "api",
+    "sweep": "api",
 }
 
 __all__ = [
@@ -41,8 +44,11 @@ __all__ = [
     "PlanRequest",
     "PlannerError",
     "__version__",
+    "compare",
     "load_architecture",
     "plan",
+    "size",
+    "sweep",
     "validate",
 ]
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
+from vram_planner.units import parse_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from vram_planner.architecture.model import Architecture
+    from vram_planner.planning.compare import Comparison
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.prices import Prices
+    from vram_planner.planning.sizing_result import Sizing
+    from vram_planner.planning.sweep_table import Table
 
 
 def plan(model: str, *, ctx: int | str, concurrency: int, **options: Any) -> MemoryPlan:
@@ -32,3 +41,88 @@ def load_architecture(model: str) -> Architecture:
     `model` is an alias, a catalogue name, a directory or a config.json. Raises PlannerError.
     """
     return resolve(model).architecture
+
+
+def size(
+    model: str | Sequence[str],
+    *,
+    ctx: int | str,
+    quants: Sequence[str | None] = (None,),
+    gpus: Sequence[str] = (),
+    prices: str | Path | Prices | None = None,
+    **options: Any,
+) -> Sizing:
+    """
+    Rank cards, counts and layouts that carry a load within its limits, with what they cost.
+
+    `options` are the fields of SizeRequest (users or rate, think_s, ttft_s, tpot_s, prompt_tokens, output_tokens,
+    node_gpus, max_gpus, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
+    is a file or a Prices; None: the catalogue's. `.options` is ranked, `.met` says whether there is one,
+    `.to_rows()` and `.to_dict()` are plain data. Raises PlannerError for what cannot be meant.
+    """
+    from vram_planner.planning.prices import Prices, read_prices  # noqa: PLC0415  a plan reads no prices
+    from vram_planner.planning.sizing import size as answer  # noqa: PLC0415  as above
+    from vram_planner.planning.sizing_request import SizeRequest  # noqa: PLC0415  as above
+
+    own = {field.name for field in fields(SizeRequest)} - {"options"}
+    known = {name: value for name, value in options.items() if name in own}
+    request = SizeRequest(
+        models=_several(model),
+        ctx=parse_tokens(ctx),
+        quants=tuple(quants),
+        gpus=tuple(gpus),
+        prices=read_prices(prices) if isinstance(prices, str | Path) else prices or Prices(),
+        options={name: value for name, value in options.items() if name not in own},
+        **known,
+    )
+    return answer(request)
+
+
+def compare(
+    models: Sequence[str],
+    *,
+    gpu: str,
+    ctx: int | str,
+    concurrency: int = 1,
+    quants: Sequence[str | None] = (None,),
+    prices: str | Path | Prices | None = None,
+    **options: Any,
+) -> Comparison:
+    """
+    Models, or formats of one, side by side on the same card; differences are against the first.
+
+    `options` are those of a plan. `.sides` has one entry each, `.change(side, figure)` the difference as a share.
+    """
+    from vram_planner.planning.compare import compare as answer  # noqa: PLC0415  a plan compares nothing
+    from vram_planner.planning.prices import Prices, read_prices  # noqa: PLC0415  as above
+
+    money = read_prices(prices) if isinstance(prices, str | Path) else prices or Prices()
+    return answer(
+        _several(models), tuple(quants), money, gpu=gpu, ctx=ctx, concurrency=concurrency, **options
+    )
+
+
+def sweep(
+    *,
+    models: Sequence[str],
+    gpus: Sequence[str],
+    ctx: Sequence[int | str],
+    concurrency: Sequence[int],
+    quants: Sequence[str | None] = (None,),
+    speed: bool = False,
+    tell: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Table:
+    """
+    Plan every combination; each cell equals `plan` of the same options with calibration=False.
+
+    Needs numpy (vram-planner[sweep]), else NotInstalledError. `gpus` may hold 'all'. `.array(figure)` is a flat numpy
+    array, `.rows()`, `.to_rows()` and `.to_dict()` are plain columns; a refused cell has None and its reason.
+    """
+    from vram_planner.planning.sweep import sweep as answer  # noqa: PLC0415  a plan needs no numpy
+
+    return answer(models, gpus, (ctx, concurrency), quants=quants, speed=speed, tell=tell, **options)
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

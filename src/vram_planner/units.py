@@ -25,6 +25,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?B|B)")
 _TOKENS = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?)([kKmMgG]?)")
 # As vLLM reads --max-model-len: a small letter is decimal, a capital is binary.
 _TOKENS_PER = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": KIB, "M": MIB, "G": GIB}
+_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|min|h|)")
+_SECONDS_PER = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _LONGEST_NUMBER = 32
 
 
@@ -59,6 +61,18 @@ def parse_tokens(text: str | int) -> int:
         f"cannot read {text[:_LONGEST_NUMBER]!r} as a number of tokens",
         hint="write 32768, 32,768, 32K (32,768) or 32k (32,000)",
     )
+
+
+def parse_seconds(text: str | float) -> float:
+    """Read 0.05, '0.05', '50ms', '1s', '2min' or '1h' as seconds."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    match = _SECONDS.fullmatch(str(text).strip()[: _LONGEST_NUMBER + 1])
+    if match is None:
+        raise SizeError(
+            f"cannot read {str(text)[:_LONGEST_NUMBER]!r} as a time", hint="write 50ms, 1s, 0.05 or 2min"
+        )
+    return float(match[1]) * _SECONDS_PER[match[2]]
 
 
 def format_gib(n_bytes: int, digits: int = 2) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from vram_planner.errors import PlannerError
 
 _DOES_NOT_FIT = 3
 _WRONG_INPUT = 2
+_LATER = ("size", "sweep", "compare", "validate")
 
 
 class _PlanByDefault(click.Group):
@@ -26,15 +28,14 @@ class _PlanByDefault(click.Group):
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands of this file, and `validate`, which is loaded when it is asked for."""
-        return [*super().list_commands(ctx), "validate"]
+        """The commands of this file, and those that are loaded when they are asked for."""
+        return [*super().list_commands(ctx), *_LATER]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load `validate` on demand: the plain command does without its imports."""
-        if cmd_name == "validate":
-            from vram_planner.cli.validate import validate
-
-            return validate
+        """Load the larger commands on demand: the plain command does without their imports."""
+        if cmd_name in _LATER:
+            found: click.Command = getattr(import_module(f"vram_planner.cli.{cmd_name}"), cmd_name)
+            return found
         return super().get_command(ctx, cmd_name)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

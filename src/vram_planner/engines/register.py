@@ -20,6 +20,8 @@ ENGINES: dict[str, str] = {
     "tensorrt-llm": "vram_planner.engines.tensorrt_llm:TensorRtLlm",
     "transformers": "vram_planner.engines.transformers:Transformers",
 }
+# Engines whose memory a sweep may put together from parts, and the module that says how.
+TABLES: dict[str, str] = {"vllm": "vram_planner.engines.vllm_table"}
 _ALIASES = {
     "llamacpp": "llama.cpp",
     "llama-cpp": "llama.cpp",

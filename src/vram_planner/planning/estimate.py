@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import (
     DTYPE_ALIASES,
     DTYPES,
@@ -32,7 +33,6 @@ from vram_planner.planning.layouts import fixed_gpus, layout_of
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.parallel import Layout
     from vram_planner.engines.base import Capacity, Engine, Memory
     from vram_planner.planning.layout_facts import LayoutFacts
     from vram_planner.planning.performance import Served
@@ -43,28 +43,27 @@ _NO_GPU = "none"
 _ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "version")
 
 
+class Prepared(NamedTuple):
+    """A model, an engine and what it will be asked; a single card until it is laid out."""
+
+    profile: ModelProfile
+    engine: Engine
+    ask: Ask
+    notes: tuple[str, ...]
+
+
 def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     """
     Answer a request; `card` stands for `request.gpu` where a card of other size than the catalogue's is meant.
 
     Raises a PlannerError for what cannot be planned.
     """
-    profile = resolve(request.model, offline=request.offline)
-    chosen = engine(request.engine)
-    served = _check_served(request, profile, chosen)
-    _check_kinds(profile, chosen)
+    prepared = prepare(request)
+    profile, chosen, precision = prepared.profile, prepared.engine, prepared.ask.precision
     choice = card or _choose_gpu(request)
-    precision, notes = _precision(request, profile, chosen)
     layout = layout_of(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
-    ask = Ask(
-        architecture=profile.architecture,
-        precision=precision,
-        workload=Workload(context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt),
-        layout=layout,
-        options=_options(request),
-        device=device,
-    )
+    ask = replace(prepared.ask, layout=layout, device=device)
     memory = chosen.memory(ask)
     if choice and request.calibration and calibration_path().exists():
         ask, memory = _calibrated(ask, memory, choice, profile, chosen.name)
@@ -84,8 +83,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         not_modelled=memory.not_modelled,
         warnings=(
             *_warnings(request, profile),
-            *served,
-            *notes,
+            *prepared.notes,
             *memory.warnings,
             *_crossing(chosen, ask, choice),
             *_detected_warnings(choice),
@@ -94,6 +92,23 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         find_layout=lambda: _layout_facts(chosen, ask, choice, memory),
         find_served=lambda: _served(chosen.speed_of, ask, choice, memory, capacity),
     )
+
+
+def prepare(request: PlanRequest) -> Prepared:
+    """What a request comes to before its card; PlannerError where model, format and engine do not go together."""
+    profile = resolve(request.model, offline=request.offline)
+    chosen = engine(request.engine)
+    served = _check_served(request, profile, chosen)
+    _check_kinds(profile, chosen)
+    precision, notes = _precision(request, profile, chosen)
+    ask = Ask(
+        architecture=profile.architecture,
+        precision=precision,
+        workload=Workload(context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt),
+        layout=Layout(),
+        options=_options(request),
+    )
+    return Prepared(profile, chosen, ask, (*served, *notes))
 
 
 def _calibrated(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.architecture.precision import Place
 from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning import performance_constants as fitted
-from vram_planner.planning.performance_model import Card, Load, Times, times
+from vram_planner.planning.performance_model import Card, Constants, Load, Times, times
 from vram_planner.planning.performance_work import work_of
 
 if TYPE_CHECKING:
@@ -138,17 +138,18 @@ class Served:
     def times(self, assumed: Assumptions | None = None) -> Times | None:
         """The best estimate, with what it is made of."""
         assumed = assumed or Assumptions()
-        if self.capacity.max_concurrency < 1:
-            return None
-        kernels = assumed.kernels or kernel_class(self.ask.precision.name, self.engine)
+        made = self.rates(assumed.kernels) if self.capacity.max_concurrency >= 1 else None
+        return None if made is None else times(self.work(), *made, self.load(assumed))
+
+    def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
+        """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
+        kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
         made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
         if made is None:
             return None
         card, kernels, link = made
-        document = fitted.load(self.engine)
-        span = fitted.era(document, self.ask.options.version)
-        found = fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
-        return times(self.work(), card, found, self.load(assumed))
+        span = fitted.era(fitted.load(self.engine), self.ask.options.version)
+        return card, fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
 
     def work(self) -> Work:
         """What a step moves on one rank."""

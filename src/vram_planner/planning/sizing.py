@@ -1,0 +1,230 @@
+"""Which cards, how many and in what layout carry a load within its limits, ranked by what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
+
+from vram_planner.architecture.parallel import Layout, why_not_tp
+from vram_planner.errors import PlannerError, RequestError
+from vram_planner.hardware_profiles import all_gpus, find_gpu
+from vram_planner.planning.candidates import device_of
+from vram_planner.planning.estimate import prepare
+from vram_planner.planning.performance import Served
+from vram_planner.planning.sizing_load import Edge, Replica
+from vram_planner.planning.sizing_option import Draft, option_of
+from vram_planner.planning.sizing_result import Miss, Sizing, ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from vram_planner.engines.base import Ask, Memory
+    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.planning.estimate import Prepared
+    from vram_planner.planning.performance_work import Work
+    from vram_planner.planning.sizing_option import Option
+    from vram_planner.planning.sizing_request import SizeRequest
+
+_POWERS = (1, 2, 4, 8)
+# More stages in a node were not measured, and what they send to each other is not modelled.
+_STAGES = 2
+_ACROSS_NODES = (2, 4)
+_SPANS_NODES = frozenset({"vllm"})
+_TOO_FAR = 2.0  # a faster layout with more than twice the cards of the smallest is no alternative to it
+
+
+class _Known(NamedTuple):
+    """What does not depend on the card beyond what an engine looks at: one replica's memory and its work."""
+
+    memory: Memory
+    work: Work | None
+
+
+class _Search:
+    """One model in one format over cards and layouts."""
+
+    def __init__(self, request: SizeRequest, prepared: Prepared) -> None:
+        self.request = request
+        self.prepared = prepared
+        self.known: dict[tuple[Layout, Hashable], _Known | None] = {}
+        self.misses: list[Miss] = []
+
+    def on(self, gpu: Gpu) -> list[Draft]:
+        """The layouts of this card that carry the load, at most three: fewest cards, surest, fastest."""
+        found: list[Draft] = []
+        nearest: list[Miss] = []
+        for layout in self._layouts(gpu):
+            replica = self._replica(gpu, layout)
+            if replica is None:
+                continue
+            drafts, miss = self._drafts(replica)
+            found += drafts
+            nearest += [miss] if miss else []
+        if not found and nearest:
+            self.misses.append(min(nearest, key=lambda miss: miss.excess))
+        return _picked(found)
+
+    def _layouts(self, gpu: Gpu) -> Iterator[Layout]:
+        """
+        Tensor parallel within a node, stages beside it where cards have no fast link, and whole nodes as stages.
+
+        A node's cards and then nodes by pipeline is what vLLM's own manual says for a model that one node cannot hold:
+        https://docs.vllm.ai/en/stable/serving/parallelism_scaling/
+        """
+        engine, node = self.prepared.engine, self.request.node_gpus
+        expert_parallel = bool(self.request.options.get("ep"))
+        if not engine.splits_tensors:
+            yield from (Layout(pp=count) for count in _POWERS if count <= node)
+            return
+        for tp in _POWERS:
+            if tp > node or why_not_tp(self.prepared.ask.architecture, tp):
+                continue
+            yield Layout(tp=tp, expert_parallel=expert_parallel)
+            if _STAGES * tp <= node and not gpu.link_bytes_per_s:
+                yield Layout(tp=tp, pp=_STAGES, expert_parallel=expert_parallel)
+            if tp == node and engine.name in _SPANS_NODES:
+                yield from (Layout(tp=tp, pp=pp, expert_parallel=expert_parallel) for pp in _ACROSS_NODES)
+
+    def _replica(self, gpu: Gpu, layout: Layout) -> Replica | None:
+        engine = self.prepared.engine
+        ask = replace(self.prepared.ask, layout=layout, device=device_of(gpu))
+        known = self._known(ask)
+        if known is None or engine.speed_of is None:
+            return None
+        capacity = engine.capacity(ask, known.memory)
+        if capacity.max_concurrency < 1:
+            return None
+        served = Served(engine=engine.speed_of, ask=ask, gpu=gpu, memory=known.memory, capacity=capacity)
+        return Replica.of(served, known.work or served.work(), self.request)
+
+    def _known(self, ask: Ask) -> _Known | None:
+        engine = self.prepared.engine
+        key = ask.layout, engine.alike(ask)
+        if key not in self.known:
+            try:
+                self.known[key] = self._asked(ask)
+            except PlannerError:
+                # A layout that this model cannot have is no option.
+                self.known[key] = None
+        return self.known[key]
+
+    def _asked(self, ask: Ask) -> _Known:
+        engine = self.prepared.engine
+        memory = engine.memory(ask)
+        if engine.speed_of is None or ask.device is None or "host_weights_bytes" in memory.settings:
+            return _Known(memory, None)
+        capacity = engine.capacity(ask, memory)
+        gpu = find_gpu("custom:1GiB").gpu
+        return _Known(memory, Served(engine=engine.speed_of, ask=ask, gpu=gpu, memory=memory,
+                                     capacity=capacity).work())  # fmt: skip
+
+    def _drafts(self, replica: Replica) -> tuple[list[Draft], Miss | None]:
+        load = float(self.request.users or self.request.rate or 0)
+        edge = replica.edge(surely=False)
+        if edge.in_flight < 1:
+            return [], Miss.of(replica, edge, self.prepared.profile.name)
+        carried = replica.carries(edge.in_flight)
+        count = max(1, ceil(load / carried - 1e-9))
+        gpus = replica.served.ask.layout.gpus
+        if count * gpus > self.request.max_gpus:
+            return [], None
+        sure = replica.edge(surely=True)
+        surely = ceil(load / replica.carries(sure.in_flight) - 1e-9) if sure.in_flight else None
+        drafts = [self._draft(replica, edge, count, sure=surely is not None and surely <= count)]
+        if surely is not None and count < surely and surely * gpus <= self.request.max_gpus:
+            drafts.append(self._draft(replica, edge, surely, sure=True))
+        return drafts, None
+
+    def _draft(self, replica: Replica, edge: Edge, count: int, *, sure: bool) -> Draft:
+        return Draft(
+            profile=self.prepared.profile,
+            replica=replica,
+            edge=edge,
+            carried=replica.carries(edge.in_flight),
+            count=count,
+            sure=sure,
+        )
+
+
+def size(request: SizeRequest) -> Sizing:
+    """
+    Rank what carries the load within its limits: cards × counts × layouts × formats.
+
+    Raises a PlannerError where a card is unknown, or no model goes with any of the formats.
+    """
+    cards = _cards(request)
+    options: list[Option] = []
+    misses: list[Miss] = []
+    refused: list[tuple[str, PlannerError]] = []
+    asked = 0
+    titles: set[str] = set()
+    names: dict[str, None] = {}
+    for model in request.models:
+        for quant in request.quants:
+            asked += 1
+            plan_request = request.plan_request(model, quant)
+            try:
+                prepared = prepare(plan_request)
+            except PlannerError as error:
+                refused.append((f"{model}{f' in {quant}' if quant else ''}", error))
+                continue
+            search = _Search(request, prepared)
+            for gpu in cards:
+                if gpu.vendor not in prepared.engine.vendors or gpu.supports("bfloat16") is False:
+                    continue
+                for draft in search.on(gpu):
+                    made = option_of(draft, request, model, quant)
+                    if made is not None:
+                        options.append(made)
+            misses += search.misses
+            titles.add(_title(prepared))
+            names[prepared.profile.name] = None
+    if len(refused) == asked:
+        raise refused[0][1]
+    return Sizing(
+        request=request,
+        engine=", ".join(sorted(titles)),
+        models=tuple(names),
+        options=ranked(options),
+        misses=tuple(sorted(misses, key=lambda miss: miss.excess)),
+        cards=len(cards),
+        refused=tuple(f"{name}: {error}" for name, error in refused),
+    )
+
+
+def _title(prepared: Prepared) -> str:
+    version = prepared.ask.options.version
+    return f"{prepared.engine.title} {version}" if version else prepared.engine.title
+
+
+def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
+    """Those that were named, else all that somebody rents out or sells and that stand in a server or a workstation."""
+    if request.gpus:
+        named = [find_gpu(name) for name in request.gpus]
+        if any(choice.count != 1 for choice in named):
+            raise RequestError("sizing counts the cards itself", hint="--gpu 'RTX 4090', without a number")
+        return tuple({choice.gpu.name: choice.gpu for choice in named}.values())
+    return tuple(
+        gpu
+        for gpu in all_gpus()
+        if (request.prices.rent(gpu) or request.prices.purchase(gpu))
+        and not gpu.unified_memory
+        and "Laptop" not in gpu.name
+    )
+
+
+def _picked(drafts: list[Draft]) -> list[Draft]:
+    """Of one card: the fewest of it, the fewest that surely do, and the fastest of up to twice as many."""
+    if not drafts:
+        return []
+    smallest = min(drafts, key=lambda draft: (draft.gpus, -draft.carried * draft.count))
+    kept = {id(smallest): smallest}
+    sure = [draft for draft in drafts if draft.sure]
+    if sure:
+        surest = min(sure, key=lambda draft: (draft.gpus, -draft.carried * draft.count))
+        kept[id(surest)] = surest
+    near = [draft for draft in drafts if draft.gpus <= _TOO_FAR * smallest.gpus]
+    fastest = min(near, key=lambda draft: draft.tpot_s)
+    kept[id(fastest)] = fastest
+    return list(kept.values())

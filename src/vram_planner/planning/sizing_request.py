@@ -1,0 +1,114 @@
+"""What `size` is asked: the load, the limits, the choice of cards and formats, and how they are paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from vram_planner.errors import RequestError
+from vram_planner.planning.prices import Buying, Prices
+from vram_planner.planning.request import PlanRequest
+from vram_planner.units import parse_tokens
+
+_MOST_USERS = 10**7
+_MOST_CHOICES = 64
+_MOST_GPUS = 4096
+NOT_YOURS = ("model", "ctx", "concurrency", "quant", "gpu", "gpu_count", "tp", "pp", "dp", "prompt_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeRequest:
+    """
+    A load and its limits. Give `users` or `rate` (requests a second), not both.
+
+    `users` each wait `think_s` seconds between an answer and their next request; 0: always one in flight.
+    A request has `prompt_tokens` (half of `ctx` if not said) and `output_tokens` (the rest of `ctx`) on average;
+    room in the cache is kept for `ctx` tokens of each. `ttft_s` and `tpot_s` None: no limit. `quants` None
+    stands for the model as stored; `gpus` empty for every card with a rent or a list price. `options` are those
+    of a plan: engine, kv_dtype, max_num_seqs ... Raises RequestError for what cannot be meant.
+    """
+
+    models: tuple[str, ...]
+    ctx: int
+    users: int | None = None
+    rate: float | None = None
+    think_s: float = 0.0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    quants: tuple[str | None, ...] = (None,)
+    gpus: tuple[str, ...] = ()
+    node_gpus: int = 8
+    max_gpus: int = 256
+    prices: Prices = field(default_factory=Prices)
+    buying: Buying | None = None
+    utilisation: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read token counts, then check every range."""
+        for name in ("ctx", "prompt_tokens", "output_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, parse_tokens(value))
+        for name in ("models", "quants", "gpus"):
+            if len(getattr(self, name)) > _MOST_CHOICES:
+                raise RequestError(f"more than {_MOST_CHOICES} {name}", hint="ask in several calls")
+        if not self.models:
+            raise RequestError("--model is missing", hint="as in --model 70b")
+        if (self.users is None) == (self.rate is None):
+            raise RequestError("say either --users or --rate", hint="as in --users 200 or --rate 2.5")
+        self._check_numbers()
+        wrong = next((name for name in self.options if name in NOT_YOURS), None)
+        if wrong is not None:
+            raise RequestError(f"{wrong!r} is not for sizing", hint="sizing chooses cards and layouts itself")
+        for model in self.models:
+            self.plan_request(model, None)
+        if self.prompt + self.output > self.ctx:
+            raise RequestError(
+                f"{self.prompt:,} prompt and {self.output:,} output tokens are more than the context of {self.ctx:,}",
+                hint="--ctx is the longest request, both together",
+            )
+
+    def _check_numbers(self) -> None:
+        if self.users is not None and not _whole(self.users, _MOST_USERS):
+            raise RequestError(f"--users {self.users} is out of range", hint=f"1 to {_MOST_USERS:,}")
+        positive = {"rate": self.rate, "ttft": self.ttft_s, "tpot": self.tpot_s, "years": self._years()}
+        for name, value in positive.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise RequestError(f"--{name} {value} is out of range", hint="a number above zero")
+        if not (isfinite(self.think_s) and self.think_s >= 0):
+            raise RequestError(f"--think-time {self.think_s} is out of range", hint="0 or more seconds")
+        if not 0 < self.utilisation <= 1:
+            raise RequestError(f"--utilisation {self.utilisation} is no share", hint="above 0, at most 1")
+        for name in ("node_gpus", "max_gpus"):
+            if not _whole(getattr(self, name), _MOST_GPUS):
+                raise RequestError(f"--{name.replace('_', '-')} is out of range", hint=f"1 to {_MOST_GPUS:,}")
+        if self.output_tokens is not None and not _whole(self.output_tokens, self.ctx):
+            raise RequestError(f"--output-tokens {self.output_tokens:,} is out of range", hint="1 to --ctx")
+        if self.buying is not None and (self.buying.power_price < 0 or (self.buying.price or 1) <= 0):
+            raise RequestError("a price below zero", hint="--price and --power-price are amounts of money")
+
+    def _years(self) -> float | None:
+        return None if self.buying is None else self.buying.years
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the average prompt."""
+        return self.prompt_tokens if self.prompt_tokens is not None else max(1, self.ctx // 2)
+
+    @property
+    def output(self) -> int:
+        """Tokens of the average answer."""
+        return self.output_tokens if self.output_tokens is not None else max(1, self.ctx - self.prompt)
+
+    def plan_request(self, model: str, quant: str | None, **more: Any) -> PlanRequest:
+        """The plan of one replica; `concurrency` is 1 unless `more` says otherwise."""
+        asked = {"concurrency": 1, "prompt_tokens": self.prompt, **self.options, **more}
+        return PlanRequest.of(model=model, quant=quant, ctx=self.ctx, **asked)
+
+
+def _whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

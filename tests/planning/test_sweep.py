@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vram_planner as vp
+from vram_planner.cli.main import main
+from vram_planner.errors import NotInstalledError, PlannerError, RequestError
+from vram_planner.hardware_profiles import all_gpus
+from vram_planner.model_profiles.resolve import model_names
+
+if TYPE_CHECKING:
+    from vram_planner.planning.plan import MemoryPlan
+
+NAMES = list(model_names())
+CARDS = [f"{count}x {gpu.name}" for gpu in all_gpus() for count in (1, 2, 3, 8)]
+FIGURES = ("total_bytes", "kv_cache_bytes", "headroom_bytes", "max_concurrency", "verdict", "fits")
+
+
+def test_without_numpy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+
+    with pytest.raises(NotInstalledError) as caught:
+        vp.sweep(models=["7b"], gpus=["H100"], ctx=[8192], concurrency=[1])
+
+    assert "vram-planner[sweep]" in caught.value.hint
+    assert caught.value.exit_status == 4
+
+
+class TestWithNumpy:
+    @pytest.fixture(autouse=True)
+    def _numpy(self) -> None:
+        pytest.importorskip("numpy")
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        models=st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True),
+        gpus=st.lists(st.sampled_from(CARDS), min_size=1, max_size=3, unique=True),
+        ctx=st.lists(st.integers(1, 300_000), min_size=1, max_size=2, unique=True),
+        concurrency=st.lists(st.integers(1, 3000), min_size=1, max_size=2, unique=True),
+        quant=st.sampled_from([None, "fp8", "awq", "q4_k_m"]),
+        version=st.sampled_from([None, "0.32", "0.19", "0.8.5"]),
+    )
+    def test_each_cell_equals_the_plan(
+        self,
+        *,
+        models: list[str],
+        gpus: list[str],
+        ctx: list[int],
+        concurrency: list[int],
+        quant: str | None,
+        version: str | None,
+    ) -> None:
+        table = vp.sweep(
+            models=models, gpus=gpus, ctx=ctx, concurrency=concurrency, quants=[quant], engine_version=version
+        )
+        rows = iter(table.to_rows())
+        for model in models:
+            for gpu in gpus:
+                for length in ctx:
+                    for count in concurrency:
+                        _equals_the_plan(
+                            next(rows), model, quant, gpu, (length, count), engine_version=version
+                        )
+
+    @pytest.mark.parametrize("engine", ["sglang", "llama.cpp", "transformers", "tensorrt-llm", "ollama"])
+    def test_engines_without_a_table_are_planned_cell_by_cell(self, engine: str) -> None:
+        quant = "q4_k_m" if engine in ("llama.cpp", "ollama") else None
+        table = vp.sweep(
+            models=["8b"], gpus=["RTX 4090", "2x H100"], ctx=[2048, 9000], concurrency=[1, 5],
+            quants=[quant], engine=engine,
+        )  # fmt: skip
+        rows = iter(table.to_rows())
+        for gpu in ("RTX 4090", "2x H100"):
+            for length in (2048, 9000):
+                for count in (1, 5):
+                    _equals_the_plan(next(rows), "8b", quant, gpu, (length, count), engine=engine)
+
+    def test_speeds_equal_the_plan(self) -> None:
+        table = vp.sweep(models=["7b"], gpus=["H100"], ctx=[8192], concurrency=[4, 64], speed=True)
+
+        for row, count in zip(table.rows(), (4, 64), strict=True):
+            plan = vp.plan("7b", gpu="H100", ctx=8192, concurrency=count)
+            assert plan.performance is not None
+            assert row["ttft_s"] == plan.performance.ttft_s.best
+            assert row["output_tokens_per_s"] == plan.performance.output_tokens_per_s.best
+
+    def test_columns_arrays_and_rows_agree(self) -> None:
+        table = vp.sweep(models=["7b", "nobody/nothing"], gpus=["H100", "3x L4"], ctx=["8K"], concurrency=[1])
+        columns, rows = table.to_dict(), table.to_rows()
+
+        assert len(table) == len(rows) == 4
+        assert columns["total_bytes"] == [row["total_bytes"] for row in rows]
+        assert [row["verdict"] for row in rows] == ["fits", "refused", "refused", "refused"]
+        assert table.array("total_bytes").tolist()[0] == rows[0]["total_bytes"]
+        assert rows[2]["reason"] is not None
+        assert rows[2]["total_bytes"] is None
+
+    def test_what_no_sweep_can_be_is_refused(self) -> None:
+        asked: dict[str, Any] = {"models": ["7b"], "gpus": ["H100"], "ctx": [1024], "concurrency": [1]}
+        wrong: list[dict[str, Any]] = [
+            {"ctx": []},
+            {"ctx": [0]},
+            {"concurrency": [0]},
+            {"gpus": ["no such card"]},
+        ]
+        for change in wrong:
+            with pytest.raises(PlannerError):
+                vp.sweep(**{**asked, **change})
+        with pytest.raises(RequestError):
+            vp.sweep(
+                models=["7b"] * 9000, gpus=["all"], ctx=[1, 2, 3, 4, 5, 6], concurrency=list(range(1, 9))
+            )
+
+    def test_the_command_prints_all_rows_as_csv_and_says_whether_something_fits(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asked = "sweep --model 7b --gpu H100 --gpu L4 --ctx 8192 --concurrency 4 --concurrency 8 --format csv"
+        with pytest.raises(SystemExit) as ended:
+            main(asked.split())
+        lines = capsys.readouterr().out.splitlines()
+
+        assert ended.value.code == 0
+        assert len(lines) == 5
+        assert lines[0].startswith("model,quant,gpu,count,tp,pp,ctx,concurrency,fits,verdict,total_bytes")
+
+        with pytest.raises(SystemExit) as ended:
+            main(["sweep", "--model", "70b", "--gpu", "L4", "--ctx", "8192", "--concurrency", "4"])
+        assert ended.value.code == 3
+
+
+def _equals_the_plan(
+    row: dict[str, object],
+    model: str,
+    quant: str | None,
+    gpu: str,
+    cell: tuple[int, int],
+    **options: str | None,
+) -> None:
+    ctx, concurrency = cell
+    plan = _plan_or_reason(
+        model, quant=quant, gpu=gpu, ctx=ctx, concurrency=concurrency, calibration=False, **options
+    )
+    if isinstance(plan, str):
+        assert (row["verdict"], row["reason"]) == ("refused", plan)
+        return
+    assert plan.capacity is not None
+    wanted = (
+        plan.total_bytes, plan.part("kv_cache").n_bytes if row["kv_cache_bytes"] else 0, plan.headroom_bytes,
+        plan.capacity.max_concurrency, plan.verdict, plan.fits,
+    )  # fmt: skip
+    assert tuple(row[name] for name in FIGURES) == wanted
+    assert (row["ctx"], row["concurrency"], row["tp"], row["pp"]) == (
+        ctx, concurrency, plan.request["tp"], plan.request["pp"],
+    )  # fmt: skip
+    assert row["weights_bytes"] == plan.part("weights").n_bytes
+
+
+def _plan_or_reason(model: str, **options: Any) -> MemoryPlan | str:
+    try:
+        return vp.plan(model, **options)
+    except PlannerError as error:
+        return str(error)
