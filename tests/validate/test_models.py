@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_a_drifted_family_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = models.walk_models("qwen2")
 
     assert (row.status, row.ours, row.theirs) == ("differs", QWEN2_PARAMETERS, QWEN2_PARAMETERS + 1)
+
+
+def test_what_only_the_module_allocates_is_told_and_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = models.architecture_from_config(QWEN2)
+    pretend(monkeypatch, counted=QWEN2_PARAMETERS + 7)
+    monkeypatch.setattr(models, "architecture_from_config", lambda _: replace(built, unstored=7))
+    (row,) = models.walk_models("qwen2")
+    assert (row.status, row.theirs) == ("equal", QWEN2_PARAMETERS + 7)
+    assert row.detail == "7 of transformers' are in no checkpoint"
+
+    monkeypatch.setattr(models, "architecture_from_config", lambda _: replace(built, unstored=8))
+    (row,) = models.walk_models("qwen2")
+    assert (row.status, row.detail) == ("differs", "")
 
 
 def test_without_torch_it_cannot_be_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ class Architecture:
     tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
     linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
     of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine.
+    `unstored` are parameters that transformers' own module allocates but no checkpoint or other engine holds;
+    they are not in `parameters`.
     """
 
     model_type: str
@@ -81,6 +83,7 @@ class Architecture:
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
     kv_dtype: str | None = None
+    unstored: int = 0
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

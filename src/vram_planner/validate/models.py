@@ -21,7 +21,8 @@ class Walked:
     One entry of transformers' mapping: our parameters and bytes beside its module's on the meta device.
 
     `status` is "equal", "differs", "refused" (by us, with the reason in `detail`), or "not built"
-    (by transformers itself, with its own error).
+    (by transformers itself, with its own error). Equal is also a module that allocates what we say that no
+    checkpoint holds (`Architecture.unstored`): `detail` gives the number.
     """
 
     model_type: str
@@ -63,10 +64,12 @@ def _walk_one(torch: Any, transformers: Any, model_type: str) -> Walked:
         )
     theirs = sum(parameter.numel() for parameter in module.parameters())
     try:
-        ours = architecture_from_config({"model_type": model_type, **config.to_dict()}).parameters
+        model = architecture_from_config({"model_type": model_type, **config.to_dict()})
     except UnsupportedArchitectureError as error:
         return Walked(model_type=model_type, status="refused", theirs=theirs, detail=str(error))
     except PlannerError as error:
         return Walked(model_type=model_type, status="differs", theirs=theirs, detail=str(error))
-    status = "equal" if ours == theirs else "differs"
-    return Walked(model_type=model_type, status=status, ours=ours, theirs=theirs)
+    spare = theirs - model.parameters
+    told = f"{spare:,} of transformers' are in no checkpoint" if 0 < spare == model.unstored else ""
+    status = "equal" if told or not spare else "differs"
+    return Walked(model_type=model_type, status=status, ours=model.parameters, theirs=theirs, detail=told)
