@@ -99,6 +99,11 @@ def test_modelopts_own_file_is_read(directory: Path) -> None:
     (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
 
     assert resolve(str(directory)).architecture.precision.name == "fp8"
+    assert resolve(str(directory / "config.json")).architecture.precision.name == "fp8"
+
+    other = directory / "other.json"
+    other.write_text((directory / "config.json").read_text())
+    assert resolve(str(other)).architecture.precision.name == "float16"
 
 
 @pytest.mark.parametrize(
