@@ -33,6 +33,12 @@ from vram_planner.architecture.storage import BFLOAT16
         ("float8_dynamic_activation_float8_weight", "float8dq"),
         ("autoround", "auto-round"),
         ("bitsandbytes", "nf4-double"),
+        ("GPTQ-Int4", "gptq"),
+        ("gptq-int8", "gptq-8bit"),
+        ("awq_int4", "awq"),
+        ("fp8-channel", "fp8-dynamic"),
+        ("2:4", "w4a16-24"),
+        ("w4a16-2:4", "w4a16-24"),
     ],
 )
 def test_spellings(typed: str, name: str) -> None:
@@ -55,6 +61,7 @@ def test_a_second_time_changes_nothing(text: str) -> None:
     [
         ("hqqq", "hqq"),
         ("exl2", "exl2-4.0"),
+        ("compressed-tensors", "fp8-dynamic, w8a8"),
         ("q4_k_n", "Q4_K_M"),
         ("int4w", "int4wo"),
         ("fp9", "fp8"),

@@ -213,6 +213,19 @@ def test_models_lists_and_explains(command: Command) -> None:
     assert len(json.loads(command("models", "gemma-3", "--format", "json").out)) >= 4
 
 
+def test_models_asks_no_network_where_rows_match(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_socket(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket", no_socket)
+    monkeypatch.setattr("socket.create_connection", no_socket)
+
+    assert len(json.loads(command("models", "Qwen/Qwen3", "--json").out)) > 5
+    told = command("models", "acme/none", "--offline")
+    assert told.status == 2
+    assert "--offline forbids the network" in told.err
+
+
 def test_gpus_lists_and_explains(command: Command) -> None:
     rows = json.loads(command("gpus", "--format", "json").out)
 

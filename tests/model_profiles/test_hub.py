@@ -261,6 +261,18 @@ def test_a_model_without_weights_is_planned_from_its_config(hub: Stand, tiny_con
 
 
 @needs_hub
+@pytest.mark.parametrize("quantisation", [{"quant_algo": "FP8"}, None, "FP8"])
+def test_modelopts_own_file_is_asked_for_whatever_the_name(
+    hub: Stand, tiny_config: dict[str, Any], quantisation: object
+) -> None:
+    hub.put("config.json", json.dumps(tiny_config).encode())
+    hub.put("hf_quant_config.json", json.dumps({"quantization": quantisation}).encode())
+    named = resolve(REPO).architecture.precision.name
+
+    assert named == ("fp8" if isinstance(quantisation, dict) else "bfloat16")
+
+
+@needs_hub
 def test_a_file_that_changes_while_it_is_read(hub: Stand) -> None:
     hub.put("a.gguf", bytes(1 << 20))
     remote = Hub(REPO).open("a.gguf")

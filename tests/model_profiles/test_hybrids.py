@@ -152,6 +152,8 @@ def test_minimax_reads_the_list_of_its_first_release() -> None:
         ("nvidia/Qwen3.6-27B-NVFP4", 18_164_649_200),
         ("nvidia/Qwen3.6-35B-A3B-NVFP4", 18_683_860_336),
         ("nvidia/Qwen3.5-122B-A10B-NVFP4", 64_580_759_280),
+        # Less the correction biases of 57 routers, which the count has and transformers' parameters have not.
+        ("nvidia/MiniMax-M3-NVFP4", 220_479_056_768 - 57 * 128),
     ],
 )
 def test_what_is_in_four_bits_gives_the_published_count_of_stored_elements(name: str, packed: int) -> None:
@@ -172,6 +174,23 @@ def test_what_is_in_four_bits_gives_the_published_count_of_stored_elements(name:
     halves = sum(weight.elements for index, weight in place_of if (index, weight.name) in narrow)
 
     assert packed == model.parameters - halves // 2
+
+
+def test_a_mixed_checkpoint_may_name_matrices_as_its_files_do() -> None:
+    """MiniMax-M3's files hold w1, w2, w3 under block_sparse_moe, and the halves of what transformers fuses."""
+    precision = resolve("nvidia/MiniMax-M3-NVFP4").architecture.precision
+
+    assert isinstance(precision, Except)
+    (eight, four) = (tensors for _, tensors in precision.mixed)
+    assert {name for index, name in eight if index == 0} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj",
+    }  # fmt: skip
+    assert {name for index, name in eight if index == 59} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "indexer.q_proj", "indexer.k_proj",
+        "shared_experts.gate_up_proj", "shared_experts.down_proj",
+    }  # fmt: skip
+    assert {name for index, name in four if index == 59} == {"experts.gate", "experts.up", "experts.down"}
+    assert len({index for index, _ in four}) == 57
 
 
 def test_a_mixed_checkpoint_must_fit_the_model() -> None:

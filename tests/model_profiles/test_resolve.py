@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vram_planner.basis import Basis
-from vram_planner.errors import ConfigError, PlannerError, UnknownModelError
+from vram_planner.errors import ConfigError, HeaderError, PlannerError, UnknownModelError
 from vram_planner.model_profiles.resolve import model_names, nearest, resolve
 
 TINY = {
@@ -99,6 +99,11 @@ def test_modelopts_own_file_is_read(directory: Path) -> None:
     (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
 
     assert resolve(str(directory)).architecture.precision.name == "fp8"
+    assert resolve(str(directory / "config.json")).architecture.precision.name == "fp8"
+
+    other = directory / "other.json"
+    other.write_text((directory / "config.json").read_text())
+    assert resolve(str(other)).architecture.precision.name == "float16"
 
 
 @pytest.mark.parametrize(
@@ -188,3 +193,21 @@ def test_an_alias_reads_one_row_and_no_directory() -> None:
     names = [path.replace("\\", "/").rpartition("/")[2] for path in run.stdout.split()]
 
     assert names == ["aliases.json", "deepseek-ai__DeepSeek-R1-Distill-Qwen-7B.json"]
+
+
+def test_a_pickle_is_never_opened(directory: Path) -> None:
+    file = directory / "pytorch_model.bin"
+    file.write_bytes(b"\x80\x02cposix\nsystem\n")
+
+    with pytest.raises(ConfigError, match="pickle, which is never opened") as caught:
+        resolve(str(file))
+    assert "pytorch_model.bin.index.json" in caught.value.hint
+
+
+def test_a_gguf_by_another_name_is_told(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    file.write_bytes(b"GGUF" + bytes(100))
+
+    with pytest.raises(HeaderError, match="it is a GGUF file by another name") as caught:
+        resolve(str(file))
+    assert ".gguf" in caught.value.hint

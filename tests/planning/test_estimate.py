@@ -155,3 +155,17 @@ def test_the_request_is_filled_in() -> None:
 def test_an_unknown_part_is_refused_by_name() -> None:
     with pytest.raises(vp.PlannerError, match="no part 'kv'"):
         vp.plan("7b", ctx=4096, concurrency=1).part("kv")
+
+
+def test_a_row_that_nobody_read_says_so() -> None:
+    def told(model: str) -> list[str]:
+        warnings = vp.plan(model, ctx=1024, concurrency=1).warnings
+        return [line for line in warnings if "was not read" in line]
+
+    assert told("01-ai/Yi-1.5-9B-Chat") == [
+        "01-ai/Yi-1.5-9B-Chat's config.json was not read: its row is recalled"
+    ]
+    assert told("01-ai/Yi-1.5-34B-Chat") == [
+        "01-ai/Yi-1.5-34B-Chat's config.json was not read: its row is the copy of a sibling's"
+    ]
+    assert told("Qwen/Qwen3-8B") == []

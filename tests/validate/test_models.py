@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vram_planner.errors import NotInstalledError
+from vram_planner.model_profiles.from_config import architecture_from_config
 from vram_planner.validate import models
 
+BUILD = "vram_planner.validate.models.architecture_from_config"
 QWEN2 = {
     "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": False,
@@ -73,6 +76,19 @@ def test_a_drifted_family_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = models.walk_models("qwen2")
 
     assert (row.status, row.ours, row.theirs) == ("differs", QWEN2_PARAMETERS, QWEN2_PARAMETERS + 1)
+
+
+def test_what_only_the_module_allocates_is_told_and_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = architecture_from_config(QWEN2)
+    pretend(monkeypatch, counted=QWEN2_PARAMETERS + 7)
+    monkeypatch.setattr(BUILD, lambda _: replace(built, unstored=7))
+    (row,) = models.walk_models("qwen2")
+    assert (row.status, row.theirs) == ("explained", QWEN2_PARAMETERS + 7)
+    assert row.detail == "7 of transformers' are in no checkpoint"
+
+    monkeypatch.setattr(BUILD, lambda _: replace(built, unstored=8))
+    (row,) = models.walk_models("qwen2")
+    assert (row.status, row.detail) == ("differs", "")
 
 
 def test_without_torch_it_cannot_be_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,16 @@ _SAME: Final = {
     "bnb-8bit": "bnb-int8",
     "bitsandbytes": "nf4-double",
     "marlin-24": "w4a16-24",
+    "2:4": "w4a16-24",
+    "w4a16-2:4": "w4a16-24",
+    "gptq-int4": "gptq",
+    "gptq-4bit": "gptq",
+    "gptq-int3": "gptq-3bit",
+    "gptq-int8": "gptq-8bit",
+    "awq-int4": "awq",
+    "awq-4bit": "awq",
+    "fp8-channel": "fp8-dynamic",
+    "fp8-tensor": "fp8",
 }
 # Each spelling with what it becomes: exl2:4.0, exl3-3.5bpw, exl2_4.25bpw-h8; hqq-4, hqq-4bits-g128; torchao-int4.
 _REWRITTEN: Final = (
@@ -68,6 +78,8 @@ def nearest(name: str, others: Iterable[str]) -> str:
     if text.startswith(("exl2", "exl3")):
         kind = text[:4]
         return f"say the bits for each weight: --quant {kind}-4.0 or {kind}:4.0bpw"
+    if text.replace("_", "-").startswith("compressed-tensors"):
+        return "it holds many formats: --quant fp8-dynamic, w8a8, w8a16, w4a16, w4a16-24 or nvfp4"
     known = {each.lower(): each for each in (*DTYPES, *FORMATS, *_SAME, *others)}
     near = get_close_matches(text, known, n=_MOST_NEAR, cutoff=0.5)
     near += [each for each in known if text[:3] and each.startswith(text[:3]) and each not in near]

@@ -72,6 +72,8 @@ class Architecture:
     linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
     of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine. `vision` is what the
     config says of the encoder, where there is one.
+    `unstored` are parameters that transformers' own module allocates but no checkpoint or other engine holds;
+    they are not in `parameters`.
     """
 
     model_type: str
@@ -93,6 +95,7 @@ class Architecture:
     max_context: int | None = None
     kv_dtype: str | None = None
     vision: Vision | None = None
+    unstored: int = 0
     notes: tuple[str, ...] = field(default=())
 
     @cached_property

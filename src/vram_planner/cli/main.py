@@ -93,12 +93,15 @@ def plan(output: str, *, explain: bool, catalogue: str | None, **options: Any) -
 @opt.format_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @opt.catalogue_option
-def models(pattern: str | None, output: str, catalogue: str | None, *, as_json: bool) -> int:
+@opt.offline_option
+def models(
+    pattern: str | None, output: str, catalogue: str | None, *, as_json: bool, offline: bool | None
+) -> int:
     """List the models of the catalogue; explain the one that PATTERN names."""
     _use_catalogue(catalogue)
     from vram_planner.cli.show import show_models
 
-    show_models(pattern, "json" if as_json else output)
+    show_models(pattern, "json" if as_json else output, offline=bool(offline))
     return 0
 
 

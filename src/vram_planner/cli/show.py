@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vram_planner.errors import UnknownGpuError, UnknownModelError
+from vram_planner.errors import OfflineError, UnknownGpuError, UnknownModelError
 from vram_planner.units import format_count, format_gib
 
 if TYPE_CHECKING:
+    from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.request import PlanRequest
 
@@ -94,23 +95,25 @@ def _matches(pattern: str, *names: str) -> bool:
     return any(wanted in name.lower() for name in names)
 
 
-def show_models(pattern: str | None, output: str) -> None:
-    """The catalogue of models, or all that is known of one."""
+def show_models(pattern: str | None, output: str, *, offline: bool = False) -> None:
+    """The catalogue of models, or all that is known of one; a network is asked only for what no row matches."""
     from vram_planner.model_profiles.resolve import model_names, resolve
 
     names = [name for name in model_names() if pattern is None or _matches(pattern, name)]
     if pattern is not None and (len(names) != 1 or names[0].lower() == pattern.lower()):
         try:
-            only = resolve(pattern)
-        except UnknownModelError:
+            only = resolve(pattern, offline=offline or bool(names))
+        except (UnknownModelError, OfflineError):
             if not names:
                 raise
         else:
-            names = [pattern] if not names or only.alias_of else names
+            if not names or only.alias_of:
+                _show_model(only, output)
+                return
     if len(names) == 1:
-        _show_model(names[0], output)
+        _show_model(resolve(names[0]), output)
         return
-    rows = [_model_row(name) for name in names]
+    rows = [_model_row(resolve(name)) for name in names]
     show_rows(
         rows,
         output,
@@ -124,10 +127,7 @@ def show_models(pattern: str | None, output: str) -> None:
     )
 
 
-def _model_row(name: str) -> dict[str, Any]:
-    from vram_planner.model_profiles.resolve import resolve
-
-    profile = resolve(name)
+def _model_row(profile: ModelProfile) -> dict[str, Any]:
     model = profile.architecture
     return {
         "name": profile.name,
@@ -144,15 +144,14 @@ def _model_row(name: str) -> dict[str, Any]:
     }
 
 
-def _show_model(asked: str, output: str) -> None:
-    row = _model_row(asked)
+def _show_model(profile: ModelProfile, output: str) -> None:
+    row = _model_row(profile)
     if output != "table":
         show_rows([row], output, headers={key: key for key in row})
         return
-    from vram_planner.model_profiles.resolve import resolve
     from vram_planner.report.models import explain_model
 
-    emit(explain_model(resolve(asked)))
+    emit(explain_model(profile))
 
 
 def show_gpus(pattern: str | None, output: str) -> None:

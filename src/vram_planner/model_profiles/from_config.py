@@ -33,13 +33,17 @@ def architecture_from_config(data: Mapping[str, Any]) -> Architecture:
 
 def read_model(path: Path) -> dict[str, Any]:
     """
-    As `read_config`; of a directory also ModelOpt's hf_quant_config.json, which older checkpoints keep apart.
+    As `read_config`; also ModelOpt's hf_quant_config.json beside it, which older checkpoints keep apart.
 
-    Raises ConfigError.
+    It is read with a directory and with its config.json, but not with a file of another name. Raises ConfigError.
     """
     config = read_config(path)
-    apart = path / "hf_quant_config.json"
-    if path.is_dir() and apart.is_file() and "quantization_config" not in config:
+    apart = (path if path.is_dir() else path.parent) / "hf_quant_config.json"
+    if (
+        (path.is_dir() or path.name == "config.json")
+        and apart.is_file()
+        and "quantization_config" not in config
+    ):
         quantisation = read_config(apart).get("quantization")
         if isinstance(quantisation, dict):
             config["quantization_config"] = {"quant_method": "modelopt", **quantisation}

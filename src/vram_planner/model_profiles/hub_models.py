@@ -84,8 +84,8 @@ def _checkpoint(hub: Hub) -> Found:
 
 
 def _with_modelopt(hub: Hub, config: dict[str, Any]) -> dict[str, Any]:
-    """Older checkpoints of ModelOpt keep their quantisation apart; only their names tell."""
-    if "quantization_config" not in config and any(word in hub.repo.upper() for word in ("FP8", "FP4")):
+    """Older checkpoints of ModelOpt keep their quantisation apart, and nothing in the config or the name need tell."""
+    if "quantization_config" not in config:
         raw = hub.fetch("hf_quant_config.json", _MOST_CONFIG_BYTES)
         apart = parse_config(raw, f"{hub.repo}/hf_quant_config.json").get("quantization") if raw else None
         if isinstance(apart, dict):

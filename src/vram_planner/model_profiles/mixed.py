@@ -11,12 +11,16 @@ from vram_planner.model_profiles.left_out import is_draft, module_paths
 from vram_planner.model_profiles.stored import MODELOPT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vram_planner.architecture.model import Layer
     from vram_planner.architecture.storage import Plain, Storage
     from vram_planner.model_profiles.config import Config
 
 _MOST_MODULES: Final = 1_000_000
 _GROUP: Final = 16
+# Mixtral's names of an expert's matrices, which MiniMax took over.
+_W: Final = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
 def mixed_precision(base: Plain, quantisation: Config, layers: tuple[Layer, ...]) -> Except:
@@ -69,14 +73,32 @@ def _from_layers(name: str) -> str:
     return f"{before}{experts}0{dot}{matrix}" if experts and number.isdecimal() else name[start:]
 
 
+def _in_files(path: str) -> Iterator[str]:
+    """
+    The path, and those of the files that it was made of where transformers has renamed or fused them since.
+
+    A fused matrix counts as listed where either half is: engines fuse them too, and both are in one format.
+    Source: transformers 5.23 conversion_mapping.py (minimax_m3_vl, mixtral).
+    """
+    renamed = path.replace(".mlp.", ".block_sparse_moe.").replace(".indexer.", ".index_")
+    before, experts, matrix = renamed.partition(".experts.0.")
+    if experts:
+        renamed = f"{before}{experts}{_W.get(matrix, matrix)}"
+    for each in (path, renamed):
+        yield each
+        if each.endswith("gate_up_proj"):
+            yield from (each.replace("gate_up_proj", half) for half in ("gate_proj", "up_proj"))
+
+
 def _tensors(layers: tuple[Layer, ...]) -> dict[str, list[tuple[int | None, str]]]:
     """The paths of all matrices and of what holds several of them, each with the tensors in it."""
     found: dict[str, list[tuple[int | None, str]]] = {"lm_head": [(None, "lm_head")]}
     for index, layer in enumerate(layers):
         for name, path in module_paths(index, layer):
-            steps = path.split(".")
-            for cut in range(3, len(steps) + 1):
-                found.setdefault(".".join(steps[:cut]), []).append((index, name))
+            for spelt in _in_files(path):
+                steps = spelt.split(".")
+                for cut in range(3, len(steps) + 1):
+                    found.setdefault(".".join(steps[:cut]), []).append((index, name))
             if ".experts.0." in path:
                 found.setdefault(f"{path}_proj", []).append((index, name))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vram_planner.basis import Basis
-from vram_planner.errors import CatalogueError, OfflineError, PlannerError, UnknownModelError
+from vram_planner.errors import CatalogueError, ConfigError, OfflineError, PlannerError, UnknownModelError
 from vram_planner.model_profiles.from_config import architecture_from_config, read_model
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CATALOGUE: Final = os.path.join(os.path.dirname(__file__), "catalogue")  # noqa: PTH118, PTH120  pathlib costs 40 µs
 _LONGEST_NAME: Final = 4096
 _WEIGHTS: Final = (".safetensors", ".gguf", ".safetensors.index.json", ".bin.index.json")
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,11 @@ def _from_path(text: str, *, offline: bool) -> ModelProfile:
         found = model_in(path)
         if found is not None:
             return _found(text, _own_name(path), found, "local file")
+    if path.suffix in _PICKLES and path.is_file():
+        raise ConfigError(
+            f"{path.name} may be a pickle, which is never opened",
+            hint="give its directory, or the index beside it (pytorch_model.bin.index.json)",
+        )
     config = read_model(path)
     named = config.get("_name_or_path")
     own = _own_name(path)

@@ -69,6 +69,8 @@ def read_safetensors(source: ByteSource) -> Header:
         refuse(source, f"{source.size} bytes are too few for a safetensors file", source.size)
     # One read serves most files: a header of a shard has about 100 kB.
     first = source.read_at(0, min(source.size, source.block))
+    if first.startswith(b"GGUF"):
+        refuse(source, "it is a GGUF file by another name", 0, hint="give it a name that ends in .gguf")
     length = int.from_bytes(first[:_PREFIX], "little")
     if length > source.size - _PREFIX:
         refuse(source, f"its header should have {length:,} bytes, the file has {source.size:,}", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import (
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
 _NO_GPU = "none"
+# Rows that say what we remember or take to be alike.
+_UNREAD: Final = {"recalled, no source read": "recalled", "copy of a sibling": "the copy of a sibling's"}
 _ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "version")
 
 
@@ -371,6 +373,8 @@ def _filled_in(request: PlanRequest, ask: Ask, memory: Memory, choice: GpuChoice
 def _warnings(request: PlanRequest, profile: ModelProfile) -> tuple[str, ...]:
     most = profile.architecture.max_context
     found = list(profile.architecture.notes)
+    if profile.provenance in _UNREAD:
+        found.append(f"{profile.name}'s config.json was not read: its row is {_UNREAD[profile.provenance]}")
     if most is not None and request.ctx > most:
         found.append(
             f"a context of {request.ctx:,} tokens is above the {most:,} that {profile.name} was made for"

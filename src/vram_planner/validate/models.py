@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.errors import NotInstalledError, PlannerError, UnsupportedArchitectureError
 from vram_planner.model_profiles.from_config import architecture_from_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from vram_planner.architecture.model import Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +63,12 @@ def _walk_one(torch: Any, transformers: Any, model_type: str) -> Walked:
         )
     theirs = sum(parameter.numel() for parameter in module.parameters())
     try:
-        architecture = architecture_from_config({"model_type": model_type, **config.to_dict()})
+        model = architecture_from_config({"model_type": model_type, **config.to_dict()})
     except UnsupportedArchitectureError as error:
         return Walked(model_type=model_type, status="refused", theirs=theirs, detail=str(error))
     except PlannerError as error:
         return Walked(model_type=model_type, status="differs", theirs=theirs, detail=str(error))
-    ours = architecture.parameters
-    if ours != theirs and theirs - ours == _zero_expert_parameters(architecture):
-        return Walked(
-            model_type=model_type,
-            status="explained",
-            ours=ours,
-            theirs=theirs,
-            detail="; ".join(architecture.notes),
-        )
-    status = "equal" if ours == theirs else "differs"
-    return Walked(model_type=model_type, status=status, ours=ours, theirs=theirs)
-
-
-def _zero_expert_parameters(architecture: Architecture) -> int:
-    """What transformers' module allocates for experts that give their input back: two matrices each, never used."""
-    return sum(
-        2 * block.zero_experts * block.expert_intermediate * block.hidden
-        for layer in architecture.layers
-        if isinstance(block := layer.feed_forward, MixtureOfExperts)
-    )
+    spare = theirs - model.parameters
+    told = f"{spare:,} of transformers' are in no checkpoint" if 0 < spare == model.unstored else ""
+    status = "explained" if told else "differs" if spare else "equal"
+    return Walked(model_type=model_type, status=status, ours=model.parameters, theirs=theirs, detail=told)

@@ -57,7 +57,8 @@ def build(config: Config) -> Architecture:
     )
     first = Layer(mixer=mixer, feed_forward=sparse, norms=around)
     second = Layer(mixer=mixer, feed_forward=mlp(config, intermediate=width), norms=around)
-    return decoder(config, (first, second) * count, notes=_notes(count * zero * 2 * expert * hidden))
+    spare = count * zero * 2 * expert * hidden
+    return decoder(config, (first, second) * count, unstored=spare, notes=_notes(spare))
 
 
 def _notes(spare: int) -> tuple[str, ...]:
