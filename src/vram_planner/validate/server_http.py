@@ -164,7 +164,8 @@ class Client:
             with self._lock:
                 self._open.add(sock)
             connection.request(method, self.base + path, body, self._headers(body))
-            yield connection.getresponse()
+            with connection.getresponse() as response:
+                yield response
         except (OSError, HTTPException, ValueError) as error:
             raise self._failure(path, error, late=late.is_set(), limit_s=limit_s) from error
         finally:
@@ -174,7 +175,8 @@ class Client:
                 with self._lock:
                     self._open.discard(sock)
             connection.close()
-        if late.is_set():
+        # A connection that was cut may look like one that ended.
+        if late.is_set() or self._stopped:
             raise self._failure(path, TimeoutError(), late=True, limit_s=limit_s)
 
     def _connection(self, limit_s: float) -> HTTPConnection:
