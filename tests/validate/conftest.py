@@ -70,7 +70,8 @@ class Web:
 
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
-                web.asked.append((self.path, dict(self.headers), self.rfile.read(length)))
+                self.body = self.rfile.read(length)
+                web.asked.append((self.path, dict(self.headers), self.body))
                 page = web.pages.get(self.path, (404, {"error": "not found"}))
                 if callable(page):
                     page = page(self)

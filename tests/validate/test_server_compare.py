@@ -141,10 +141,8 @@ def test_sglang_by_its_own_sums_in_gib(recorded: Callable[[str], str]) -> None:
     assert rows(found)["weights"].error == pytest.approx(-0.061, abs=0.001)
     assert found.held is False
     assert found.recommendation is not None
-    assert (
-        found.recommendation.flags == "--context-length 32768 --max-running-requests 0"
-        or found.recommendation.concurrency == 0
-    )
+    # Its 20,480 tokens hold not one request of the 32,768 that it would take.
+    assert found.recommendation.concurrency == 0
 
 
 def test_llama_server_by_its_tensors(recorded: Callable[[str], str]) -> None:

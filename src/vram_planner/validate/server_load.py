@@ -172,7 +172,9 @@ class _Sender:
 
     def probe(self) -> None:
         """One request of known words."""
-        found = self._send(self._prompts.words(0, _PROBE_WORDS), 1, self.ask.step_s, [])
+        found = self._send(
+            self._prompts.words(0, _PROBE_WORDS), 1, max(self.ask.step_s, self.client.limit_s), []
+        )
         if found.prompt_tokens is not None:
             self._prompts = replace(self._prompts, tokens_per_word=found.prompt_tokens / _PROBE_WORDS)
 

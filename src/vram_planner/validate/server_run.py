@@ -112,8 +112,12 @@ def _sizes(facts: ServerFacts, prompt: int | str | None, output: int | str | Non
     most = facts.context
     asked_prompt = parse_tokens(prompt) if isinstance(prompt, str) else prompt
     asked_output = parse_tokens(output) if isinstance(output, str) else output
-    n_output = asked_output or (_OUTPUT_TOKENS if most is None else max(1, min(_OUTPUT_TOKENS, most // 4)))
-    n_prompt = asked_prompt or (_PROMPT_TOKENS if most is None else max(1, min(_PROMPT_TOKENS, most // 2)))
+    if most is None:
+        usual = _PROMPT_TOKENS, _OUTPUT_TOKENS
+    else:
+        usual = max(1, min(_PROMPT_TOKENS, most // 2)), max(1, min(_OUTPUT_TOKENS, most // 4))
+    n_prompt = usual[0] if asked_prompt is None else asked_prompt
+    n_output = usual[1] if asked_output is None else asked_output
     if most is not None and n_prompt + n_output > most:
         raise RequestError(
             f"{n_prompt:,} + {n_output:,} tokens are more than the {most:,} that it takes",
