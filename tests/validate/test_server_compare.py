@@ -182,6 +182,23 @@ def test_a_model_that_is_not_known_is_asked_for_and_nothing_is_judged(recorded: 
     assert "--model" in found.warnings[0]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gpu": "no such card"},
+        {"model": "no such model"},
+        {"quant": "no such format"},
+        {"gpus": 1},
+        {"tp": 0},
+        {"tp": 3, "gpu": "L4"},
+    ],
+)
+def test_a_users_own_mistake_is_wrong_input(recorded: Callable[[str], str], wrong: dict[str, Any]) -> None:
+    with pytest.raises(vp.PlannerError) as caught:
+        server(recorded("vllm-v0-cpu"), **wrong)
+    assert caught.value.exit_status == 2
+
+
 def test_a_server_elsewhere_does_not_have_this_machines_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VRAM_PLANNER_GPU")
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.errors import PlannerError, RequestError
+from vram_planner.errors import (
+    ConfigError,
+    HeaderError,
+    HubError,
+    NoGpuError,
+    ParallelError,
+    PlannerError,
+    PrecisionError,
+    RequestError,
+    UnknownGpuError,
+    UnknownModelError,
+)
 from vram_planner.units import parse_tokens
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.ramp import Ended
@@ -24,6 +35,17 @@ if TYPE_CHECKING:
     from vram_planner.validate.server_facts import ServerFacts
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512, 64
+_OF_MODEL, _OF_CARD = frozenset({"model"}), frozenset({"gpu", "gpu_count"})
+_BLAME: dict[type[PlannerError], frozenset[str]] = {
+    UnknownModelError: _OF_MODEL,
+    HubError: _OF_MODEL,
+    ConfigError: _OF_MODEL,
+    HeaderError: _OF_MODEL,
+    UnknownGpuError: _OF_CARD,
+    NoGpuError: _OF_CARD,
+    PrecisionError: frozenset({"dtype", "quant", "kv_dtype"}),
+    ParallelError: _OF_CARD | {"tp", "pp"},
+}
 
 
 def server(
@@ -102,9 +124,19 @@ def _planned(
     try:
         plan = plan_of_server(facts, asked, is_local=is_local)
     except PlannerError as error:
+        if _is_users(error, asked):
+            raise
         hint = "--model NAME or --model FILE names what it serves" if asked["model"] is None else error.hint
         return None, (f"not planned: {error}: {hint}",)
     return plan, plan.warnings
+
+
+def _is_users(error: PlannerError, asked: dict[str, Any]) -> bool:
+    """Whether an option that the user gave may be to blame: then it is no finding about the server."""
+    given = {name for name, value in asked.items() if value is not None}
+    return any(isinstance(error, kind) and given & names for kind, names in _BLAME.items()) or (
+        isinstance(error, RequestError) and bool(given)
+    )
 
 
 def _sizes(facts: ServerFacts, prompt: int | str | None, output: int | str | None) -> tuple[int, int]:
