@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vram_planner.errors import RequestError, ServerError, ServerKeyError
@@ -200,6 +200,7 @@ def test_addresses_are_read_with_and_without_v1(url: str, plain: str) -> None:
     assert Client(url).url == plain
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=40))
 def test_no_address_crashes(url: str) -> None:
     try:

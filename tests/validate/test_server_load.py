@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vram_planner.cli.main import cli
@@ -306,6 +306,7 @@ def test_the_command_prints_one_document_and_keeps_the_exit_statuses(
     assert "the plan did not hold within 5%: KV tokens of its bytes" in out
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 512))
 def test_steps_double_up_to_the_most(most: int) -> None:
     found = _batches(most)
@@ -315,6 +316,7 @@ def test_steps_double_up_to_the_most(most: int) -> None:
     assert len(found) <= 10
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0, 100), min_size=1))
 def test_percentiles_are_of_the_values_and_in_order(values: list[float]) -> None:
     found = _percentiles(values)

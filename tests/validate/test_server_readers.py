@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vram_planner.errors import ServerError
@@ -173,6 +173,7 @@ class Said:
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_types_are_told_nothing_crashes(reader: Any, data: st.DataObject) -> None:
     page = data.draw(st.fixed_dictionaries(dict.fromkeys(PAGES[reader.name][1:], JSON)) | JSON)
@@ -222,6 +223,7 @@ def test_metrics_are_read_with_escapes_timestamps_and_without_nan() -> None:
     )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text())
 def test_any_text_is_read_as_metrics(page: str) -> None:
     assert all(sample.name for sample in parse_metrics(page).samples)
