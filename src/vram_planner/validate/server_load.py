@@ -33,7 +33,7 @@ _PROBE_WORDS = 64
 _PATH = "/v1/completions"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LoadAsk:
     """What to send: up to `most` at once, so many tokens each, and the latencies that 90 % of requests must keep."""
 

@@ -73,11 +73,7 @@ def server(
     so many requests at once. Only `url` is contacted. `timeout_s` bounds each question, `step_limit_s` each step of
     the load. Raises ServerError (no server, too slow, not understood), ServerKeyError, RequestError.
     """
-    if not 0 < tolerance < float("inf") or not 0 < timeout_s <= 3600:  # noqa: PLR2004  an hour
-        raise RequestError(
-            "the tolerance and the time limit are positive, the limit at most an hour",
-            hint="as in --tolerance 0.05 --timeout 10",
-        )
+    _check(tolerance, timeout_s)
     for name in ("ctx", "concurrency"):
         if isinstance(options.get(name), str):
             options[name] = parse_tokens(options[name])
@@ -88,15 +84,8 @@ def server(
     now = reader.gauges(client)
     ask = None
     if load is not None:
-        sizes = _sizes(facts, prompt_tokens, output_tokens)
-        ask = LoadAsk(
-            most=load,
-            prompt_tokens=sizes[0],
-            output_tokens=sizes[1],
-            step_s=step_limit_s,
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
-        )
+        n_prompt, n_output = _sizes(facts, prompt_tokens, output_tokens)
+        ask = LoadAsk(load, n_prompt, n_output, step_limit_s, ttft_s, tpot_s)
     tell("planning the same")
     asked = {"model": model, **options}
     plan, warnings = _planned(facts, asked, is_local=client.is_local)
@@ -115,6 +104,14 @@ def server(
         calibration=_saved(plan, facts) if save else None,
         warnings=warnings,
     )
+
+
+def _check(tolerance: float, timeout_s: float) -> None:
+    if not 0 < tolerance < float("inf") or not 0 < timeout_s <= 3600:  # noqa: PLR2004  an hour
+        raise RequestError(
+            "the tolerance and the time limit are positive, the limit at most an hour",
+            hint="as in --tolerance 0.05 --timeout 10",
+        )
 
 
 def _planned(
