@@ -95,3 +95,15 @@ class NotInstalledError(PlannerError):
     """A package that this check needs is not installed: it cannot be measured here."""
 
     exit_status = 4
+
+
+class ServerError(PlannerError):
+    """A running server that is not there, is too slow, or answers something that cannot be used."""
+
+    exit_status = 4
+
+
+class ServerKeyError(ServerError):
+    """A server that wants a key, or another one."""
+
+    exit_status = 2

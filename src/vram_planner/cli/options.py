@@ -149,6 +149,19 @@ tuning_options = grouped(
         help="Use what `validate live` or `validate log --save` measured here. [default: use it]",
     ),
 )
+server_options = grouped(
+    click.option("--gpu", metavar="NAME|auto", help="Its card. [default: this machine's, if it runs here]"),
+    click.option("--gpu-count", type=WHOLE, help="How many of them."),
+    click.option("--tp", type=WHOLE, help="Tensor parallel size."),
+    click.option("--pp", type=WHOLE, help="Pipeline parallel size."),
+    click.option("--dtype", help="bfloat16, float16 or float32, if it was given --dtype."),
+    click.option("--quant", metavar="FORMAT", help="Its format, if the model's name does not tell."),
+    click.option("--kv-dtype", help="The type of its cache, if it does not tell."),
+    click.option("--max-num-seqs", type=WHOLE, help="vLLM, as it was started."),
+    click.option("--max-num-batched-tokens", type=TOKENS, help="vLLM, as it was started."),
+    click.option("--enforce-eager", is_flag=True, default=None, help="vLLM, if it was started so."),
+    click.option("--slots", type=WHOLE, help="Ollama's OLLAMA_NUM_PARALLEL."),
+)
 format_option = click.option(
     "--format",
     "output",

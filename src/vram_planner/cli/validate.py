@@ -12,6 +12,7 @@ import click
 
 from vram_planner.cli import options as opt
 from vram_planner.cli.validate_runs import live, shadow
+from vram_planner.cli.validate_server import server
 
 _DRIFTED = 3
 
@@ -127,3 +128,4 @@ def log(file: TextIO, tolerance: float, *, save: bool, as_json: bool, **said: An
 
 validate.add_command(shadow)
 validate.add_command(live)
+validate.add_command(server)

@@ -24,7 +24,7 @@ _tolerance = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
-class _Steps:
+class Steps:
     """The step that runs now, on stderr; silent where no one looks."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
     from vram_planner.report.validation import shadow_text
     from vram_planner.validate.shadow_run import shadow as run
 
-    steps = _Steps()
+    steps = Steps()
     try:
         found = run(**options, offline=bool(offline), tell=steps)
     finally:
@@ -119,7 +119,7 @@ def live(
     from vram_planner.units import parse_size
     from vram_planner.validate.live_run import live as run
 
-    steps = _Steps()
+    steps = Steps()
     try:
         found = run(
             **options,

@@ -30,7 +30,7 @@ _MAX_FACTOR = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """
-    What one live run or one start-up log taught about one device with one version of an engine.
+    What one live run, one start-up log or one running server taught about one device with one version of an engine.
 
     `runtime_bytes` is what the process holds on the device before any tensor, work space of libraries included;
     `reserved_over_live` what the allocator reserved at the peak over what was alive (1.0: nothing was wasted).
@@ -60,7 +60,7 @@ class Calibration:
     def where(self) -> str:
         """Said beside each figure that it gave."""
         driver = f", driver {self.driver}" if self.driver else ""
-        how = "a start-up log" if self.learned_from == "log" else "a live run"
+        how = {"log": "a start-up log", "server": "a running server"}.get(self.learned_from, "a live run")
         return (
             f"measured on {self.device} by {how} of {self.model}, {self.engine} {self.engine_version}, "
             f"{self.measured_at}{driver}"

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vram_planner.validate.live_run import live
+    from vram_planner.validate.server_run import server
     from vram_planner.validate.shadow_run import shadow
 
-_HOME = {"live": "live_run", "shadow": "shadow_run"}
+_HOME = {"live": "live_run", "server": "server_run", "shadow": "shadow_run"}
 
-__all__ = ["live", "shadow"]
+__all__ = ["live", "server", "shadow"]
 
 
 def __getattr__(name: str) -> Any:

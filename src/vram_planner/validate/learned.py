@@ -1,4 +1,4 @@
-"""What a start-up log teaches later plans on the same machine."""
+"""What a start-up log, or a running server, teaches later plans on the same machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from vram_planner.hardware_profiles import find_gpu
 from vram_planner.planning.calibration import Calibration
 from vram_planner.units import GIB
 from vram_planner.validate import replay_servers
+from vram_planner.validate.evidence import Replayed
 
 if TYPE_CHECKING:
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.evidence import Replayed
+    from vram_planner.validate.server_facts import ServerFacts
 
 # A log rounds weights to 0.01 GiB: what differs less is no finding.
 _ROUNDING_GIB = 0.01
@@ -48,6 +49,55 @@ def learn_from_log(row: dict[str, Any], replayed: Replayed) -> Calibration:
         runtime_bytes=runtime,
         factors=factors,
         learned_from="log",
+        measured_at=_now(),
+    )
+
+
+def learn_from_server(plan: MemoryPlan | None, facts: ServerFacts) -> Calibration:
+    """
+    The entry that makes the plan of this server's settings say what the server says, as from a log.
+
+    Raises RecordError where no card is named, where the cache was given a size, or where the engine tells only sums.
+    """
+    if plan is None or plan.gpu is None or plan.capacity is None:
+        raise RecordError(
+            "nothing is learnt without a card that was planned for", hint="say it: --gpu 'L40S'"
+        )
+    if facts.engine not in ("vllm", "sglang") or facts.kv_cache_tokens is None:
+        raise RecordError(
+            f"{facts.title} tells no size of its cache that a card's calibration could be read from",
+            hint="its start-up log does: vram-plan validate log --save",
+        )
+    if facts.pinned is not None:
+        raise RecordError(
+            f"the size of its cache was set by {facts.pinned}: it teaches nothing of the card",
+            hint="start it without, or validate its start-up log",
+        )
+    pairs = {"KV tokens": (float(plan.capacity.kv_cache_tokens), float(facts.kv_cache_tokens))}
+    if facts.weights_bytes is not None:
+        parts = {part.name: part.n_bytes for part in plan.parts}
+        planned = parts["weights"] + parts.get("buffers", 0)
+        pairs["weights"] = (planned / GIB, facts.weights_bytes / GIB)
+    version = facts.version or "unknown"
+    seen = Replayed(
+        id="server",
+        engine=plan.engine,
+        version=version,
+        model=plan.model.name,
+        gpu=plan.gpu.name,
+        pairs=pairs,
+    )
+    factors = _factors(plan, seen)
+    return Calibration(
+        device=plan.gpu.name,
+        engine=plan.engine,
+        engine_version=version,
+        profile=str(plan.request.get("engine_version") or ""),
+        model=plan.model.name,
+        gpus=plan.request["tp"] * plan.request["pp"],
+        runtime_bytes=_runtime_bytes(plan, seen, factors),
+        factors=factors,
+        learned_from="server",
         measured_at=_now(),
     )
 

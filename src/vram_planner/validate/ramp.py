@@ -23,6 +23,7 @@ class Ended(StrEnum):
     NO_ROOM = "out of memory"
     DIED = "the process died"
     HUNG = "the time limit was reached"
+    FAILED = "requests failed"
     SKIPPED = "not tried: the fit says that it needs more than there is"
 
 
@@ -37,10 +38,13 @@ class Step:
     ttft_s: float | None = None
     tpot_s: float | None = None
     note: str = ""
+    counted_tokens_per_s: float | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Generated tokens a second over the whole batch."""
+        """Generated tokens a second over the whole batch: as counted, else what its TPOT comes to."""
+        if self.counted_tokens_per_s is not None:
+            return self.counted_tokens_per_s
         return self.batch / self.tpot_s if self.tpot_s else None
 
 

@@ -111,9 +111,19 @@ def evidence_of_ramp(ramp: Ramp, *, engine: str, ctx: int) -> Evidence:
 
 
 def evidence_of_server(
-    metrics: Mapping[str, Any], *, engine: str, ctx: int, steps: tuple[Step, ...] = ()
+    metrics: Mapping[str, Any],
+    *,
+    engine: str,
+    ctx: int,
+    steps: tuple[Step, ...] = (),
+    limits: tuple[float | None, float | None] = (None, None),
+    at_least: bool = False,
 ) -> Evidence:
-    """A running server: `kv_cache_tokens`, or its own `max_concurrency`, and what batches were timed."""
+    """
+    A running server: `kv_cache_tokens`, or its own `max_concurrency`, and what batches were timed.
+
+    `limits` are the TTFT and TPOT to keep; `at_least` says that it was not driven to what its memory holds.
+    """
     at_once = metrics.get("max_concurrency")
     if at_once is None and metrics.get("kv_cache_tokens") is not None:
         at_once = metrics["kv_cache_tokens"] / ctx
@@ -123,6 +133,9 @@ def evidence_of_server(
         ctx=ctx,
         at_once=None if at_once is None else math.floor(at_once),
         steps=steps,
+        ttft_s=limits[0],
+        tpot_s=limits[1],
+        at_least=at_least,
     )
 
 
@@ -132,6 +145,7 @@ def flags_for(engine: str, concurrency: int, ctx: int) -> str:
         "vllm": f"--max-model-len {ctx} --max-num-seqs {concurrency}",
         "sglang": f"--context-length {ctx} --max-running-requests {concurrency}",
         "llama.cpp": f"--parallel {concurrency} --ctx-size {ctx * concurrency}",
+        "ollama": f"OLLAMA_CONTEXT_LENGTH={ctx} OLLAMA_NUM_PARALLEL={concurrency} ollama serve",
         "tensorrt-llm": f"--max_seq_len {ctx} --max_batch_size {concurrency}",
         "transformers": f"a batch of {concurrency} in generate(max_length={ctx})",
     }.get(engine, "")
