@@ -19,7 +19,9 @@ _dtype = click.option("--dtype", default="auto", help="bfloat16, float16 or floa
 _attn = click.option("--attn", help="sdpa, eager or flash_attention_2. [default: sdpa]")
 _asked = opt.grouped(
     click.option("--kv-dtype", help="vllm, llama.cpp: type of the KV cache. [default: auto]"),
-    click.option("--gpu", metavar="NAME", help="vllm: the card to pretend. [default: this machine's, else H100]"),
+    click.option(
+        "--gpu", metavar="NAME", help="vllm: the card to pretend. [default: this machine's, else H100]"
+    ),
     click.option("--tp", type=opt.WHOLE, help="vllm: tensor parallel size. [default: the GPUs of --gpu]"),
     click.option("--ep", is_flag=True, default=None, help="vllm: deal out whole experts."),
     click.option("--gpu-memory-utilization", type=float, metavar="F", help="vllm. [default: the engine's]"),
@@ -29,7 +31,9 @@ _asked = opt.grouped(
     click.option("--ubatch", type=opt.WHOLE, help="llama.cpp: physical batch. [default: 512]"),
     click.option("--flash-attn/--no-flash-attn", default=None, help="llama.cpp. [default: on]"),
     click.option(
-        "--python", metavar="PATH", help="The Python that has vllm, llama_cpp or xllamacpp. [default: this one]"
+        "--python",
+        metavar="PATH",
+        help="The Python that has vllm, llama_cpp or xllamacpp. [default: this one]",
     ),
     click.option("--library", metavar="PATH", help="llama.cpp: libllama itself. [default: a package's]"),
     click.option(

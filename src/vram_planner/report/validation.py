@@ -37,7 +37,9 @@ def asked_text(found: Any) -> str:
     """The plan beside what the engine's own process answered: bytes, then blocks, tokens and settings."""
     request = found.request
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    head = f"{found.model} · {versions} · {request['concurrency']} × {request['ctx']:,} tokens · {found.where}"
+    head = (
+        f"{found.model} · {versions} · {request['concurrency']} × {request['ctx']:,} tokens · {found.where}"
+    )
     counts = tabulate(
         [
             [

@@ -107,12 +107,15 @@ def whole(answer: Mapping[str, Any], name: str, *, of: str) -> int:
 
 
 def _told(answer: Mapping[str, Any]) -> str:
-    return f"{answer.get('error', 'no reason given')}: {answer.get('message', '')}".rstrip(": ")[:700]
+    kind, message = str(answer.get("error", "no reason given")), str(answer.get("message", ""))
+    return message[:700] if kind == "refused" and message else f"{kind}: {message}".rstrip(": ")[:700]
 
 
 def _lost(reply: Reply, of: str) -> ChildError:
     how = "gave no answer in time" if reply.ended == "hung" else "ended before it answered"
     return ChildError(
         f"the process that asks {of} {how}: {reply.note}",
-        hint="give it longer with --time-limit" if reply.ended == "hung" else f"see that {of} works by itself",
+        hint="give it longer with --time-limit"
+        if reply.ended == "hung"
+        else f"see that {of} works by itself",
     )

@@ -63,10 +63,9 @@ class ModelParams(ctypes.Structure):
     ]
 
 
-class ContextParams(ctypes.Structure):
-    """llama_context_params of llama.cpp b11434."""
-
-    _fields_: ClassVar = [
+def _context_params(name: str, n_pointers: int) -> type[ctypes.Structure]:
+    """llama_context_params with so many pointers between the cache's types and the switches."""
+    fields = [
         *((name, _U32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")),
         *((name, _U32) for name in ("n_rs_seq", "n_outputs_max", "n_outputs_max_per_seq")),
         *((name, _I32) for name in ("n_threads", "n_threads_batch", "ctx_type", "rope_scaling_type")),
@@ -79,8 +78,7 @@ class ContextParams(ctypes.Structure):
         ("cb_eval_user_data", _POINTER),
         ("type_k", _I32),
         ("type_v", _I32),
-        ("abort_callback", _POINTER),
-        ("abort_callback_data", _POINTER),
+        *((f"pointer_{number}", _POINTER) for number in range(n_pointers)),
         *((name, _BOOL) for name in ("embeddings", "offload_kqv", "no_perf", "op_offload")),
         *((name, _BOOL) for name in ("swa_full", "kv_unified")),
         ("samplers", _POINTER),
@@ -88,10 +86,15 @@ class ContextParams(ctypes.Structure):
         ("ctx_other", _POINTER),
         ("room", ctypes.c_uint8 * 256),
     ]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
+# As of release b11434 (an abort callback and its data) and of b11549 (one pointer more).
+_LAYOUTS = tuple(
+    (ModelParams, _context_params(name, count)) for name, count in (("B11434", 2), ("B11549", 3))
+)
 # What the library's own defaults are in these structs: read in a wrong layout they come out as something else.
-_MODEL_DEFAULTS = {
+_MODEL_DEFAULTS: dict[str, Any] = {
     "n_gpu_layers": -1,
     "split_mode": 1,
     "main_gpu": 0,
@@ -102,7 +105,7 @@ _MODEL_DEFAULTS = {
     "no_host": False,
     "no_alloc": False,
 }
-_CONTEXT_DEFAULTS = {
+_CONTEXT_DEFAULTS: dict[str, Any] = {
     "n_ctx": 512,
     "n_batch": 2048,
     "n_ubatch": 512,
@@ -117,6 +120,8 @@ _CONTEXT_DEFAULTS = {
     "embeddings": False,
     "offload_kqv": True,
     "no_perf": True,
+    "op_offload": True,
+    "swa_full": True,
     "kv_unified": False,
 }
 
@@ -157,7 +162,7 @@ class Library:
     """One libllama with the structs that fit it."""
 
     def __init__(self, path: str | None) -> None:
-        self.name, self.structs = "", (ModelParams, ContextParams)
+        self.name, self.layouts = "", _LAYOUTS
         found: Any = None
         if path is None:
             found, path = self._from_packages()
@@ -174,9 +179,10 @@ class Library:
         if missing:
             raise CannotAskError(f"{self.path} is too old, or something else: it has no {missing[0]}", _OTHER)
         self.lines: list[str] = []
+        model_params, context_params = self._structs()
         self._keep = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, _POINTER)(self._log)
         self.lib.llama_log_set(self._keep, None)
-        self._prepare()
+        self._prepare(model_params, context_params)
 
     def _from_packages(self) -> tuple[Any, str]:
         """llama-cpp-python brings its structs along; xllamacpp is one extension that exports llama.cpp's names."""
@@ -184,7 +190,7 @@ class Library:
             package: Any = import_module("llama_cpp.llama_cpp")
             kinds = (package.llama_model_params, package.llama_context_params)
             if "no_alloc" in {name for name, *_ in kinds[0]._fields_}:
-                self.structs = kinds
+                self.layouts = (kinds,)
                 self.name = _named("llama_cpp")
                 return package._lib, str(package._lib._name)  # noqa: SLF001  the one library it loaded
         spec = find_spec("xllamacpp")
@@ -194,12 +200,28 @@ class Library:
                 return None, str(file)
         raise CannotAskError("no package here has a libllama that can be asked", _OTHER)
 
-    def _prepare(self) -> None:
+    def _structs(self) -> tuple[Any, Any]:
+        """The layout in which the library's own defaults read as they are documented."""
+        wrong = ""
+        for kinds in self.layouts:
+            functions = (self.lib.llama_model_default_params, self.lib.llama_context_default_params)
+            for function, kind, known in zip(
+                functions, kinds, (_MODEL_DEFAULTS, _CONTEXT_DEFAULTS), strict=True
+            ):
+                function.restype, function.argtypes = kind, []
+                wrong = _differs(function(), known)
+                if wrong:
+                    break
+            else:
+                return kinds
+        raise CannotAskError(
+            f"{self.path} has structs of a release that we do not know ({wrong})",
+            "pip install llama-cpp-python, which brings its own; or take a release near b11434 to b11549",
+        )
+
+    def _prepare(self, model_params: Any, context_params: Any) -> None:
         lib = self.lib
-        model_params, context_params = self.structs
         for name, result, arguments in (
-            ("llama_model_default_params", model_params, []),
-            ("llama_context_default_params", context_params, []),
             ("llama_model_load_from_file", _POINTER, [ctypes.c_char_p, model_params]),
             ("llama_init_from_model", _POINTER, [_POINTER, context_params]),
             ("llama_model_size", ctypes.c_uint64, [_POINTER]),
@@ -213,16 +235,6 @@ class Library:
             lib.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
             lib.ggml_backend_load_all_from_path(str(Path(self.path).resolve().parent).encode())
         lib.llama_backend_init()
-        for params, known in (
-            (lib.llama_model_default_params(), _MODEL_DEFAULTS),
-            (lib.llama_context_default_params(), _CONTEXT_DEFAULTS),
-        ):
-            for name, value in known.items():
-                if hasattr(params, name) and (getattr(params, name) or 0) != (value or 0):
-                    raise CannotAskError(
-                        f"{self.path} has structs of a release that we do not know ({name} is no {value})",
-                        "pip install llama-cpp-python, which brings its own; or take a release near b11434",
-                    )
 
     def ask(self, file: str, context: dict[str, int], *, offload: bool) -> dict[str, Any]:
         """Bytes of every buffer type for this file and these context parameters."""
@@ -238,7 +250,9 @@ class Library:
         _set(wanted, {**context, "kv_unified": False, "swa_full": False})
         made = lib.llama_init_from_model(model, wanted)
         if not made:
-            raise CannotAskError(f"llama.cpp makes no context: {self._last()}", "try another --ctx or --kv-dtype")
+            raise CannotAskError(
+                f"llama.cpp makes no context: {self._last()}", "try another --ctx or --kv-dtype"
+            )
         return {
             "buffers": self._breakdown(made),
             "tensor_bytes": lib.llama_model_size(model),
@@ -276,6 +290,14 @@ class Library:
         return " / ".join(line for line in self.lines if line)[:500] or "it does not say why"
 
 
+def _differs(params: Any, known: dict[str, Any]) -> str:
+    """The first field that is not what it is by default."""
+    for name, value in known.items():
+        if hasattr(params, name) and (getattr(params, name) or 0) != (value or 0):
+            return f"{name} is not {value}"
+    return ""
+
+
 def _named(package: str) -> str:
     with suppress(PackageNotFoundError):
         return f"{_PACKAGES[package]} {version(_PACKAGES[package])}"
@@ -293,7 +315,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         library = Library(request["library"])
         answer = library.ask(request["file"], request["context"], offload=request["offload"])
     except CannotAskError as error:
-        return {"ok": False, "error": "llama.cpp", "message": str(error), "hint": error.hint}
+        return {"ok": False, "error": "refused", "message": str(error), "hint": error.hint}
     return {"ok": True, "library": library.path, "package": library.name, **answer}
 
 

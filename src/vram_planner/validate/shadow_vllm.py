@@ -142,7 +142,7 @@ def compare(
             name="buffers",
             planned_bytes=planned.get("buffers", 0),
             measured_bytes=whole(answer, "buffers_bytes", of=_OF),
-            how="its modules' buffers; the plan's have the allocator's rounding too",
+            how="its modules' buffers; the plan also has the allocator's rounding and what loading adds",
             judged=False,
         ),
     ]
@@ -224,7 +224,9 @@ def _command(python: str | None) -> tuple[str, ...]:
     if python is not None:
         found = shutil.which(python)
         if found is None:
-            raise RequestError(f"--python {python!r} is no program", hint="as in --python /opt/vllm/bin/python")
+            raise RequestError(
+                f"--python {python!r} is no program", hint="as in --python /opt/vllm/bin/python"
+            )
         return found, str(_SCRIPT)
     if versions_of(*_PACKAGES):
         return sys.executable, str(_SCRIPT)
@@ -252,7 +254,12 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _plan(model: str, asked: VllmShadowOptions, version: str) -> MemoryPlan:
     """The plan of this version on the named card, on this machine's, else on an H100."""
-    options = {**asked.planned(), "model": model, "engine": "vllm", "engine_version": version.split("+")[0]}
+    options = {
+        **asked.planned(),
+        "model": model,
+        "engine": "vllm",
+        "engine_version": version.partition("+")[0],
+    }
     plan = estimate(PlanRequest.of(**options))
     if plan.gpu is not None:
         return plan
