@@ -32,6 +32,7 @@ from vram_planner.validate.shadow_asked import Count, EngineShadow, asked_of, wh
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from vram_planner.basis import Part
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
 
@@ -136,7 +137,7 @@ def compare(
             name="weights",
             planned_bytes=planned["weights"],
             measured_bytes=weights,
-            how="parameters that vLLM makes on rank 0",
+            how="parameters that vLLM makes on rank 0" + _within(plan.part("weights"), weights),
         ),
         Checked(
             name="buffers",
@@ -194,6 +195,13 @@ def _capacity(plan: MemoryPlan, cache: Mapping[str, Any]) -> list[Count]:
         tokens = whole(cache, "kv_cache_tokens", of=_OF)
         found.append(Count(name="kv_cache_tokens", planned=capacity.kv_cache_tokens or 0, measured=tokens))
     return found
+
+
+def _within(part: Part, measured_bytes: int) -> str:
+    """What to say where the best figure is not the engine's, and the plan's band has it all the same."""
+    if part.n_bytes != measured_bytes and part.low <= measured_bytes <= part.high:
+        return f"; within the plan's band of {part.low:,} to {part.high:,} B"
+    return ""
 
 
 def _number(request: Mapping[str, Any], name: str) -> int:
