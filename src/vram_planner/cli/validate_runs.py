@@ -70,7 +70,12 @@ class _Steps:
 @_model
 @click.option("--ctx", type=opt.TOKENS, default=4096, show_default=True, help="Prompt and generated tokens.")
 @click.option("--concurrency", type=opt.WHOLE, default=1, show_default=True, help="Requests at once.")
-@click.option("--engine", default="transformers", show_default=True, help="transformers, vllm or llama.cpp.")
+@click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    help="transformers, vllm, or llama.cpp (a .gguf file).",
+)
 @_prompt
 @_dtype
 @_attn
