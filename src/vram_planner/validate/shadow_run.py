@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.validate.shadow_asked import EngineShadow
 
     Tell = Callable[[str], None]
 
@@ -121,16 +122,51 @@ def shadow(
     tolerance: float = DEFAULT_TOLERANCE,
     tell: Tell = lambda _: None,
     **options: Any,
-) -> Shadowed:
+) -> Shadowed | EngineShadow:
     """
     Ask the engine's own code, without a GPU, and compare it with the plan.
 
-    `options` are those of ShadowOptions. `tell` is called with the name of each step as it begins. Raises
-    NotInstalledError or CannotMeasureError (status 4) where this machine cannot answer, and the PlannerError
-    of a plan that cannot be made.
+    `options` are those of ShadowOptions, of VllmShadowOptions or of LlamaCppShadowOptions; None is as if left out.
+    `tell` is called with the name of each step as it begins. Raises NotInstalledError or CannotMeasureError
+    (status 4) where this machine cannot answer, and the PlannerError of a plan that cannot be made.
     """
-    _check_engine(engine)
-    asked = ShadowOptions(**options)
+    if engine == "vllm":
+        from vram_planner.validate.shadow_vllm import (  # noqa: PLC0415  one engine's code at a time
+            VllmShadowOptions,
+            shadow_vllm,
+        )
+
+        of_vllm = VllmShadowOptions(**_known(engine, VllmShadowOptions, options))
+        return shadow_vllm(model, of_vllm, tolerance=tolerance, tell=tell)
+    if engine == "llama.cpp":
+        from vram_planner.validate.shadow_llama_cpp import (  # noqa: PLC0415  as above
+            LlamaCppShadowOptions,
+            shadow_llama_cpp,
+        )
+
+        of_llama = LlamaCppShadowOptions(**_known(engine, LlamaCppShadowOptions, options))
+        return shadow_llama_cpp(model, of_llama, tolerance=tolerance, tell=tell)
+    if engine != "transformers":
+        raise RequestError(f"there is no shadow of {engine!r}", hint=f"one of {', '.join(ENGINES)}")
+    asked = ShadowOptions(**_known(engine, ShadowOptions, options))
+    return _shadow_transformers(model, asked, tolerance=tolerance, tell=tell)
+
+
+def _known(engine: str, wanted: type[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are set; RequestError for one that this engine's shadow does not have."""
+    unset = {"dtype": "auto"}
+    given = {name: value for name, value in options.items() if value is not None and value != unset.get(name)}
+    names = [field.name for field in fields(wanted)]
+    for name in given:
+        if name not in names:
+            raise RequestError(
+                f"the shadow of {engine} has no option --{name.replace('_', '-')}",
+                hint="it has " + ", ".join(f"--{each.replace('_', '-')}" for each in names),
+            )
+    return given
+
+
+def _shadow_transformers(model: str, asked: ShadowOptions, *, tolerance: float, tell: Tell) -> Shadowed:
     started = time.monotonic()
     profile = resolve(model, offline=asked.offline)
     plan = _plan(model, asked, profile.architecture.precision.name)
@@ -143,7 +179,7 @@ def shadow(
     )
     return Shadowed(
         model=plan.model.name,
-        engine=engine,
+        engine="transformers",
         versions=versions_of("torch", "transformers"),
         request=request | {"dtype": name},
         moments=moments,
@@ -185,17 +221,6 @@ def compare(plan: MemoryPlan, moments: tuple[Moment, ...]) -> tuple[Checked, ...
         Checked(name="peak", planned_bytes=sums, measured_bytes=peak, how="the largest moment of all passes"),
     )
     return tuple(row for row in rows if row.planned_bytes or row.measured_bytes)
-
-
-def _check_engine(engine: str) -> None:
-    if engine not in ENGINES:
-        raise RequestError(f"there is no shadow of {engine!r}", hint=f"one of {', '.join(ENGINES)}")
-    if engine != "transformers":
-        package = {"vllm": "vLLM", "llama.cpp": "llama.cpp's library"}[engine]
-        raise CannotMeasureError(
-            f"{package} is not installed here, or this release does not ask it yet",
-            hint="use --engine transformers; or start the server and read its log with `vram-plan validate evidence`",
-        )
 
 
 def _plan(model: str, asked: ShadowOptions, stored: str) -> MemoryPlan:
