@@ -10,6 +10,8 @@ from vram_planner.architecture.weight import Role
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.architecture.precision import Precision
     from vram_planner.architecture.weight import Weight
@@ -19,17 +21,27 @@ _MOST_RANKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How many ranks share the work; `expert_parallel` deals out whole experts instead of cutting each."""
+    """
+    How many ranks share the work; `expert_parallel` deals out whole experts instead of cutting each.
+
+    `shared_experts` says that data-parallel ranks share one set of experts (vLLM), where each has its own else.
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     expert_parallel: bool = False
+    shared_experts: bool = False
 
     @property
     def gpus(self) -> int:
         """GPUs in all."""
         return self.tp * self.pp * self.dp
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that cut each expert, where whole ones are not dealt out."""
+        return self.tp * self.dp if self.shared_experts else self.tp
 
     @property
     def expert_ranks(self) -> int:
@@ -93,8 +105,15 @@ def _rank_bytes(weight: Weight, n_bytes: int, layout: Layout) -> int:
     if weight.name.startswith("experts.") and layout.expert_parallel:
         n_experts = weight.shape[0]
         return n_bytes * ceil_div(n_experts, layout.expert_ranks) // n_experts
-    pieces, of = weight.share(layout.tp)
+    pieces, of = weight.share(layout.expert_tp if weight.name.startswith("experts.") else layout.tp)
     return ceil_div(n_bytes * pieces, of)
+
+
+def weights_on_rank(
+    weights: Iterable[Weight], precision: Precision, place: Place, layout: Layout
+) -> int:
+    """Bytes of these tensors on one rank."""
+    return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in weights)
 
 
 def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout, index: int) -> int:
@@ -104,7 +123,7 @@ def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout
 
 
 def _sum_layer(layer: Layer, precision: Precision, layout: Layout, place: Place) -> int:
-    return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights)
+    return weights_on_rank(layer.weights, precision, place, layout)
 
 
 def table_bytes(

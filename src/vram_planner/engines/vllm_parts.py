@@ -57,7 +57,7 @@ def mxfp4_padding_bytes(ask: Ask) -> int:
         stored = sum(precision.weight_bytes(weight, place) for weight in experts)
         if not isinstance(block, MixtureOfExperts) or stored != sum(map(MXFP4.nbytes, experts)):
             continue
-        width, hidden = block.expert_intermediate // ask.layout.tp, block.hidden
+        width, hidden = block.expert_intermediate // ask.layout.expert_tp, block.hidden
         wide, tall = round_up(width, 128), round_up(hidden, 256)
         matrices = 3 * (wide * tall - width * hidden) * 17 // 32
         biases = (2 * (wide - width) + tall - hidden) * precision.element_bytes if block.bias else 0

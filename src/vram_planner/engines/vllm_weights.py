@@ -168,19 +168,19 @@ def _expert_tiles(architecture: Architecture, precision: Precision, layout: Layo
     Source: fused_moe/oracle/fp8.py, refine_fp8_moe_block_shape.
     """
     stored = getattr(getattr(precision, "inner", precision), "expert", None)
-    if not isinstance(stored, Tiles) or not stored.rows or layout.expert_parallel or layout.tp == 1:
+    if not isinstance(stored, Tiles) or not stored.rows or layout.expert_parallel or layout.expert_tp == 1:
         return None
     for layer, _ in architecture.groups:
         block = layer.feed_forward
         if (
             not isinstance(block, MixtureOfExperts)
-            or not (width := block.expert_intermediate // layout.tp) % stored.rows
+            or not (width := block.expert_intermediate // layout.expert_tp) % stored.rows
         ):
             continue
         tile = gcd(stored.rows, width, block.hidden)
         if tile < _LEAST_TILE:
             raise ParallelError(
-                f"tensor parallel {layout.tp} cuts FP8 experts to a width of {width}, which vLLM refuses:"
+                f"tensor parallel {layout.expert_tp} cuts FP8 experts to a width of {width}, which vLLM refuses:"
                 f" their scales stand for tiles of {stored.rows}",
                 hint="--ep deals out whole experts; or a smaller --tp",
             )
@@ -200,7 +200,7 @@ def _held(layer: Layer, architecture: Architecture, layout: Layout) -> Iterator[
             yield replace(weight, name=f"{_FLOAT32}sinks", shape=(_kernel_heads(weight, layout.tp),), units=1)
             continue
         if weight.role is Role.EXPERT and not layout.expert_parallel and family in _LEAST_EXPERT:
-            weight = _widened(weight, _LEAST_EXPERT[family] * layout.tp)  # noqa: PLW2901  the same tensor, padded
+            weight = _widened(weight, _LEAST_EXPERT[family] * layout.expert_tp)  # noqa: PLW2901  the same tensor, padded
         yield _marked(weight, family, layer.mixer)
         if twice and weight.name.startswith("k_proj"):
             yield weight

@@ -30,6 +30,7 @@ from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
 from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
+from vram_planner.planning.drafting import check_own_options, find_draft
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
 if TYPE_CHECKING:
@@ -50,19 +51,22 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     """
     profile = resolve(request.model, offline=request.offline)
     chosen = engine(request.engine)
+    check_own_options(request, chosen)
     served = _check_served(request, profile, chosen)
     _check_kinds(profile, chosen)
     choice = card or _choose_gpu(request)
     precision, notes = _precision(request, profile, chosen)
     layout = _layout(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
+    drafting = find_draft(request, chosen)
     ask = Ask(
         architecture=profile.architecture,
         precision=precision,
         workload=Workload(context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt),
         layout=layout,
-        options=_options(request),
+        options=replace(_options(request), speculative=drafting.method),
         device=device,
+        draft=drafting.architecture,
     )
     memory = chosen.memory(ask)
     if choice and request.calibration and calibration_path().exists():
@@ -79,7 +83,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         kv=memory.kv,
         gpu=gpu,
         capacity=capacity,
-        launch=_launch(memory.launch, profile, request),
+        launch=_launch(memory.launch.replace("{draft}", drafting.name or ""), profile, request),
         not_modelled=memory.not_modelled,
         warnings=(
             *_warnings(request, profile),
