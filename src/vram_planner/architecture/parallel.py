@@ -109,9 +109,7 @@ def _rank_bytes(weight: Weight, n_bytes: int, layout: Layout) -> int:
     return ceil_div(n_bytes * pieces, of)
 
 
-def weights_on_rank(
-    weights: Iterable[Weight], precision: Precision, place: Place, layout: Layout
-) -> int:
+def weights_on_rank(weights: Iterable[Weight], precision: Precision, place: Place, layout: Layout) -> int:
     """Bytes of these tensors on one rank."""
     return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in weights)
 

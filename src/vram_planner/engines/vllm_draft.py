@@ -22,6 +22,8 @@ METHODS: Final = ("mtp", "eagle", "eagle3", "draft", "ngram")
 _WITH_MODEL: Final = ("eagle", "eagle3", "draft")
 _SOURCE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu/spec_decode"
 _VOCABULARY_MULTIPLE = 64
+# qwen3_next_mtp.py and qwen3_5_mtp.py deal out the joint projection, the others copy it.
+_CUT_JOINTS: Final = ("qwen3_next", "qwen3_5")
 
 
 def speculating(ask: Ask) -> Ask:
@@ -41,7 +43,8 @@ def speculating(ask: Ask) -> Ask:
         return ask
     if method not in METHODS:
         raise RequestError(
-            f"vLLM's speculative decoding has no method {method[:40]!r} here", hint=f"one of {', '.join(METHODS)}"
+            f"vLLM's speculative decoding has no method {method[:40]!r} here",
+            hint=f"one of {', '.join(METHODS)}",
         )
     if (ask.draft is not None) != (method in _WITH_MODEL):
         raise RequestError(
@@ -121,7 +124,10 @@ def draft_parts(ask: Ask) -> tuple[Part, ...]:
     """
     method = ask.options.speculative
     if method == "mtp":
-        n_bytes, detail = _mtp_bytes(ask), f"{len(ask.architecture.draft_mixers)} layers for multi-token prediction"
+        n_bytes, detail = (
+            _mtp_bytes(ask),
+            f"{len(ask.architecture.draft_mixers)} layers for multi-token prediction",
+        )
     elif ask.draft is not None:
         n_bytes = _head_bytes(ask, ask.draft) if method != "draft" else _whole_bytes(ask, ask.draft)
         detail = f"{method} of {ask.draft.parameters:,} parameters in {ask.draft.precision.name}"
@@ -147,11 +153,16 @@ def draft_parts(ask: Ask) -> tuple[Part, ...]:
 def _mtp_bytes(ask: Ask) -> int:
     """The draft layers, held as the model's own layers are."""
     first = ask.architecture.layers[-1]
+    cut = ask.architecture.model_type.startswith(_CUT_JOINTS)
+    weights = tuple(
+        replace(weight, units=weight.shape[0]) if cut and weight.role is Role.JOIN else weight
+        for weight in ask.architecture.draft_layers
+    )
     layer = HeldLayer(
         mixer=ask.architecture.draft_mixers[0],
         feed_forward=first.feed_forward,
         norms=(),
-        held=ask.architecture.draft_layers,
+        held=weights,
     )
     model, precision = as_held(replace(ask.architecture, layers=(layer,)), ask.precision, ask.layout)
     return weights_on_rank(model.layers[0].weights, precision, Place(model, None), ask.layout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.engines.base import largest
-from vram_planner.units import format_gib
+from vram_planner.units import GIB
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask, Memory
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _AS_WEIGHTS = ("weights", "buffers", "draft_model", "lora")
 _MANUAL = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
 _NEWEST = "0.32"
+
+
+def format_gib(n_bytes: int) -> str:
+    """As vLLM prints it: two decimals, the last left out where it is none (vllm/utils/mem_utils.py)."""
+    return f"{round(n_bytes / GIB, 2)}"
 
 
 class Pool(NamedTuple):

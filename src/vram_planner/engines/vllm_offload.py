@@ -47,10 +47,12 @@ def offloaded_bytes(ask: Ask, stage: int = 0) -> int:
 
 def _tensors(layer: Layer, ask: Ask) -> Iterator[int]:
     model, precision = as_held(replace(ask.architecture, layers=(layer,)), ask.precision, ask.layout)
-    place, sizes = Place(ask.architecture, None), dict[str, int]()
+    place = Place(ask.architecture, None)
+    sizes: dict[str, int] = {}
     names = {weight.name for weight in layer.norms}
     held = model.layers[0].weights
-    for weight in (*(w for w in held if w.name not in names), *(w for w in held if w.name in names)):
+    # vLLM registers the mixer, the router, shared experts, routed experts and the norms in this order.
+    for weight in sorted(held, key=lambda w: (w.name in names, w.name.startswith("experts."))):
         prefix, dot, last = weight.name.rpartition(".")
         key = _ONE.get(weight.name) or f"{prefix}{dot}{_ONE.get(last, last)}"
         sizes[key] = sizes.get(key, 0) + weights_on_rank((weight,), precision, place, ask.layout)

@@ -10,6 +10,7 @@ from vram_planner.architecture.parallel import (
     Layout,
     padded_vocabulary,
     rank_weight_bytes,
+    stage_layers,
     table_bytes,
 )
 from vram_planner.architecture.precision import DTYPES, Place
@@ -49,19 +50,22 @@ def mxfp4_padding_bytes(ask: Ask) -> int:
     layers/quantization/mxfp4.py; its own allocation of gpt-oss agrees to the byte.
     """
     precision, place, total = ask.precision, Place(ask.architecture, 0), 0
-    if ask.layout.expert_parallel:
-        return 0
     for layer, count in ask.architecture.groups:
         block = layer.feed_forward
         experts = [weight for weight in layer.weights if weight.role is Role.EXPERT]
         stored = sum(precision.weight_bytes(weight, place) for weight in experts)
         if not isinstance(block, MixtureOfExperts) or stored != sum(map(MXFP4.nbytes, experts)):
             continue
-        width, hidden = block.expert_intermediate // ask.layout.expert_tp, block.hidden
+        tp = 1 if ask.layout.expert_parallel else ask.layout.expert_tp
+        width, hidden = block.expert_intermediate // tp, block.hidden
         wide, tall = round_up(width, 128), round_up(hidden, 256)
         matrices = 3 * (wide * tall - width * hidden) * 17 // 32
         biases = (2 * (wide - width) + tall - hidden) * precision.element_bytes if block.bias else 0
-        total += count * block.n_experts * (matrices + biases)
+        total += (
+            max(stage_layers(count, ask.layout.pp))
+            * ceil_div(block.n_experts, ask.layout.expert_ranks)
+            * (matrices + biases)
+        )
     return total
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.parallel import rank_weight_bytes
 from vram_planner.engines import vllm_cache
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import Profile, profile_for
 from vram_planner.engines.vllm_context import check_context_parallel, shared_out
 from vram_planner.engines.vllm_draft import with_draft_layers
-from vram_planner.engines.vllm_weights import as_held
+from vram_planner.engines.vllm_stages import stage_weights
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def fullest_stage(ask: Ask, setting: Setting) -> Stage:
     groups = stage_groups(ask, setting)
     flying, context, tp = in_flight(ask, setting), ask.workload.context, ask.layout.tp
     blocks = groups.blocks_per_request(context, flying)
-    every = rank_weight_bytes(*as_held(ask.architecture, ask.precision, ask.layout), ask.layout)
+    every = stage_weights(ask)
     held = per_replica(ask) * blocks
     index = max(range(len(every)), key=lambda stage: every[stage] + held * groups.on_stage(stage))
     groups = replace(groups, bytes_per_block=groups.on_stage(index))

@@ -43,8 +43,13 @@ _RANGES = {
 }
 _NAMES = ("model", "engine", "kv_dtype", "dtype")
 _OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache", "speculative", "draft_model")
-_SIZE_FIELDS = ("cpu_offload", "kv_cache_memory")
-_TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
+_READ = {
+    "ctx": parse_tokens,
+    "prompt_tokens": parse_tokens,
+    "max_num_batched_tokens": parse_tokens,
+    "cpu_offload": parse_size,
+    "kv_cache_memory": parse_size,
+}
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
@@ -101,14 +106,10 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         """Read token counts and sizes, then check every range."""
-        for name in _TOKEN_FIELDS:
+        for name, read in _READ.items():
             value = getattr(self, name)
             if isinstance(value, str):
-                object.__setattr__(self, name, parse_tokens(value))
-        for name in _SIZE_FIELDS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                object.__setattr__(self, name, parse_size(value))
+                object.__setattr__(self, name, read(value))
         for name, allowed in _RANGES.items():
             _check_range(name, getattr(self, name), allowed)
         for name in (*_NAMES, *_OPTIONAL_NAMES):

@@ -47,4 +47,3 @@ def build(config: Config) -> Architecture:
     beside = (*linear("fc", hidden, seen), head, table)
     found = decoder(config, (first, *[rest] * (count - 1)), embedding_extras=beside)
     return replace(found, model_type="eagle3", tied_head=True)
-
