@@ -196,7 +196,7 @@ def test_the_four_lines_of_the_log_are_told() -> None:
     assert found.capacity is not None
     weights, pool, size = found.capacity.log_lines
 
-    assert weights == "Model loading took 14.28 GiB memory"
+    assert weights == "Model loading took 14.27 GiB memory"
     assert pool == f"Available KV cache memory: {round(found.capacity.kv_pool_bytes / GIB, 2)} GiB"
     assert size == (
         f"GPU KV cache size: {found.capacity.kv_cache_tokens:,} tokens,"
