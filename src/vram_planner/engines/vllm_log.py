@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 _AS_WEIGHTS = ("weights", "buffers", "draft_model", "lora")
 _MANUAL = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
+_TOO_LARGE = (
+    "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free memory for weights,"
+    " increasing --tensor-parallel-size, or using --quantization."
+)
 _NEWEST = "0.32"
 
 
@@ -41,6 +45,8 @@ def log_lines(ask: Ask, setting: Setting, memory: Memory, groups: Groups, pool: 
     if setting.profile.get("v0"):
         return ()
     loaded = memory.bytes_of(*_AS_WEIGHTS)
+    if ask.device is not None and loaded > ask.device.total_bytes:
+        return (f"torch.OutOfMemoryError: {_TOO_LARGE}",)
     lines = [f"Model loading took {format_gib(loaded)} GiB memory"]
     if not ask.options.kv_cache_memory:
         lines.append(f"Available KV cache memory: {format_gib(pool.n_bytes)} GiB")
