@@ -38,7 +38,7 @@ def name_of(row: dict[str, Any]) -> str:
     )
 
 
-def rows_with(key: str, *, where: Callable[[dict[str, Any]], bool] = lambda _: True) -> Any:
+def rows_with(key: str, *, where: Callable[[dict[str, Any]], bool] = lambda _: True) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [row for row in ROWS if key in row and where(row)], ids=name_of)
 
 
