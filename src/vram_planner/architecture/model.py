@@ -63,7 +63,8 @@ class Architecture:
     What a model is made of, apart from any engine.
 
     `layers` are those that every request runs through; `draft_layers` hold the weights of multi-token
-    prediction or other draft heads, which engines load only for speculative decoding. `towers` are the
+    prediction or other draft heads, which engines load only for speculative decoding; `draft_mixers` are what
+    mixes tokens in them, one for each, for what it caches. `towers` are the
     weights of vision or audio encoders. `precision` is how the checkpoint stores its tensors.
     `max_context` is the longest context that the model was made for, in tokens. `capped_logits` says that
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
@@ -91,6 +92,7 @@ class Architecture:
     final_norm: tuple[Weight, ...] = ()
     embedding_extras: tuple[Weight, ...] = ()
     draft_layers: tuple[Weight, ...] = ()
+    draft_mixers: tuple[Mixer, ...] = ()
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
     kv_dtype: str | None = None

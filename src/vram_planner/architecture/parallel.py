@@ -10,6 +10,8 @@ from vram_planner.architecture.weight import Role
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.architecture.precision import Precision
     from vram_planner.architecture.weight import Weight
@@ -24,6 +26,7 @@ class Layout:
 
     `attention_dp` is how many groups of the tp ranks serve requests of their own: attention is cut over the tp / attention_dp
     ranks of a group, and everything else over all of them (SGLang's and TensorRT-LLM's data parallel attention).
+    `shared_experts` says that data-parallel ranks share one set of experts (vLLM), where each has its own else.
     """
 
     tp: int = 1
@@ -31,6 +34,7 @@ class Layout:
     dp: int = 1
     expert_parallel: bool = False
     attention_dp: int = 1
+    shared_experts: bool = False
 
     @property
     def attention_tp(self) -> int:
@@ -41,6 +45,11 @@ class Layout:
     def gpus(self) -> int:
         """GPUs in all."""
         return self.tp * self.pp * self.dp
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that cut each expert, where whole ones are not dealt out."""
+        return self.tp * self.dp if self.shared_experts else self.tp
 
     @property
     def expert_ranks(self) -> int:
@@ -119,8 +128,13 @@ def _rank_bytes(weight: Weight, n_bytes: int, layout: Layout) -> int:
     if weight.name.startswith("experts.") and layout.expert_parallel:
         n_experts = weight.shape[0]
         return n_bytes * ceil_div(n_experts, layout.expert_ranks) // n_experts
-    pieces, of = weight.share(layout.tp)
+    pieces, of = weight.share(layout.expert_tp if weight.name.startswith("experts.") else layout.tp)
     return ceil_div(n_bytes * pieces, of)
+
+
+def weights_on_rank(weights: Iterable[Weight], precision: Precision, place: Place, layout: Layout) -> int:
+    """Bytes of these tensors on one rank."""
+    return sum(_rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in weights)
 
 
 def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout, index: int) -> int:
@@ -132,13 +146,10 @@ def layer_bytes(architecture: Architecture, precision: Precision, layout: Layout
 def _sum_layer(layer: Layer, precision: Precision, layout: Layout, place: Place) -> int:
     """Over all ranks, but for the mixer where only some of them share a request's attention."""
     if layout.attention_dp == 1:
-        return sum(
-            _rank_bytes(weight, precision.weight_bytes(weight, place), layout) for weight in layer.weights
-        )
+        return weights_on_rank(layer.weights, precision, place, layout)
     mixers, beside = replace(layout, tp=layout.attention_tp), (*layer.norms, *layer.feed_forward.weights)
-    return sum(_rank_bytes(w, precision.weight_bytes(w, place), mixers) for w in layer.mixer.weights) + sum(
-        _rank_bytes(w, precision.weight_bytes(w, place), layout) for w in beside
-    )
+    mixing = weights_on_rank(layer.mixer.weights, precision, place, mixers)
+    return mixing + weights_on_rank(beside, precision, place, layout)
 
 
 def table_bytes(

@@ -1,8 +1,8 @@
-"""Layers that run without a cache of their own, or more than once. None knows a model's name."""
+"""Layers that run without a cache of their own, more than once, or over two streams. None knows a model's name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import AroundAttention, FullAttention
@@ -58,3 +58,34 @@ class Rerun(AroundAttention):
     def score_flops(self, context: int) -> int:
         """2 · parameters and the scores."""
         return 2 * self.parameters + self.inner.score_flops(context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubleInput(AroundAttention):
+    """
+    Attention whose queries, keys and values are made from two streams side by side (the first layer of EAGLE-3).
+
+    Source: vLLM 0.32 model_executor/models/llama_eagle3.py, qkv_input_size.
+    """
+
+    inner: FullAttention
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Those inside, the three projections that read the stream twice as wide."""
+        hidden = self.inner.hidden
+        return tuple(
+            replace(weight, shape=(weight.shape[0], 2 * hidden))
+            if weight.name in ("q_proj", "k_proj", "v_proj")
+            else weight
+            for weight in self.inner.weights
+        )
+
+    @property
+    def cache(self) -> KvCache:
+        """As the attention inside."""
+        return self.inner.cache
+
+    def score_flops(self, context: int) -> int:
+        """As the attention inside."""
+        return self.inner.score_flops(context)

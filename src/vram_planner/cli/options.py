@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vram_planner.errors import PlannerError
-from vram_planner.units import parse_tokens
+from vram_planner.units import parse_size, parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,17 @@ class Whole(click.ParamType[int]):
             ) from None
 
 
-TOKENS, WHOLE = Tokens(), Whole()
+class Size(click.ParamType[int]):
+    """24GiB or 24GB; a bare 24G is refused."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
+        """Read a size in bytes; SizeError for what cannot be read."""
+        return value if isinstance(value, int) else parse_size(value)
+
+
+TOKENS, WHOLE, SIZE = Tokens(), Whole(), Size()
 
 
 def grouped(*options: Command) -> Command:
@@ -124,6 +134,25 @@ tuning_options = grouped(
     click.option("--split-mode", help="llama.cpp, several GPUs: layer or none. [default: layer]"),
     click.option(
         "--tensor-split", metavar="N,N", help="llama.cpp: shares of the GPUs, as in 3,1. [default: equal]"
+    ),
+    click.option("--max-loras", type=WHOLE, help="vLLM: slots for LoRA adapters. [default: none]"),
+    click.option("--max-lora-rank", type=WHOLE, help="vLLM: rank of those slots. [default: 16]"),
+    click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),
+    click.option(
+        "--speculative",
+        metavar="METHOD[:MODEL]",
+        help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",
+    ),
+    click.option(
+        "--speculative-tokens", type=WHOLE, help="vLLM: tokens drafted at once. [mtp: the model's layers]"
+    ),
+    click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
+    click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),
+    click.option("--kv-cache-memory", type=SIZE, help="vLLM: a pool of just that, whatever the utilization."),
+    click.option(
+        "--decode-context-parallel-size",
+        type=WHOLE,
+        help="vLLM: ranks of --tp that share out a request's tokens. [default: 1]",
     ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),

@@ -62,6 +62,27 @@ class Options:
     logits: str | None = None  # transformers: last, all or float32
     padded: bool | None = None  # transformers: prompts of unlike length, filled up to the longest
     offload: bool | None = None  # transformers: layers that do not fit stay in the CPU's memory
+    max_loras: int | None = None  # vLLM: None or 0 serves no adapters
+    max_lora_rank: int | None = None
+    fully_sharded_loras: bool = False
+    speculative: str | None = None  # vLLM: mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
+    speculative_tokens: int | None = None
+    cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
+    kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
+    decode_context_parallel_size: int | None = None
+
+
+# Fields of `Options` that the engines named here have: the others refuse them.
+ENGINES_WITH = {
+    "max_loras": ("vllm",),
+    "max_lora_rank": ("vllm",),
+    "fully_sharded_loras": ("vllm",),
+    "speculative": ("vllm",),
+    "speculative_tokens": ("vllm",),
+    "cpu_offload": ("vllm",),
+    "kv_cache_memory": ("vllm",),
+    "decode_context_parallel_size": ("vllm",),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -74,6 +95,7 @@ class Ask:
     layout: Layout
     options: Options
     device: Device | None = None
+    draft: Architecture | None = None  # the model that `options.speculative` names
     measured: Measured | None = None  # what this machine taught, where it has been measured
 
 
@@ -121,7 +143,8 @@ class Capacity:
     `usable_bytes` is what the engine lets itself use of the card, by `rule`; `kv_pool_bytes` what is left
     of that for the cache. `num_blocks` is None for engines without blocks. `max_concurrency` is the number
     of requests of the asked context that the pool holds at once; `max_context` the longest context
-    at the asked concurrency, 0 if none.
+    at the asked concurrency, 0 if none. `log_lines` are what the engine itself will print as it starts, or the
+    error with which it will not; empty where its lines are not known.
     """
 
     usable_bytes: int
@@ -131,6 +154,7 @@ class Capacity:
     kv_cache_tokens: int
     max_concurrency: float
     max_context: int
+    log_lines: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -11,6 +11,9 @@ from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import profile_for
 from vram_planner.engines.vllm_bnb import as_loaded
 from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
+from vram_planner.engines.vllm_features import feature_parts, launch_words, not_modelled, settled
+from vram_planner.engines.vllm_log import Pool, log_lines
+from vram_planner.engines.vllm_offload import offloaded_bytes, on_card
 from vram_planner.engines.vllm_setting import (
     BIG_CARD,
     HUGE_CARD,
@@ -31,13 +34,7 @@ if TYPE_CHECKING:
 _HOPPER = 9
 _LONGEST = 1 << 27
 _FROM_POOL = ("kv_cache", "recurrent_state")
-_NOT_MODELLED = (
-    "LoRA adapters",
-    "speculative decoding (draft model, MTP, EAGLE)",
-    "prefix cache hits",
-    "CPU offload",
-    "sleep mode and other processes on the card",
-)
+_NOT_MODELLED = ("sleep mode and other processes on the card",)
 
 
 class Vllm:
@@ -77,7 +74,9 @@ class Vllm:
         return (*tier, generation, device.multiprocessors if sampler == "v1" else None)
 
     def usable_bytes(self, ask: Ask) -> int:
-        """gpu_memory_utilization × total."""
+        """gpu_memory_utilization × total; the whole card where the pool is fixed."""
+        if ask.options.kv_cache_memory:
+            return named_device(ask).total_bytes
         return int(
             named_device(ask).total_bytes * utilization(ask, profile_for("vllm", ask.options.version)[0])
         )
@@ -85,13 +84,14 @@ class Vllm:
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or RequestError."""
         check_layout(ask)
-        ask = as_loaded(ask)
+        ask = settled(as_loaded(ask))
         setting = settle(ask)
         stage = fullest_stage(ask, setting)
         peak = parts.profile_peak(ask, setting)
         return Memory(
             parts=(
-                parts.weights_part(ask, stage, setting),
+                on_card(parts.weights_part(ask, stage, setting), ask, stage.index),
+                *feature_parts(ask, setting),
                 parts.kv_part(ask, stage),
                 *parts.state_part(ask, stage),
                 parts.buffers_part(ask, stage, setting),
@@ -109,18 +109,19 @@ class Vllm:
                 "kv_dtype": setting.kv_dtype,
             },
             launch=_launch(ask, setting),
-            not_modelled=_not_modelled(ask),
+            not_modelled=(*not_modelled(ask), *_not_modelled(ask)),
             warnings=_warnings(ask, setting, peak),
         )
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
-        """See `Engine.capacity`: blocks are what the pool holds of the fullest stage's blocks."""
+        """See `Engine.capacity`: blocks are what the stage with least room for them holds."""
+        ask = settled(as_loaded(ask))
         setting = settle(ask)
         groups = stage_groups(ask, setting)
         usable = self.usable_bytes(ask)
         fixed = sum(part.budgeted_bytes for part in memory.parts if part.name not in _FROM_POOL)
-        pool = max(0, usable - fixed)
-        blocks = pool // groups.bytes_per_block
+        pool, block_bytes = least_room(ask, setting, usable - fixed)
+        blocks = pool // block_bytes
         flying = in_flight(ask, setting)
         concurrency = blocks / groups.blocks_per_request(ask.workload.context, flying)
 
@@ -130,18 +131,47 @@ class Vllm:
         if setting.profile["tokens_by_concurrency"]:
             tokens = int(concurrency * ask.workload.context)
         else:
-            tokens = blocks // len(groups.kinds) * groups.block
+            tokens = blocks // len(groups.kinds) * groups.tokens_per_block
+        shown = Pool(pool, block_bytes, tokens, concurrency)
         return Capacity(
             usable_bytes=usable,
-            rule=f"{setting.utilization:g} × {format_gib(named_device(ask).total_bytes)} GiB (gpu_memory_utilization)",
+            rule=_rule(ask, setting),
             kv_pool_bytes=pool,
             num_blocks=blocks,
             kv_cache_tokens=tokens,
             max_concurrency=concurrency,
             max_context=largest(
-                fits, min(blocks * groups.block, _LONGEST) if ask.architecture.caches else _LONGEST
+                fits, min(blocks * groups.tokens_per_block, _LONGEST) if ask.architecture.caches else _LONGEST
             ),
+            log_lines=log_lines(ask, setting, memory, groups, shown),
         )
+
+
+def least_room(ask: Ask, setting: Setting, room: int) -> tuple[int, int]:
+    """
+    Pool and bytes a block of the pipeline stage that holds the fewest blocks: all stages take as many.
+
+    `room` is what the fullest stage has; another has more by what its weights are fewer.
+    Source: vLLM 0.32 v1/core/kv_cache_utils.py, get_kv_cache_configs (min_num_blocks).
+    """
+    groups, stage = stage_groups(ask, setting), fullest_stage(ask, setting)
+    if ask.options.kv_cache_memory:
+        return ask.options.kv_cache_memory, groups.bytes_per_block
+    if ask.layout.pp == 1:
+        return max(0, room), groups.bytes_per_block
+    full = stage.weights_bytes - offloaded_bytes(ask, stage.index)
+    pools = (
+        (max(0, room + full - weights + offloaded_bytes(ask, index)), groups.on_stage(index))
+        for index, weights in enumerate(stage.all_weights)
+    )
+    return min((pool for pool in pools if pool[1]), key=lambda pool: pool[0] // pool[1])
+
+
+def _rule(ask: Ask, setting: Setting) -> str:
+    if ask.options.kv_cache_memory:
+        return "the whole card: --kv-cache-memory fixes the pool"
+    total = format_gib(named_device(ask).total_bytes)
+    return f"{setting.utilization:g} × {total} GiB (gpu_memory_utilization)"
 
 
 def _not_modelled(ask: Ask) -> tuple[str, ...]:
@@ -188,4 +218,5 @@ def _launch(ask: Ask, setting: Setting) -> str:
         words.append("--enable-expert-parallel")
     if options.enforce_eager:
         words.append("--enforce-eager")
+    words += launch_words(ask)
     return " ".join(words)

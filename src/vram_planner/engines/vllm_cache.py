@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.cache import KvCache
-from vram_planner.architecture.parallel import stage_layers
 from vram_planner.engines.vllm_compressed import (
     COMPRESSED_BLOCK,
     check_compressed,
@@ -14,6 +13,7 @@ from vram_planner.engines.vllm_compressed import (
     compressed_groups,
 )
 from vram_planner.engines.vllm_groups import DEFAULT_BLOCK, Groups, Kind
+from vram_planner.engines.vllm_stages import stage_asks
 from vram_planner.errors import PrecisionError
 from vram_planner.units import ceil_div
 
@@ -120,11 +120,11 @@ def page_bytes(cache: KvCache, *, block: int, tp: int, n_bytes: int) -> int:
     return block * cache.elements_per_token(tp) * n_bytes
 
 
-def state_bytes(state: StateCache, *, tp: int, n_bytes: int) -> int:
+def state_bytes(state: StateCache, *, tp: int, n_bytes: int, drafted: int = 0) -> int:
     """
     Bytes of one sequence's state of one layer on one rank, before padding.
 
-    (conv channels + copied groups)/tp · (kernel − 1) · b + state/tp · (4 for float32, else b). With fewer
+    (conv channels + copied groups)/tp · (kernel − 1 + drafted tokens) · b + state/tp · (4 for float32, else b). With fewer
     groups than ranks, or not divisible by them, vLLM has one group a rank.
     Source: vLLM mamba_utils.py, MambaStateShapeCalculator and extra_groups_for_head_shards.
     """
@@ -132,7 +132,8 @@ def state_bytes(state: StateCache, *, tp: int, n_bytes: int) -> int:
     if state.groups and state.groups % tp:
         channels += (tp - state.groups) * state.group_channels // state.groups
     wide = _FLOAT32_BYTES if state.float32_state else n_bytes
-    return ceil_div(channels, tp) * state.conv_tokens * n_bytes + ceil_div(state.state_elements, tp) * wide
+    tokens = state.conv_tokens + drafted if state.conv_tokens else 0
+    return ceil_div(channels, tp) * tokens * n_bytes + ceil_div(state.state_elements, tp) * wide
 
 
 class _Layers(NamedTuple):
@@ -159,25 +160,40 @@ def group_layers(ask: Ask, *, block: int, kv_bytes: int, hybrid: bool, prefix_ca
     """
     if compressed(ask):
         return compressed_groups(ask)
+    drafted = ask.options.speculative_tokens or 0
     states = [
-        (state, count, state_bytes(state, tp=ask.layout.tp, n_bytes=ask.precision.element_bytes))
+        (
+            state,
+            count,
+            state_bytes(state, tp=ask.layout.tp, n_bytes=ask.precision.element_bytes, drafted=drafted),
+        )
         for state, count in ask.architecture.states
     ]
     if states and held_caches(ask.architecture):
         block = _block_beside_states(ask, block, kv_bytes, max(n_bytes for _, _, n_bytes in states))
     layers = _attention_layers(ask, block, kv_bytes, hybrid=hybrid)
+    page = max((row.page_bytes for row in layers), default=0)
     if states:
-        page = max((row.page_bytes for row in layers), default=max(n_bytes for _, _, n_bytes in states))
+        page = page or max(n_bytes for _, _, n_bytes in states)
         cached = bool(layers) and prefix_caching
-        layers += [
-            _Layers(Kind(block=block, state_blocks=_state_blocks(state, prefixes=cached)), page, count)
-            for state, count, _ in states
+
+    def rows(part: Ask) -> list[_Layers]:
+        return _attention_layers(part, block, kv_bytes, hybrid=hybrid) + [
+            _Layers(
+                Kind(block=block, state_blocks=_state_blocks(state, prefixes=cached) + drafted), page, count
+            )
+            for state, count in part.architecture.states
         ]
-    return _grouped(layers, block, ask.layout.pp)
+
+    return _grouped(rows(ask), block, [rows(part) for part in stage_asks(ask)])
 
 
 def _state_blocks(state: StateCache, *, prefixes: bool) -> int:
-    """A model of states alone caches no prefixes, and then a state is one block."""
+    """
+    A model of states alone caches no prefixes, and then a state is one block; each drafted token takes one more.
+
+    Source: vLLM MambaSpec.max_memory_usage_bytes, num_speculative_blocks.
+    """
     if not prefixes:
         return 1
     return 3 if state.kind == "mamba2" else 2
@@ -215,18 +231,32 @@ def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> l
     return [_Layers(kind, page, count) for (kind, page), count in found.items()]
 
 
-def _grouped(layers: list[_Layers], block: int, pp: int) -> Groups:
+def _grouped(layers: list[_Layers], block: int, stages: list[list[_Layers]]) -> Groups:
     if len({row.kind for row in layers}) == 1:
-        total = sum(row.page_bytes * max(stage_layers(row.n_layers, pp)) for row in layers)
-        return Groups(kinds=(layers[0].kind,), bytes_per_block=total, block=block)
+        on_stages = tuple(sum(row.page_bytes * row.n_layers for row in rows) for rows in stages)
+        return Groups(
+            kinds=(layers[0].kind,), bytes_per_block=max(on_stages), block=block, stage_bytes=on_stages
+        )
     page = max(row.page_bytes for row in layers)
+    counts = _by_kind(layers, page)
+    fewest, most = min(counts.values()), max(counts.values())
+    size = most if most < _PAD_INSTEAD * fewest else fewest
+    groups = {kind: ceil_div(count, size) for kind, count in counts.items()}
+    kinds = tuple(kind for kind, count in groups.items() for _ in range(count))
+    # The groups of a kind take its layers in turn, so a stage's are spread over them evenly.
+    on_stages = tuple(
+        page * max(ceil_div(count, groups[kind]) for kind, count in _by_kind(rows, page).items())
+        for rows in stages
+    )
+    return Groups(kinds=kinds, bytes_per_block=max(on_stages), block=block, stage_bytes=on_stages)
+
+
+def _by_kind(layers: list[_Layers], page: int) -> dict[Kind, int]:
+    """Layers of each kind once all pages are alike: smaller pages take more tokens where that fits."""
     counts: dict[Kind, int] = {}
     for row in layers:
         kind = row.kind
         if row.page_bytes != page and page % row.page_bytes == 0 and not kind.state_blocks:
             kind = kind._replace(block=kind.block * (page // row.page_bytes))
         counts[kind] = counts.get(kind, 0) + row.n_layers
-    fewest, most = min(counts.values()), max(counts.values())
-    size = most if most < _PAD_INSTEAD * fewest else fewest
-    kinds = tuple(kind for kind, count in counts.items() for _ in range(ceil_div(count, size)))
-    return Groups(kinds=kinds, bytes_per_block=page * max(stage_layers(size, pp)), block=block)
+    return counts

@@ -17,12 +17,13 @@ class Kind(NamedTuple):
     chunked: bool = False
     block: int = DEFAULT_BLOCK
     state_blocks: int = 0  # more than none: a state, which takes these whatever the length
+    shards: int = 1  # ranks of decode context parallelism, which deal out a request's tokens among them
 
     def blocks(self, context: int, in_flight_tokens: int) -> int:
         """
         Blocks that one request of `context` tokens can hold at most.
 
-        full attention  ceil(L / block)
+        full attention  ceil(ceil(L / shards) / block)
         sliding window  ceil(min(window − 1 + in-flight, L) / block) + 1, for the window may start
                         inside a block
         chunks          ceil(min(chunk + in-flight, L) / block)
@@ -33,7 +34,7 @@ class Kind(NamedTuple):
         if self.state_blocks:
             return self.state_blocks
         if self.window is None:
-            return ceil_div(context, self.block)
+            return ceil_div(ceil_div(context, self.shards), self.block)
         if self.chunked:
             return ceil_div(min(self.window + in_flight_tokens, context), self.block)
         return ceil_div(min(self.window - 1 + in_flight_tokens, context), self.block) + 1
@@ -45,12 +46,23 @@ class Groups:
     How vLLM shares one pool of blocks between kinds of layers.
 
     `kinds` holds one entry a group. A block of the pool covers one block of tokens (or one state) in every
-    layer of one group: `bytes_per_block`. `block` is the size that vLLM's configuration names.
+    layer of one group: `bytes_per_block`, of the stage with most. `block` is the size that vLLM's configuration
+    names, `stage_bytes` what a block is on each pipeline stage (empty: on all the same).
     """
 
     kinds: tuple[Kind, ...]
     bytes_per_block: int
     block: int
+    stage_bytes: tuple[int, ...] = ()
+
+    @property
+    def tokens_per_block(self) -> int:
+        """Tokens of a request that one block of the pool stands for, on all ranks that share them out."""
+        return self.block * max(kind.shards for kind in self.kinds)
+
+    def on_stage(self, index: int) -> int:
+        """Bytes of a block on one pipeline stage."""
+        return self.stage_bytes[index] if self.stage_bytes else self.bytes_per_block
 
     @property
     def state_blocks(self) -> int:

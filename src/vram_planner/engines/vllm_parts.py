@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.feed_forward import MixtureOfExperts
-from vram_planner.architecture.parallel import Layout, padded_vocabulary, rank_weight_bytes
+from vram_planner.architecture.parallel import (
+    Layout,
+    padded_vocabulary,
+    rank_weight_bytes,
+    stage_layers,
+)
 from vram_planner.architecture.precision import DTYPES, Place
 from vram_planner.architecture.storage import MXFP4
 from vram_planner.architecture.weight import Role
@@ -16,7 +21,7 @@ from vram_planner.engines.versions import band
 from vram_planner.engines.vllm_encoder import profiled_requests
 from vram_planner.engines.vllm_held import absorbed_bytes, rotary_bytes, rounding_bytes
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
-from vram_planner.units import format_gib, round_up
+from vram_planner.units import ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
@@ -39,19 +44,22 @@ def mxfp4_padding_bytes(ask: Ask) -> int:
     layers/quantization/mxfp4.py; its own allocation of gpt-oss agrees to the byte.
     """
     precision, place, total = ask.precision, Place(ask.architecture, 0), 0
-    if ask.layout.expert_parallel:
-        return 0
     for layer, count in ask.architecture.groups:
         block = layer.feed_forward
         experts = [weight for weight in layer.weights if weight.role is Role.EXPERT]
         stored = sum(precision.weight_bytes(weight, place) for weight in experts)
         if not isinstance(block, MixtureOfExperts) or stored != sum(map(MXFP4.nbytes, experts)):
             continue
-        width, hidden = block.expert_intermediate // ask.layout.tp, block.hidden
+        tp = 1 if ask.layout.expert_parallel else ask.layout.expert_tp
+        width, hidden = block.expert_intermediate // tp, block.hidden
         wide, tall = round_up(width, 128), round_up(hidden, 256)
         matrices = 3 * (wide * tall - width * hidden) * 17 // 32
         biases = (2 * (wide - width) + tall - hidden) * precision.element_bytes if block.bias else 0
-        total += count * block.n_experts * (matrices + biases)
+        total += (
+            max(stage_layers(count, ask.layout.pp))
+            * ceil_div(block.n_experts, ask.layout.expert_ranks)
+            * (matrices + biases)
+        )
     return total
 
 

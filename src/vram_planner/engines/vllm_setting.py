@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.parallel import rank_weight_bytes
 from vram_planner.engines import vllm_cache
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import Profile, profile_for
-from vram_planner.engines.vllm_weights import as_held
+from vram_planner.engines.vllm_context import check_context_parallel, shared_out
+from vram_planner.engines.vllm_draft import with_draft_layers
+from vram_planner.engines.vllm_stages import stage_weights
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -99,37 +100,52 @@ def in_flight(ask: Ask, setting: Setting) -> int:
 
 
 def stage_groups(ask: Ask, setting: Setting) -> Groups:
-    """How this version groups the layers of the fullest stage."""
-    return vllm_cache.group_layers(
-        ask, block=setting.block, kv_bytes=setting.kv_bytes, hybrid=setting.profile["hybrid_allocator"]
+    """How this version groups the layers of the model, and of what drafts for it."""
+    groups = vllm_cache.group_layers(
+        with_draft_layers(ask),
+        block=setting.block,
+        kv_bytes=setting.kv_bytes,
+        hybrid=setting.profile["hybrid_allocator"],
     )
+    return shared_out(groups, check_context_parallel(ask))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stage:
-    """The fullest pipeline stage: its weights and what the asked workload needs on it."""
+    """
+    The fullest pipeline stage: its weights and what the asked workload needs on it.
+
+    `index` is its number, `all_weights` are the bytes of the weights on each stage.
+    """
 
     weights_bytes: int
     need: KvNeed
     groups: Groups
     blocks: int
+    index: int
+    all_weights: tuple[int, ...]
 
 
 def fullest_stage(ask: Ask, setting: Setting) -> Stage:
-    """The stage with the most weights, and what the asked workload needs there."""
+    """The stage with the most weights and blocks together, and what the asked workload needs there."""
     groups = stage_groups(ask, setting)
     flying, context, tp = in_flight(ask, setting), ask.workload.context, ask.layout.tp
     blocks = groups.blocks_per_request(context, flying)
-    slope = groups.blocks_per_request(context + groups.block, flying) - blocks
+    every = stage_weights(ask)
+    held = per_replica(ask) * blocks
+    index = max(range(len(every)), key=lambda stage: every[stage] + held * groups.on_stage(stage))
+    groups = replace(groups, bytes_per_block=groups.on_stage(index))
+    slope = groups.blocks_per_request(context + groups.tokens_per_block, flying) - blocks
     request = (blocks - groups.state_blocks) * groups.bytes_per_block
     need = KvNeed(
-        bytes_per_token=slope * groups.bytes_per_block // groups.block,
+        bytes_per_token=slope * groups.bytes_per_block // groups.tokens_per_block,
         bytes_per_request=request,
         n_bytes=request * per_replica(ask),
         replicated_ranks=min(
             (cache.ranks_holding_each_head(tp) for cache, _ in vllm_cache.held_caches(ask.architecture)),
             default=1,
-        ),
+        )
+        // check_context_parallel(ask)
+        or 1,
     )
-    weights = max(rank_weight_bytes(*as_held(ask.architecture, ask.precision, ask.layout), ask.layout))
-    return Stage(weights, need, groups, blocks)
+    return Stage(every[index], need, groups, blocks, index, every)

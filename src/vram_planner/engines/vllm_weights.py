@@ -66,6 +66,14 @@ _WIDE_IN: Final = {
 # models/deepseek_v4/compressor.py: fused_wkv_wgate has no quantisation.
 _PLAIN_IN: Final = {"deepseek_v4": ("compressor.kv_proj", "compressor.gate_proj", "compressor.indexer.kv_proj",
                                     "compressor.indexer.gate_proj")}  # fmt: skip
+# Shared experts that every rank holds whole where tokens are dealt out to ranks of experts: modules that read
+# use_sequence_parallel_moe for them.
+_WHOLE_SHARED: Final = frozenset(
+    {
+        "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_k2", "llama4", "llama4_text", "nemotron_h",
+        "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next",
+    }
+)  # fmt: skip
 # model_executor/models/gemma3n.py: parallel linear layers where others have no heads to deal out.
 _CUT: Final = {
     "gemma3n": ("laurel.linear_", "altup_projections.", "altup_unembed_projections."),
@@ -168,24 +176,29 @@ def _expert_tiles(architecture: Architecture, precision: Precision, layout: Layo
     Source: fused_moe/oracle/fp8.py, refine_fp8_moe_block_shape.
     """
     stored = getattr(getattr(precision, "inner", precision), "expert", None)
-    if not isinstance(stored, Tiles) or not stored.rows or layout.expert_parallel or layout.tp == 1:
+    if not isinstance(stored, Tiles) or not stored.rows or layout.expert_parallel or layout.expert_tp == 1:
         return None
     for layer, _ in architecture.groups:
         block = layer.feed_forward
         if (
             not isinstance(block, MixtureOfExperts)
-            or not (width := block.expert_intermediate // layout.tp) % stored.rows
+            or not (width := block.expert_intermediate // layout.expert_tp) % stored.rows
         ):
             continue
         tile = gcd(stored.rows, width, block.hidden)
         if tile < _LEAST_TILE:
             raise ParallelError(
-                f"tensor parallel {layout.tp} cuts FP8 experts to a width of {width}, which vLLM refuses:"
+                f"tensor parallel {layout.expert_tp} cuts FP8 experts to a width of {width}, which vLLM refuses:"
                 f" their scales stand for tiles of {stored.rows}",
                 hint="--ep deals out whole experts; or a smaller --tp",
             )
         return replace(stored, rows=tile, columns=tile)
     return None
+
+
+def plain_name(weight: Weight) -> str:
+    """A tensor's name as the model has it."""
+    return weight.name.removeprefix(_FLOAT32).removeprefix(_UNQUANTISED)
 
 
 def _replaced(layer: Layer, weights: tuple[Weight, ...]) -> HeldLayer:
@@ -200,7 +213,9 @@ def _held(layer: Layer, architecture: Architecture, layout: Layout) -> Iterator[
             yield replace(weight, name=f"{_FLOAT32}sinks", shape=(_kernel_heads(weight, layout.tp),), units=1)
             continue
         if weight.role is Role.EXPERT and not layout.expert_parallel and family in _LEAST_EXPERT:
-            weight = _widened(weight, _LEAST_EXPERT[family] * layout.tp)  # noqa: PLW2901  the same tensor, padded
+            weight = _widened(weight, _LEAST_EXPERT[family] * layout.expert_tp)  # noqa: PLW2901  the same tensor, padded
+        if _held_whole(weight, family, layout):
+            weight = replace(weight, units=1)  # noqa: PLW2901  the same tensor, uncut
         yield _marked(weight, family, layer.mixer)
         if twice and weight.name.startswith("k_proj"):
             yield weight
@@ -208,6 +223,12 @@ def _held(layer: Layer, architecture: Architecture, layout: Layout) -> Iterator[
         # A layer that chooses experts by the token's number keeps the table, in 4-byte integers.
         shape = (architecture.vocabulary, block.top_k)
         yield Weight(name=f"{_FLOAT32}tid2eid", shape=shape, role=Role.BUFFER)
+
+
+def _held_whole(weight: Weight, family: str, layout: Layout) -> bool:
+    """Under --ep with tp and dp, ranks take different tokens, and each needs all of the shared experts."""
+    spread = layout.expert_parallel and layout.tp > 1 and layout.dp > 1
+    return spread and family in _WHOLE_SHARED and weight.name.startswith("shared_expert")
 
 
 def _widened(expert: Weight, least: int) -> Weight:

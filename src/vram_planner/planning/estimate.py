@@ -29,6 +29,7 @@ from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
 from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
+from vram_planner.planning.drafting import check_own_options, find_draft
 from vram_planner.planning.layouts import fixed_gpus, layout_of
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
 
@@ -52,6 +53,7 @@ class Prepared(NamedTuple):
     engine: Engine
     ask: Ask
     notes: tuple[str, ...]
+    draft: str | None
 
 
 def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
@@ -81,7 +83,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         kv=memory.kv,
         gpu=gpu,
         capacity=capacity,
-        launch=_launch(memory.launch, profile, request),
+        launch=_launch(memory.launch.replace("{draft}", prepared.draft or ""), profile, request),
         not_modelled=memory.not_modelled,
         warnings=(
             *_warnings(request, profile),
@@ -100,17 +102,20 @@ def prepare(request: PlanRequest) -> Prepared:
     """What a request comes to before its card; PlannerError where model, format and engine do not go together."""
     profile = resolve(request.model, offline=request.offline)
     chosen = engine(request.engine)
+    check_own_options(request, chosen)
     served = _check_served(request, profile, chosen)
     _check_kinds(profile, chosen)
+    drafting = find_draft(request, chosen)
     precision, notes = _precision(request, profile, chosen)
     ask = Ask(
         architecture=profile.architecture,
         precision=precision,
         workload=Workload(context=request.ctx, concurrency=request.concurrency, prompt_tokens=request.prompt),
         layout=Layout(),
-        options=_options(request),
+        options=replace(_options(request), speculative=drafting.method),
+        draft=drafting.architecture,
     )
-    return Prepared(profile, chosen, ask, (*served, *notes))
+    return Prepared(profile, chosen, ask, (*served, *notes), drafting.name)
 
 
 def _calibrated(

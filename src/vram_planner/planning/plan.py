@@ -237,4 +237,5 @@ def _capacity_dict(capacity: Capacity) -> dict[str, Any]:
         "kv_cache_tokens": capacity.kv_cache_tokens,
         "max_concurrency": capacity.max_concurrency,
         "max_context": capacity.max_context,
+        "log_lines": list(capacity.log_lines),
     }

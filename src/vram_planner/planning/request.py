@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from vram_planner.errors import RequestError
-from vram_planner.units import parse_tokens
+from vram_planner.units import parse_size, parse_tokens
 
 DEFAULT_ENGINE = "vllm"
 _MOST_TOKENS = 1 << 27
@@ -34,10 +34,33 @@ _RANGES = {
     "slots": _Range(1, _MOST_REQUESTS),
     "ngl": _Range(0, 1 << 16),
     "n_cpu_moe": _Range(0, 1 << 16),
+    "max_loras": _Range(0, 1 << 12),
+    "max_lora_rank": _Range(1, 512),
+    "speculative_tokens": _Range(1, 1 << 10),
+    "cpu_offload": _Range(0, 1 << 50),
+    "kv_cache_memory": _Range(1, 1 << 50),
+    "decode_context_parallel_size": _Range(1, _MOST_GPUS),
 }
 _NAMES = ("model", "engine", "kv_dtype", "dtype")
-_OPTIONAL_NAMES = ("engine_version", "gpu", "quant", "attn", "cache", "logits", "split_mode", "tensor_split")
-_TOKEN_FIELDS = ("ctx", "prompt_tokens", "max_num_batched_tokens")
+_OPTIONAL_NAMES = (
+    "engine_version",
+    "gpu",
+    "quant",
+    "attn",
+    "cache",
+    "logits",
+    "split_mode",
+    "tensor_split",
+    "speculative",
+    "draft_model",
+)
+_READ = {
+    "ctx": parse_tokens,
+    "prompt_tokens": parse_tokens,
+    "max_num_batched_tokens": parse_tokens,
+    "cpu_offload": parse_size,
+    "kv_cache_memory": parse_size,
+}
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
@@ -48,7 +71,7 @@ class PlanRequest:
     What a user asks. Keywords are the command's options with underscores.
 
     `ctx` is prompt + generated tokens of one request, `concurrency` the requests in flight. Token counts
-    may be given as text ('32K'). Raises RequestError or SizeError for what cannot be meant.
+    may be given as text ('32K'), and sizes ('8GiB'). Raises RequestError or SizeError for what cannot be meant.
     """
 
     model: str
@@ -87,15 +110,24 @@ class PlanRequest:
     logits: str | None = None
     padded: bool | None = None
     offload: bool | None = None
+    max_loras: int | None = None
+    max_lora_rank: int | None = None
+    fully_sharded_loras: bool = False
+    speculative: str | None = None
+    speculative_tokens: int | None = None
+    draft_model: str | None = None
+    cpu_offload: int | None = None
+    kv_cache_memory: int | None = None
+    decode_context_parallel_size: int | None = None
     offline: bool = False
     calibration: bool = True
 
     def __post_init__(self) -> None:
-        """Read token counts, then check every range."""
-        for name in _TOKEN_FIELDS:
+        """Read token counts and sizes, then check every range."""
+        for name, read in _READ.items():
             value = getattr(self, name)
             if isinstance(value, str):
-                object.__setattr__(self, name, parse_tokens(value))
+                object.__setattr__(self, name, read(value))
         for name, allowed in _RANGES.items():
             _check_range(name, getattr(self, name), allowed)
         for name in (*_NAMES, *_OPTIONAL_NAMES):

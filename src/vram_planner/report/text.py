@@ -24,13 +24,14 @@ _LABELS = {
     "compute_buffer": "compute buffer",
     "recurrent_state": "recurrent state",
     "draft_model": "draft model",
+    "lora": "LoRA slots",
 }
 
 
 def plan_table(plan: MemoryPlan, ways: tuple[WayOut, ...] = ()) -> str:
     """The whole answer: what was understood, the parts, the card or the candidates, how to start it."""
     blocks = [headline(plan), _parts(plan)]
-    blocks += [_verdict(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
+    blocks += [_verdict(plan), _refusal(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
     blocks += [_notes(plan), f"next: {plan.launch}"]
     return "\n\n".join(block for block in blocks if block)
 
@@ -123,6 +124,22 @@ def _servers(plan: MemoryPlan) -> list[str]:
     layout = plan.layout
     inside = f"{layout.inside} inside, " if layout.inside else ""
     return [_line("servers", f"{layout.nodes} of {layout.per_node}: {inside}{layout.between} between")]
+
+
+def _refusal(plan: MemoryPlan) -> str:
+    """The error with which the engine will not start, word for word; the lines of one that starts are in --explain."""
+    lines = plan.capacity.log_lines if plan.capacity else ()
+    if not lines or "Error: " not in lines[-1]:
+        return ""
+    return f"{_title(plan)} will not start:\n{_quoted(lines[-1])}"
+
+
+def _title(plan: MemoryPlan) -> str:
+    return plan.engine_title.partition(" ")[0]
+
+
+def _quoted(line: str) -> str:
+    return fill(line, width=_WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _speed(plan: MemoryPlan) -> list[str]:
@@ -241,6 +258,9 @@ def explain(plan: MemoryPlan) -> str:
             f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}\n"
             f"KV pool: {plan.capacity.kv_pool_bytes:,} B"
         )
+    if plan.capacity and plan.capacity.log_lines:
+        lines = "\n".join(map(_quoted, plan.capacity.log_lines))
+        blocks.append(f"{_title(plan)} will log\n{lines}")
     options = ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)
     blocks.append(fill(f"options: {options}", width=_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return "\n\n".join(blocks)

@@ -58,6 +58,7 @@ FAMILIES: Final[dict[str, str]] = {
     "dots1": "dots1",
     "dots3_note": "dots3_note",
     "dots3_note_text": "dots3_note_text",
+    "eagle3": "eagle3",
     "emu3": "emu3",
     "emu3_text_model": "emu3_text_model",
     "ernie4_5": "ernie4_5",
@@ -243,6 +244,8 @@ def build(config: Config) -> Architecture:
     config that names none.
     """
     model_type = model_type_of(config)
+    if any("Eagle3" in name for name in config.texts("architectures", default=())):
+        model_type = "eagle3"  # a draft head says that it is one by its class alone
     module = FAMILIES.get(model_type)
     if module is None:
         raise _unsupported(model_type)

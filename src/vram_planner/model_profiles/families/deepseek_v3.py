@@ -9,6 +9,7 @@ from vram_planner.model_profiles.families.common import decoder, hidden_size, no
 from vram_planner.model_profiles.families.deepseek_v2 import latent_layer, latent_layers
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.architecture.weight import Weight
     from vram_planner.model_profiles.config import Config
@@ -21,12 +22,13 @@ def build(config: Config) -> Architecture:
     layers = latent_layers(config, dense_first=_DENSE_FIRST, correction_bias=True)
     count = config.integer("num_nextn_predict_layers", default=0, least=0)
     draft: tuple[Weight, ...] = ()
+    mixers: tuple[Mixer, ...] = ()
     if count:
         layer = latent_layer(
             config, experts_in=config.raw("n_routed_experts") is not None, correction_bias=True
         )
-        draft = mtp_weights(hidden_size(config), layer) * count
-    return decoder(config, layers, draft_layers=draft)
+        draft, mixers = mtp_weights(hidden_size(config), layer) * count, (layer.mixer,) * count
+    return decoder(config, layers, draft_layers=draft, draft_mixers=mixers)
 
 
 def mtp_weights(hidden: int, layer: Layer) -> tuple[Weight, ...]:

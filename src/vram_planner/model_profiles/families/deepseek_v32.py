@@ -74,7 +74,8 @@ def sparse_decoder(config: Config, own_choice: Sequence[bool]) -> Architecture:
     )
     drafts = config.integer("num_nextn_predict_layers", default=0, least=0)
     draft = Layer(mixer=mixer[True], feed_forward=sparse, norms=layer_norms)
-    return decoder(config, layers, draft_layers=mtp_weights(hidden, draft) * drafts)
+    weights = mtp_weights(hidden, draft) * drafts
+    return decoder(config, layers, draft_layers=weights, draft_mixers=(draft.mixer,) * drafts)
 
 
 def sparse_latent(config: Config, *, own_choice: bool = True) -> SparseLatent:

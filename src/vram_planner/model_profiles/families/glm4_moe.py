@@ -44,7 +44,7 @@ def build(config: Config) -> Architecture:
     if drafts:
         (layer,) = stack(block, (None,), sparse, norms(block.hidden, *RMS_NORMS))
         draft = mtp_weights(block.hidden, layer) * drafts
-    return decoder(config, layers, draft_layers=draft)
+    return decoder(config, layers, draft_layers=draft, draft_mixers=(block,) * drafts)
 
 
 def _experts(config: Config) -> FeedForward:

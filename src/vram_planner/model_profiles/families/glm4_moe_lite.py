@@ -60,4 +60,6 @@ def build(config: Config) -> Architecture:
     )
     drafts = config.integer("num_nextn_predict_layers", default=0, least=0)
     draft = Layer(mixer=mixer, feed_forward=sparse, norms=layer_norms)
-    return decoder(config, layers, draft_layers=mtp_weights(hidden, draft) * drafts)
+    return decoder(
+        config, layers, draft_layers=mtp_weights(hidden, draft) * drafts, draft_mixers=(mixer,) * drafts
+    )

@@ -26,4 +26,4 @@ def build(config: Config) -> Architecture:
         *linear("input_proj", block.hidden, 2 * block.hidden, role=Role.JOIN),
         *layers[0].weights,
     )
-    return decoder(config, layers, draft_layers=draft * count)
+    return decoder(config, layers, draft_layers=draft * count, draft_mixers=(block,) * count)

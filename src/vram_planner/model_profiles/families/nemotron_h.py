@@ -13,6 +13,7 @@ from vram_planner.model_profiles.families.common import attention, decoder, expe
 from vram_planner.model_profiles.families.hybrid import FULL, LINEAR, Parts, assemble, checked, kinds
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.feed_forward import MixtureOfExperts
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.weight import Weight
@@ -45,7 +46,8 @@ def build(config: Config) -> Architecture:
     names = _pattern(config, "hybrid_override_pattern", "layers_block_type", "layer_types")
     parts = _parts(config, names)
     layers = assemble(parts[name] for name in names)
-    return decoder(config, layers, draft_layers=_drafting(config))
+    drafts, mixers = _drafting(config)
+    return decoder(config, layers, draft_layers=drafts, draft_mixers=mixers)
 
 
 def _with_heads(config: Config) -> Config:
@@ -124,7 +126,7 @@ def _experts(config: Config) -> MixtureOfExperts:
     )
 
 
-def _drafting(config: Config) -> tuple[Weight, ...]:
+def _drafting(config: Config) -> tuple[tuple[Weight, ...], tuple[Mixer, ...]]:
     """
     Layers for multi-token prediction: two norms, a joint projection, the layers of their pattern, a final norm.
 
@@ -133,7 +135,7 @@ def _drafting(config: Config) -> tuple[Weight, ...]:
     """
     count = config.integer("num_nextn_predict_layers", default=0, least=0)
     if not count:
-        return ()
+        return (), ()
     hidden = hidden_size(config)
     if config.raw("mtp_layers_block_type", "mtp_hybrid_override_pattern") is None:
         names: tuple[str, ...] = (FULL, "moe")
@@ -146,4 +148,6 @@ def _drafting(config: Config) -> tuple[Weight, ...]:
         for weight in (*parts[name].norms, *parts[name].mixer.weights, *parts[name].feed_forward.weights)
     )
     joint = linear("eh_proj", hidden, 2 * hidden, role=Role.JOIN)
-    return (*norms(hidden, "enorm", "hnorm"), *joint, *blocks, *norms(hidden, "final_layernorm")) * count
+    weights = (*norms(hidden, "enorm", "hnorm"), *joint, *blocks, *norms(hidden, "final_layernorm"))
+    mixers = tuple(parts[name].mixer for name in names if name in (FULL, LINEAR))
+    return weights * count, mixers * count

@@ -82,7 +82,14 @@ def _text(
         drafting = Layer(mixer=gated_attention(config), feed_forward=feed, norms=around)
         # Norms and the joint projection come once. Source: vLLM qwen3_next_mtp.py, Qwen3NextMultiTokenPredictor.
         draft = mtp_weights(hidden_size(config), drafting) + drafting.weights * (count - 1)
-    return decoder(config, layers, draft_layers=draft, towers=towers, notes=notes)
+    return decoder(
+        config,
+        layers,
+        draft_layers=draft,
+        draft_mixers=(gated_attention(config),) * count,
+        towers=towers,
+        notes=notes,
+    )
 
 
 def _vision(vision: Config) -> tuple[Weight, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from vram_planner.architecture.model import Layer
 from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.errors import ConfigError
 from vram_planner.model_profiles.families.common import (
@@ -16,6 +17,7 @@ from vram_planner.model_profiles.families.common import (
     n_layers,
     norms,
 )
+from vram_planner.model_profiles.families.deepseek_v3 import mtp_weights
 from vram_planner.model_profiles.families.hybrid import FULL, LINEAR, Parts, assemble, every, kinds
 from vram_planner.model_profiles.families.qwen2_moe import sparse_or_dense
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.attention import FullAttention, Mixer
     from vram_planner.architecture.feed_forward import FeedForward, MixtureOfExperts
-    from vram_planner.architecture.model import Architecture, Layer
+    from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.config import Config
 
 _FUSED: Final = ("in_proj_qkvz", "in_proj_ba")
@@ -61,7 +63,13 @@ def build(config: Config) -> Architecture:
         feeds = sparse_or_dense(config, shared_and_routed(config))
     else:
         feeds = [mlp(config)] * n_layers(config)
-    return decoder(config, delta_layers(config, feeds, fused=_FUSED))
+    # The config says nothing of them, and vLLM takes one; it is in the published total, to the parameter.
+    count = config.integer("num_nextn_predict_layers", default=1, least=0, most=1000)
+    mixer, around = gated_attention(config), norms(hidden_size(config), *RMS_NORMS)
+    drafting = Layer(mixer=mixer, feed_forward=feeds[-1], norms=around)
+    draft = mtp_weights(hidden_size(config), drafting) + drafting.weights * (count - 1) if count else ()
+    layers = delta_layers(config, feeds, fused=_FUSED)
+    return decoder(config, layers, draft_layers=draft, draft_mixers=(mixer,) * count)
 
 
 def shared_and_routed(config: Config) -> MixtureOfExperts:

@@ -22,6 +22,7 @@ from vram_planner.model_profiles.families.patterns import DENSE, FULL, SLIDING, 
 from vram_planner.model_profiles.families.towers import encoder, tower_weights
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.feed_forward import FeedForward
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.model_profiles.config import Config
@@ -52,16 +53,17 @@ def build(config: Config) -> Architecture:
     )
     if text.raw("num_key_value_heads") is None:
         text = text.with_defaults({"num_key_value_heads": text.raw("num_attention_groups") or _KV_HEADS})
-    layers, drafts = _layers(text)
+    layers, drafts, mixers = _layers(text)
     vision = config.sub("vision_config").with_defaults(_EYE)
     hidden, width = hidden_size(text), vision.integer("width", "hidden_size", most=10**6)
     projector = tower_weights("projector", (hidden, 4 * width))
     if config.flag("projector_bias", default=False):
         projector += tower_weights("projector.bias", (hidden,))
-    return decoder(text, layers, towers=_tower(vision) + projector, draft_layers=drafts)
+    towers = _tower(vision) + projector
+    return decoder(text, layers, towers=towers, draft_layers=drafts, draft_mixers=mixers)
 
 
-def _layers(text: Config) -> tuple[tuple[Layer, ...], tuple[Weight, ...]]:
+def _layers(text: Config) -> tuple[tuple[Layer, ...], tuple[Weight, ...], tuple[Mixer, ...]]:
     """The main layers, and the tensors of those for multi-token prediction, each with a head of its own."""
     count, window = n_layers(text), text.optional_integer("sliding_window")
     drafts = text.integer("num_nextn_predict_layers", "num_mtp_layers", default=0, least=0)
@@ -81,7 +83,7 @@ def _layers(text: Config) -> tuple[tuple[Layer, ...], tuple[Weight, ...]]:
     vocabulary = text.integer("vocab_size")
     head = Weight(name="shared_head", shape=(vocabulary, dense.hidden), role=Role.HEAD, units=vocabulary)
     draft = tuple(w for layer in layers[count:] for w in (*mtp_weights(dense.hidden, layer), head))
-    return layers[:count], draft
+    return layers[:count], draft, tuple(layer.mixer for layer in layers[count:])
 
 
 def _with_drafts(
