@@ -63,6 +63,7 @@ def with_measured(parts: tuple[Part, ...], measured: Measured | None) -> tuple[P
 
 
 def _measured(part: Part, n_bytes: int, measured: Measured, detail: str) -> Part:
+    """`outside_bytes` stays what the engine's budget took it for: a measured part below it gives the rest back."""
     return replace(
         part,
         n_bytes=n_bytes,
@@ -71,5 +72,4 @@ def _measured(part: Part, n_bytes: int, measured: Measured, detail: str) -> Part
         basis=Basis.MEASURED,
         source=measured.where,
         detail=f"{detail}: {part.detail}",
-        outside_bytes=min(part.outside_bytes, n_bytes),
     )
