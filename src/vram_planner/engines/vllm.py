@@ -12,6 +12,7 @@ from vram_planner.engines.versions import profile_for
 from vram_planner.engines.vllm_bnb import as_loaded
 from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
 from vram_planner.engines.vllm_features import feature_parts, launch_words, not_modelled, settled
+from vram_planner.engines.vllm_held import VOCABULARY_MULTIPLE
 from vram_planner.engines.vllm_log import Pool, log_lines
 from vram_planner.engines.vllm_offload import offloaded_bytes, on_card
 from vram_planner.engines.vllm_setting import (
@@ -57,7 +58,7 @@ class Vllm:
     speed_of = "vllm"
     attention_groups = None
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "compressed"})
-    vocabulary_multiple = parts.VOCABULARY_MULTIPLE
+    vocabulary_multiple = VOCABULARY_MULTIPLE
 
     def alike(self, ask: Ask) -> Hashable:
         """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""

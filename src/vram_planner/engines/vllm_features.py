@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.vllm_context import check_context_parallel
-from vram_planner.engines.vllm_draft import draft_parts, speculating
-from vram_planner.engines.vllm_lora import check_lora, lora_parts
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -24,13 +22,42 @@ def settled(ask: Ask) -> Ask:
     """
     check_context_parallel(ask)
     if ask.options.max_loras:
+        from vram_planner.engines.vllm_lora import check_lora  # noqa: PLC0415  for adapters alone
+
         check_lora(ask)
-    return replace(speculating(ask), layout=replace(ask.layout, shared_experts=True))
+    if _drafts(ask):
+        from vram_planner.engines.vllm_draft import speculating  # noqa: PLC0415  for drafting alone
+
+        ask = speculating(ask)
+    return replace(ask, layout=replace(ask.layout, shared_experts=True))
+
+
+def _drafts(ask: Ask) -> bool:
+    options = ask.options
+    return options.speculative is not None or options.speculative_tokens is not None or ask.draft is not None
+
+
+def caching(ask: Ask) -> Ask:
+    """The ask with the layers of what drafts for it behind its own: for what they cache, not for their weights."""
+    if not _drafts(ask):
+        return ask
+    from vram_planner.engines.vllm_draft import with_draft_layers  # noqa: PLC0415  for drafting alone
+
+    return with_draft_layers(ask)
 
 
 def feature_parts(ask: Ask, setting: Setting) -> tuple[Part, ...]:
     """The parts `draft_model` and `lora`, where they were asked for."""
-    return (*draft_parts(ask), *lora_parts(ask, setting))
+    found: tuple[Part, ...] = ()
+    if _drafts(ask):
+        from vram_planner.engines.vllm_draft import draft_parts  # noqa: PLC0415  for drafting alone
+
+        found = draft_parts(ask)
+    if ask.options.max_loras:
+        from vram_planner.engines.vllm_lora import lora_parts  # noqa: PLC0415  for adapters alone
+
+        found = (*found, *lora_parts(ask, setting))
+    return found
 
 
 def not_modelled(ask: Ask) -> tuple[str, ...]:

@@ -9,13 +9,17 @@ from vram_planner.architecture.parallel import table_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.weight import Role
 from vram_planner.engines.allocator import held_bytes
+from vram_planner.engines.memo import once
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.model import Architecture, Layer
+    from vram_planner.architecture.parallel import Layout
+    from vram_planner.architecture.precision import Precision
     from vram_planner.engines.base import Ask
     from vram_planner.engines.vllm_setting import Setting
 
+VOCABULARY_MULTIPLE = 64
 _MROPE_STRETCH = 4
 # vLLM stores these as one tensor, which matters to the allocator's rounding alone.
 _FUSED = {
@@ -62,12 +66,13 @@ def absorbed_bytes(ask: Ask) -> int:
     return total
 
 
-def rounding_bytes(ask: Ask, multiple: int) -> int:
+@once
+def rounding_bytes(architecture: Architecture, precision: Precision, layout: Layout) -> int:
     """What the allocator holds beyond the tensors of one rank, made in the order of the modules; towers left out."""
-    embedding, head = table_bytes(ask.architecture, ask.precision, ask.layout, multiple)
-    by_layer = {id(layer): _sizes(layer, ask) for layer, _ in ask.architecture.groups}
-    alike = [(layer, by_layer[id(layer)]) for layer, _ in ask.architecture.groups]
-    here = ask.architecture.layers[: ceil_div(len(ask.architecture.layers), ask.layout.pp)]
+    embedding, head = table_bytes(architecture, precision, layout, VOCABULARY_MULTIPLE)
+    by_layer = {id(layer): _sizes(layer, architecture, precision, layout) for layer, _ in architecture.groups}
+    alike = [(layer, by_layer[id(layer)]) for layer, _ in architecture.groups]
+    here = architecture.layers[: ceil_div(len(architecture.layers), layout.pp)]
     sizes = [embedding]
     for layer in here:
         sizes += by_layer.get(id(layer)) or next(found for other, found in alike if other == layer)
@@ -76,15 +81,15 @@ def rounding_bytes(ask: Ask, multiple: int) -> int:
     return held_bytes(made) - sum(made)
 
 
-def _sizes(layer: Layer, ask: Ask) -> list[int]:
+def _sizes(layer: Layer, architecture: Architecture, precision: Precision, layout: Layout) -> list[int]:
     """The layer's tensors on one rank, fused as vLLM fuses them; a format's scales count with its numbers."""
     sizes: dict[str, int] = {}
-    place = Place(ask.architecture, None)
+    place = Place(architecture, None)
     for weight in layer.weights:
-        pieces, of = weight.share(ask.layout.tp)
-        if weight.role is Role.EXPERT and ask.layout.expert_parallel:
-            pieces, of = ceil_div(weight.shape[0], ask.layout.expert_ranks), weight.shape[0]
+        pieces, of = weight.share(layout.tp)
+        if weight.role is Role.EXPERT and layout.expert_parallel:
+            pieces, of = ceil_div(weight.shape[0], layout.expert_ranks), weight.shape[0]
         prefix, dot, last = weight.name.rpartition(".")
         key = _FUSED.get(weight.name) or f"{prefix}{dot}{_FUSED.get(last, last)}"
-        sizes[key] = sizes.get(key, 0) + ask.precision.weight_bytes(weight, place) * pieces // of
+        sizes[key] = sizes.get(key, 0) + precision.weight_bytes(weight, place) * pieces // of
     return list(sizes.values())

@@ -19,7 +19,12 @@ from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import band
 from vram_planner.engines.vllm_encoder import profiled_requests
-from vram_planner.engines.vllm_held import absorbed_bytes, rotary_bytes, rounding_bytes
+from vram_planner.engines.vllm_held import (
+    VOCABULARY_MULTIPLE,
+    absorbed_bytes,
+    rotary_bytes,
+    rounding_bytes,
+)
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.units import ceil_div, format_gib, round_up
 
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
     from vram_planner.engines.vllm_setting import Setting, Stage
 
-VOCABULARY_MULTIPLE = 64
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
 _FORWARD_ERROR = 0.05
 # Four logs of pictures before 0.9 are -22 to +13 % off, two of 0.24 about 5 %.
@@ -125,7 +129,7 @@ def state_part(ask: Ask, stage: Stage) -> tuple[Part, ...]:
 def buffers_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
     """Rotary tables, MLA's copies, and what the allocator rounds up when it holds the weights: logged as weights."""
     rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask)
-    rounding = rounding_bytes(ask, VOCABULARY_MULTIPLE)
+    rounding = rounding_bytes(ask.architecture, ask.precision, ask.layout)
     found = rotary + absorbed + rounding
     copies = f" + kv_b_proj in 16 bits {absorbed:,} B" if absorbed else ""
     return Part(

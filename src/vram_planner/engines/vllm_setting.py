@@ -10,7 +10,7 @@ from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.versions import Profile, profile_for
 from vram_planner.engines.vllm_context import check_context_parallel, shared_out
-from vram_planner.engines.vllm_draft import with_draft_layers
+from vram_planner.engines.vllm_features import caching
 from vram_planner.engines.vllm_stages import stage_weights
 from vram_planner.units import GIB
 
@@ -102,7 +102,7 @@ def in_flight(ask: Ask, setting: Setting) -> int:
 def stage_groups(ask: Ask, setting: Setting) -> Groups:
     """How this version groups the layers of the model, and of what drafts for it."""
     groups = vllm_cache.group_layers(
-        with_draft_layers(ask),
+        caching(ask),
         block=setting.block,
         kv_bytes=setting.kv_bytes,
         hybrid=setting.profile["hybrid_allocator"],

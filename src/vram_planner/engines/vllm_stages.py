@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers, table_bytes
 from vram_planner.architecture.precision import Place
+from vram_planner.engines.memo import once
 from vram_planner.engines.vllm_weights import as_held
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.parallel import Layout
+    from vram_planner.architecture.precision import Precision
     from vram_planner.engines.base import Ask
 
 
@@ -34,11 +38,16 @@ def stage_weights(ask: Ask) -> tuple[int, ...]:
     families/vllm_stages.json make them on each, with what is beside the embedding (of Gemma 3n's and Gemma 4's
     tables for each layer the later stages hold less). Source: vLLM 0.32 model_executor/models (is_first_rank, is_last_rank).
     """
-    model, precision = as_held(ask.architecture, ask.precision, ask.layout)
-    totals = list(rank_weight_bytes(model, precision, ask.layout))
+    return _stage_weights(ask.architecture, ask.precision, ask.layout)
+
+
+@once
+def _stage_weights(architecture: Architecture, stored: Precision, layout: Layout) -> tuple[int, ...]:
+    model, precision = as_held(architecture, stored, layout)
+    totals = list(rank_weight_bytes(model, precision, layout))
     if len(totals) == 1 or model.model_type not in _families()["embedding"]:
         return tuple(totals)
-    embedding, head = table_bytes(model, precision, ask.layout, _VOCABULARY_MULTIPLE)
+    embedding, head = table_bytes(model, precision, layout, _VOCABULARY_MULTIPLE)
     norms = sum(precision.weight_bytes(weight, Place(model, None)) for weight in model.final_norm)
     norms = 0 if model.model_type in _families()["last_norm"] else norms
     last = len(totals) - 1

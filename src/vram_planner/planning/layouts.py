@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.parallel import Layout, valid_tp
+from vram_planner.architecture.parallel import Layout, valid_tp, why_not_tp
 from vram_planner.errors import ParallelError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def layout_of(
         tp = count // (pp * dp)
         if not chosen.splits_tensors:
             tp, pp = 1, count
-        elif not request.dp_attention and tp not in (sizes := valid_tp(profile.architecture)):
-            fitting = ", ".join(str(size) for size in sizes)
+        elif not request.dp_attention and why_not_tp(profile.architecture, tp) is not None:
+            fitting = ", ".join(str(size) for size in valid_tp(profile.architecture))
             raise ParallelError(
                 f"{count} GPUs: a tensor parallel size of {tp} does not divide the heads or the vocabulary",
                 hint=f"valid sizes: {fitting}; or --tp 1 --pp {tp}",
