@@ -12,7 +12,6 @@ from vram_planner.architecture.attention import BorrowedKv, FullAttention
 from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.model import Architecture, Layer
 from vram_planner.architecture.precision import Uniform
-from vram_planner.architecture.recurrent import KimiDelta
 from vram_planner.architecture.storage import Tiles
 from vram_planner.architecture.weight import Role, Weight
 from vram_planner.errors import ParallelError
@@ -264,9 +263,17 @@ def _is_wide(name: str, family: str, mixer: Mixer | None) -> bool:
     return (
         name in _WIDE
         or (name in ("router", "router.bias") and family in _WIDE_ROUTERS)
-        or (name in _WIDE_IN_KIMI and isinstance(mixer, KimiDelta))
+        or (name in _WIDE_IN_KIMI and _is_kimi(mixer))
         or name.startswith(_WIDE_IN.get(family, ("\n",)))
     )
+
+
+def _is_kimi(mixer: Mixer | None) -> bool:
+    if mixer is None or mixer.state is None:
+        return False
+    from vram_planner.architecture.recurrent import KimiDelta  # noqa: PLC0415  a fortieth of a cold start
+
+    return isinstance(mixer, KimiDelta)
 
 
 def _one_for_both(mixer: Mixer) -> bool:
