@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vram_planner.model_profiles.from_config import architecture_from_config
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.model import Architecture
 
+# A busy machine is no finding: neither a slow example nor slow drawing of examples fails a test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 ORACLES = Path(__file__).parent / "oracles"
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vram_planner.model_profiles.headers import Header
 
+HANG_S = 10  # only a hang is caught here; benchmarks/headers.py times the readers
 BIG = 1 << 40
 Tiny = tuple[dict[str, Any], dict[str, tuple[int, ...]]]
 
@@ -92,7 +93,7 @@ def test_a_word_of_the_vocabulary_takes_a_microsecond(gguf_header: Callable[...,
 
     start = time.process_time()
     read_gguf(source)
-    assert time.process_time() - start < 0.3
+    assert time.process_time() - start < HANG_S
 
 
 def text(value: bytes) -> bytes:
@@ -167,7 +168,7 @@ def test_what_is_wrong_is_refused_with_its_offset(kind: str) -> None:
         read_gguf(Zeros(raw))
     assert error.value.offset is not None
     assert error.value.hint
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < HANG_S
 
 
 class Zeros:
@@ -187,7 +188,7 @@ def test_as_many_empty_strings_as_are_allowed_take_less_than_a_second() -> None:
 
     with pytest.raises(HeaderError, match="a key of 0"):
         read_gguf(Zeros(head(n_keys=2) + text(b"a") + struct.pack("<I", 9) + array(8, MOST_STRINGS)))
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < HANG_S
 
 
 def test_as_many_tensors_as_are_allowed_are_refused_in_little_memory() -> None:
@@ -196,7 +197,7 @@ def test_as_many_tensors_as_are_allowed_are_refused_in_little_memory() -> None:
     start = time.process_time()
     with pytest.raises(HeaderError, match="name of 0"):
         read_gguf(source)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < HANG_S
 
     tracemalloc.start()
     with pytest.raises(HeaderError, match="name of 0"):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from vram_planner.errors import PrecisionError
 from vram_planner.model_profiles.patterns import Pattern
 
+HANG_S = 10  # only a hang is caught here; benchmarks/headers.py times the readers
+
 ATOMS = ["a", "b", ".", r"\.", r"\d", "[ab]", "[^a]", "[0-9]", "1", "^", "$", "(?!a)", "(?=b)", "(?:ab|b)"]
 REPEATS = ["", "", "*", "+", "?", "{2}", "{1,2}", "*?"]
 
@@ -40,7 +42,7 @@ def test_no_pattern_takes_long(source: str) -> None:
     began = time.perf_counter()
 
     assert not Pattern(source).covers("a" * 200 + "c")
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < HANG_S
 
 
 @pytest.mark.parametrize(
