@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -10,6 +10,7 @@ from vram_planner.architecture.parallel import valid_tp
 from vram_planner.units import format_count, format_gib
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.model import Architecture
     from vram_planner.model_profiles.resolve import ModelProfile
 
 
@@ -39,6 +40,27 @@ def explain_model(profile: ModelProfile) -> str:
             else "",
         ],
     ]
+    layers, caches = _layers_and_caches(model)
+    return "\n\n".join(
+        (
+            tabulate([row for row in head if row[1]], tablefmt="plain", disable_numparse=True),
+            tabulate(
+                layers,
+                headers=["layers", "attention", "heads", "feed-forward", "parameters each"],
+                tablefmt="plain",
+                disable_numparse=True,
+            ),
+            tabulate(
+                caches,
+                headers=["layers", "KV heads", "key", "value", "keeps tokens", "elements a token"],
+                tablefmt="plain",
+                disable_numparse=True,
+            ),
+        )
+    )
+
+
+def _layers_and_caches(model: Architecture) -> tuple[list[list[Any]], list[list[Any]]]:
     layers = [
         [
             count,
@@ -60,20 +82,4 @@ def explain_model(profile: ModelProfile) -> str:
         ]
         for cache, count in model.caches
     ]
-    return "\n\n".join(
-        (
-            tabulate([row for row in head if row[1]], tablefmt="plain", disable_numparse=True),
-            tabulate(
-                layers,
-                headers=["layers", "attention", "heads", "feed-forward", "parameters each"],
-                tablefmt="plain",
-                disable_numparse=True,
-            ),
-            tabulate(
-                caches,
-                headers=["layers", "KV heads", "key", "value", "keeps tokens", "elements a token"],
-                tablefmt="plain",
-                disable_numparse=True,
-            ),
-        )
-    )
+    return layers, caches
