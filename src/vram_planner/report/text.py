@@ -110,11 +110,15 @@ def _verdict(plan: MemoryPlan) -> str:
             *_servers(plan),
             _line("budget", f"{format_gib(gpu.usable_bytes)} GiB = {capacity.rule}"),
             f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
-            f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
+            f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens{_each_replica(plan)}",
             f"  longest    {longest} for {asked:,} at once",
             *_speed(plan),
         )
     )
+
+
+def _each_replica(plan: MemoryPlan) -> str:
+    return f" on each of {plan.request['dp']} replicas" if plan.request["dp"] > 1 else ""
 
 
 def _servers(plan: MemoryPlan) -> list[str]:
@@ -146,10 +150,11 @@ def _speed(plan: MemoryPlan) -> list[str]:
     found = plan.performance
     if found is None:
         return []
+    whose = "a replica" if plan.request["dp"] > 1 else "in all"
     user, total = found.per_user_tokens_per_s, found.output_tokens_per_s
     words = (
         f"{_about(user.best)} tokens/s per user ({_about(user.low)}-{_about(user.high)}), "
-        f"{_about(total.best)} in all; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
+        f"{_about(total.best)} {whose}; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
     )
     return [_line("speed", words)]
 
