@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.engines.llama_cpp_alloc import Graph
-from vram_planner.units import round_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +57,7 @@ class Vit:
 @dataclass(slots=True, kw_only=True)
 class Clip:
     """
-    The graph of a projector, and what it reads from the host.
+    The graph of a projector for a picture of `side` pixels a side.
 
     `on_host` writes the graph for the CPU, where inputs lie in the same buffer and are not copied.
     """
@@ -68,7 +67,6 @@ class Clip:
     flash: bool
     on_host: bool = False
     graph: Graph = field(init=False)
-    inputs: dict[str, int] = field(default_factory=dict)
     _arrived: dict[str, Made] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -113,7 +111,6 @@ class Clip:
     def input(self, name: str, n_bytes: int) -> Made:
         """What the host fills in: a copy of it on the GPU."""
         if name not in self._arrived:
-            self.inputs[name] = round_up(n_bytes, _HOST_ALIGNMENT)
             number = self.graph.leaf(n_bytes) if self.on_host else self.graph.copied(n_bytes)
             self._arrived[name] = Made(number, n_bytes)
         return self._arrived[name]

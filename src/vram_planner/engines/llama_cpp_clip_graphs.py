@@ -6,6 +6,7 @@ Source (b11434): tools/mtmd/models/*.cpp, one function here for a file there; to
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.llama_cpp_clip import Clip, Made, Vit
@@ -13,6 +14,8 @@ from vram_planner.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from vram_planner.architecture.projector import Projector
 
 _FLOAT = 4
 _RMS_VIT = (3200, 45)  # width and layers of InternViT-6B, which has norms without a mean
@@ -168,7 +171,9 @@ def qwen3vl(clip: Clip) -> Made:
         if projector.has(f"{name}.fc1.weight"):
             middle = clip.product(f"{name}.fc1", clip.norm(stream.seen, f"{name}.norm", rms=False), after)
             feature = clip.product(f"{name}.fc2", clip.over(middle), after)
-            beside = feature if beside is None else clip.new(beside.n_bytes + feature.n_bytes, beside, feature)
+            beside = (
+                feature if beside is None else clip.new(beside.n_bytes + feature.n_bytes, beside, feature)
+            )
     if projector.has("v.post_ln.weight"):
         stream = clip.norm(stream, "v.post_ln", rms=False)
     result = _merger(clip, stream)
@@ -247,8 +252,13 @@ _GRAPHS: Mapping[str, Callable[[Clip], Made]] = {
     "gemma4v": gemma4v,
     "glm4v": glm4v,
 }
-# Tokens a side of the picture that those with pictures of any size are reserved for; the others: their one size.
-_SIDES = {"pixtral": 16, "gemma4v": 16, **dict.fromkeys(("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"), 46)}
+# Of those with pictures of any size: tokens a side of the one that the buffer is reserved for, and tokens of the largest.
+_SIDES = {
+    "pixtral": (16, 1024),
+    "gemma4v": (16, 1120),
+    **dict.fromkeys(("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"), (46, 4096)),
+}
+_WITHIN_UBATCH = ("gemma4v",)  # each token of a picture sees all: they must go through in one micro-batch
 
 
 def graph_of(kind: str) -> Callable[[Clip], Made]:
@@ -261,12 +271,21 @@ def graph_of(kind: str) -> Callable[[Clip], Made]:
     return _GRAPHS[kind]
 
 
-def side_of(kind: str, image: int, patch: int, merge: int) -> int:
+def sides_of(projector: Projector, ubatch: int) -> tuple[int, int]:
     """
-    Pixels a side of the picture that the buffer is reserved for: the one size of the tower, or n × n tokens.
+    Pixels a side of the picture that the buffer is reserved for, and of the largest square that is let through.
 
-        n · merge · patch;  n 46 for Qwen and GLM, 16 for Pixtral and Gemma 4
+        n · merge · patch;  n 46 for Qwen and GLM, 16 for Pixtral and Gemma 4; the largest: 64, 32 and 33
 
-    Larger pictures make the buffer grow when they come. Source: clip-model.h, set_warmup_n_tokens.
+    The others have pictures of one size. Gemma 4's have no more tokens than a micro-batch. A larger picture makes the
+    buffer grow when it comes. Source: clip.cpp, load_hparams; clip-model.h, set_limit_image_tokens and
+    set_warmup_n_tokens; server-context.cpp ("cap image_max_tokens").
     """
-    return _SIDES[kind] * merge * patch if kind in _SIDES else image
+    if projector.kind not in _SIDES:
+        return projector.image, projector.image
+    first, tokens = _SIDES[projector.kind]
+    if projector.kind in _WITHIN_UBATCH:
+        tokens = min(tokens, ubatch)
+    most = isqrt(tokens)
+    token = projector.merge * projector.patch
+    return min(first, most) * token, most * token

@@ -30,12 +30,11 @@ _LARGEST_IMAGE: Final = 8192
 _SPATIAL: Final = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "pixtral": 1}
 _FACTOR: Final = {"gemma3": 4, "gemma4v": 3}
 _BLOCK: Final = re.compile(r"v\.(?:blk|deepstack)\.(\d+)\.")
-# What is not loaded: the bounds of Gemma 4's clamps, which are read as numbers, and biases that the norms there do not have.
-_BESIDE: Final = (
-    *(".input_max", ".input_min", ".output_max", ".output_min"),
-    *(".attn_post_norm.bias", ".ffn_post_norm.bias"),
+_BESIDE: Final = (".attn_post_norm.bias", ".ffn_post_norm.bias")  # never loaded
+_CLAMP: Final = ".input_max"  # of Gemma 4's clamped matrices, whose graph is another
+_HINT: Final = (
+    "give the mmproj file that belongs to the model, or --mmproj f16 to work it out from its config.json"
 )
-_HINT: Final = "give the mmproj file that belongs to the model, or --mmproj f16 to work it out from its config.json"
 
 
 def read_projector(path: Path) -> Projector:
@@ -58,6 +57,11 @@ def projector_of(header: Header) -> Projector:
     if not isinstance(kind, str):
         _refuse(name, "clip.projector_type is no name")
     layers = _number(facts, name, "block_count", _MOST_LAYERS)
+    if any(tensor.name.endswith(_CLAMP) for tensor in header.tensors):
+        raise UnsupportedArchitectureError(
+            f"{name} clamps what goes through its matrices, which is not modelled",
+            hint="leave --mmproj out and keep room for it",
+        )
     features = facts.get("clip.vision.feature_layer")
     if isinstance(features, tuple) and len(features) > 1:
         raise UnsupportedArchitectureError(
