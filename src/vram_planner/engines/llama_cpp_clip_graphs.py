@@ -42,7 +42,7 @@ def _padded(clip: Clip) -> int:
 
 
 def _side_by_side(clip: Clip, stream: Made) -> Made:
-    """merge × merge patches become one wide row. Source: clip.cpp, build_patch_merge_permute."""
+    """Patches side by side, merge × merge of them, become one wide row. Source: clip.cpp, build_patch_merge_permute."""
     if _padded(clip) != clip.patches:
         stream = clip.rows(clip.width, _padded(clip), stream)
     return clip.same(clip.same(stream.seen).seen)

@@ -31,8 +31,8 @@ from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
 from vram_planner.planning.drafting import check_own_options, find_draft
 from vram_planner.planning.layouts import fixed_gpus, layout_of
-from vram_planner.planning.projecting import find_projector
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
+from vram_planner.planning.projecting import find_projector
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, Engine, Memory

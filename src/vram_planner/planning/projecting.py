@@ -36,7 +36,7 @@ def find_projector(request: PlanRequest, profile: ModelProfile) -> Projector | N
     wanted = request.mmproj.strip()
     type_name = wanted.lower()
     if type_name == _AUTO:
-        file = _own_file(request.model.strip(), profile)
+        file = _own_file(request.model.strip())
         return _worked_out(profile, _USUAL) if file is None else _read(file)
     if type_name in PROJECTOR_TYPES:
         return _worked_out(profile, type_name)
@@ -62,7 +62,7 @@ def _worked_out(profile: ModelProfile, type_name: str) -> Projector:
     return projector_from_config(profile.config, hidden=hidden, type_name=type_name, name=name)
 
 
-def _own_file(model: str, profile: ModelProfile) -> Path | None:
+def _own_file(model: str) -> Path | None:
     """The file that comes with the model; None where its config.json is all there is."""
     if model.lower().startswith(_OLLAMA):
         from vram_planner.model_profiles.ollama import ollama_model  # noqa: PLC0415  for Ollama alone

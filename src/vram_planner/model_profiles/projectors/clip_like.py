@@ -190,7 +190,10 @@ def llava(config: Config, hidden: int) -> Sketch:
     sketch.add(v__class_embd=(width,))
     sketch.norm("v.pre_ln", width)
     for index in range(sketch.layers):
-        sketch.block(index, vision.integer("intermediate_size", default=3072))
+        layer, inner = f"v.blk.{index}", vision.integer("intermediate_size", default=3072)
+        sketch.block(index, inner)
+        sketch.linear(f"{layer}.ffn_down", inner, width)  # that script has the two names the other way round
+        sketch.linear(f"{layer}.ffn_up", width, inner)
     sketch.linear("mm.0", hidden, width)
     sketch.linear("mm.2", hidden, hidden)
     return sketch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def qwen2_5(config: Config, hidden: int) -> Sketch:
     sketch = _cut(vision, "qwen2.5vl_merger", hidden_size(vision, 3584), layers=32, patch=14)
     full = vision.integers("fullatt_block_indexes", default=(7, 15, 23, 31))
     every = full[0] + 1 if full else 0
-    if not full or any(later - earlier != every for earlier, later in zip(full, full[1:], strict=False)):
+    if not full or any(later - earlier != every for earlier, later in pairwise(full)):
         raise UnsupportedArchitectureError(
             "llama.cpp takes full layers at equal distances only (fullatt_block_indexes)",
             hint="leave --mmproj out",

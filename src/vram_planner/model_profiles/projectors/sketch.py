@@ -68,9 +68,7 @@ class Sketch:
     def block(
         self, index: int, inner: int, *, gated: bool = False, bias: bool = True, shifts: bool = True
     ) -> str:
-        """
-        One layer with matrices for queries, keys and values each; `shifts` are those of its norms. Its name.
-        """
+        """One layer with matrices for queries, keys and values each; `shifts` are those of its norms. Its name."""
         layer, width = f"v.blk.{index}", self.width
         for letter in "qkv":
             self.linear(f"{layer}.attn_{letter}", width, width, bias=bias)
