@@ -16,22 +16,39 @@ from vram_planner.engines.llama_cpp_alloc import Graph
 from vram_planner.engines.llama_cpp_projector import compute_bytes, projector_bytes
 from vram_planner.errors import HeaderError, PlannerError, RequestError, UnsupportedArchitectureError
 from vram_planner.model_profiles.from_config import architecture_from_config
+from vram_planner.model_profiles.headers import Header, StoredTensor
+from vram_planner.model_profiles.projector_file import projector_of as projector_from_header
 from vram_planner.model_profiles.projectors import projector_from_config
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.units import GIB
 
 # Release 0.5.0 (b11434): tools/mtmd built against the release's own CUDA backend, on a pretend RTX 4090 and on the CPU, in
-# clip_init's no-alloc mode; files without data as convert_hf_to_gguf.py --mmproj writes them (LLaVA: the script under
-# legacy-models; Llama 4 with the published names of its second norms, Pixtral with its token at the end of a row).
+# clip_init's no-alloc mode; files without data as convert_hf_to_gguf.py --mmproj writes them (LLaVA,
+# MiniCPM-V: the scripts under legacy-models; Llama 4 with the published names of its second norms, Pixtral with its token at the end of a row).
 ORACLE = Path(__file__).parent.parent / "oracles" / "llamacpp_projectors.jsonl"
 ROWS = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
 GEMMA = {"model": "google/gemma-3-4b-it", "ctx": 8192, "concurrency": 1, "engine": "llama.cpp"}
 QWEN = {**GEMMA, "model": "Qwen/Qwen2.5-VL-7B-Instruct"}
 
 
+def read_from(file: dict[str, Any]) -> Projector:
+    """The projector of a header: its keys, the tensors of the whole, and those of one layer, which all have."""
+    count = file["keys"]["clip.vision.block_count"]
+    names = file["tensors"] | {
+        f"v.blk.{index}.{name}": told for index in range(count) for name, told in file["block"].items()
+    }
+    tensors = [StoredTensor(name, dtype, tuple(shape), 0) for name, (dtype, shape) in names.items()]
+    metadata = {"general.architecture": "clip"} | file["keys"]
+    return projector_from_header(
+        Header(tensors=tuple(tensors), metadata=metadata, source="m.gguf", format="gguf", file_bytes=0)
+    )
+
+
 @lru_cache(maxsize=128)
 def projector_of(index: int) -> Projector:
     row = ROWS[index]
+    if "file" in row:
+        return read_from(row["file"])
     config = row.get("config")
     if config is None:
         profile = resolve(row["model"], offline=True)
@@ -79,11 +96,11 @@ def test_what_the_buffer_grows_to_for_the_largest_picture_is_exact(index: int) -
 
 def test_the_table_covers_every_kind_that_is_modelled() -> None:
     with pytest.raises(UnsupportedArchitectureError) as refused:
-        compute_bytes(toy(kind="resampler"), 28, flash=True, on_host=False)
+        compute_bytes(toy(kind="adapter"), 28, flash=True, on_host=False)
 
     modelled = set(refused.value.hint.partition("modelled: ")[2].split(", "))
     assert modelled == {row["kind"] for row in ROWS}
-    assert len(modelled) == 11
+    assert len(modelled) == 12
 
 
 def toy(**other: Any) -> Projector:

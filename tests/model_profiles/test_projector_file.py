@@ -108,9 +108,9 @@ def test_clamped_matrices_are_refused(tmp_path: Path, write_gguf: Write) -> None
 
 
 def test_an_unknown_kind_of_projector_is_refused_by_name(tmp_path: Path, write_gguf: Write) -> None:
-    path = write_gguf(tmp_path / "m.gguf", KEYS | {"clip.projector_type": "resampler"}, shapes())
+    path = write_gguf(tmp_path / "m.gguf", KEYS | {"clip.projector_type": "adapter"}, shapes())
 
-    with pytest.raises(UnsupportedArchitectureError, match="'resampler' is not modelled"):
+    with pytest.raises(UnsupportedArchitectureError, match="'adapter' is not modelled"):
         projector_bytes(read_projector(path))
 
 

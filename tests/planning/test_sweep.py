@@ -47,7 +47,9 @@ class TestWithNumpy:
     def test_a_second_model_is_in_every_cell(self, options: dict[str, Any]) -> None:
         plan = vp.plan(ctx=4096, concurrency=2, gpu="H100", calibration=False, **options)
         model, quant = options.pop("model"), options.pop("quant", None)
-        table = vp.sweep(models=[model], gpus=["H100"], ctx=[4096], concurrency=[2], quants=[quant], **options)
+        table = vp.sweep(
+            models=[model], gpus=["H100"], ctx=[4096], concurrency=[2], quants=[quant], **options
+        )
 
         assert next(iter(table.rows()))["total_bytes"] == plan.total_bytes
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.projector import Projector
 
 _FLOAT = 4
+_RESAMPLER_HEAD = 128
 _RMS_VIT = (3200, 45)  # width and layers of InternViT-6B, which has norms without a mean
 
 
@@ -239,6 +240,43 @@ def glm4v(clip: Clip) -> Made:
     return clip.product("mm.down", clip.new(up.n_bytes, gate, up), after)
 
 
+def minicpmv(clip: Clip) -> Made:
+    """MiniCPM-V up to 4.5: SigLIP, and a resampler whose queries attend over the patches. Source: models/minicpmv.cpp."""
+    tokens, shape = clip.patches, clip.projector.tensors["resampler.query"].shape
+    queries, wide = shape[0], clip.projector.rows("resampler.proj.weight")
+    learned = clip.rows(clip.width, tokens, clip.numbers("positions", tokens))
+    found = clip.tower(clip.embedded(), Vit(tokens=tokens, position=(learned,)))
+    asked = clip.over(clip.over(clip.rows(wide, queries)))
+    values = clip.norm(clip.product("resampler.kv", found, tokens), "resampler.ln_kv", rms=False)
+    key = clip.over(values, _sines(clip, wide))
+    three = [
+        clip.product("resampler.attn.q", asked, queries),
+        clip.product("resampler.attn.k", key, tokens),
+        clip.product("resampler.attn.v", values, tokens),
+    ]
+    query, key, value = (made.seen for made in three)
+    clip.graph.expand(query.number, key.number, value.number)
+    if clip.flash:
+        mixed = clip.new(query.n_bytes, query, *(clip.new(made.n_bytes // 2, made) for made in (key, value)))
+    else:
+        turned = clip.new(value.n_bytes, value)
+        scores = clip.over(clip.rows(queries * wide // _RESAMPLER_HEAD, tokens, key, query))
+        mixed = clip.same(clip.new(query.n_bytes, turned, scores).seen)
+    mixed = clip.norm(clip.product("resampler.attn.out", mixed.seen, queries), "resampler.ln_post", rms=False)
+    return clip.product("resampler.proj", mixed, queries)
+
+
+def _sines(clip: Clip, wide: int) -> Made:
+    """Positions as sines and cosines of frequencies, a quarter of the width each."""
+    tokens, quarter = clip.patches, wide // 4
+    repeated = clip.rows(quarter, tokens, clip.numbers("frequencies", quarter))
+    halves = []
+    for name in ("positions across", "positions down"):
+        angle = clip.over(repeated, clip.numbers(name, tokens))
+        halves.append(clip.rows(2 * quarter, tokens, clip.same(angle), clip.same(angle)))
+    return clip.rows(4 * quarter, tokens, *halves)
+
+
 _GRAPHS: Mapping[str, Callable[[Clip], Made]] = {
     "gemma3": siglip,
     "idefics3": siglip,
@@ -251,6 +289,7 @@ _GRAPHS: Mapping[str, Callable[[Clip], Made]] = {
     "mlp": llava,
     "gemma4v": gemma4v,
     "glm4v": glm4v,
+    "resampler": minicpmv,
 }
 # Of those with pictures of any size: tokens a side of the one that the buffer is reserved for, and tokens of the largest.
 _SIDES = {

@@ -30,7 +30,7 @@ _LARGEST_IMAGE: Final = 8192
 _SPATIAL: Final = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "pixtral": 1}
 _FACTOR: Final = {"gemma3": 4, "gemma4v": 3}
 _BLOCK: Final = re.compile(r"v\.(?:blk|deepstack)\.(\d+)\.")
-_BESIDE: Final = (".attn_post_norm.bias", ".ffn_post_norm.bias")  # never loaded
+_BESIDE: Final = (".attn_post_norm.bias", ".ffn_post_norm.bias", "resampler.pos_embed")  # never loaded
 _CLAMP: Final = ".input_max"  # of Gemma 4's clamped matrices, whose graph is another
 _HINT: Final = (
     "give the mmproj file that belongs to the model, or --mmproj f16 to work it out from its config.json"
