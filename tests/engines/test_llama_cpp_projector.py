@@ -27,8 +27,8 @@ from vram_planner.units import GIB
 # MiniCPM-V: the scripts under legacy-models; Llama 4 with the published names of its second norms, Pixtral with its token at the end of a row).
 ORACLE = Path(__file__).parent.parent / "oracles" / "llamacpp_projectors.jsonl"
 ROWS = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
-GEMMA = {"model": "google/gemma-3-4b-it", "ctx": 8192, "concurrency": 1, "engine": "llama.cpp"}
-QWEN = {**GEMMA, "model": "Qwen/Qwen2.5-VL-7B-Instruct"}
+GEMMA: dict[str, Any] = {"model": "google/gemma-3-4b-it", "ctx": 8192, "concurrency": 1, "engine": "llama.cpp"}
+QWEN: dict[str, Any] = {**GEMMA, "model": "Qwen/Qwen2.5-VL-7B-Instruct"}
 
 
 def read_from(file: dict[str, Any]) -> Projector:
@@ -69,7 +69,7 @@ def test_the_tensors_on_the_gpu_and_on_the_host_are_exact(index: int) -> None:
     row, projector = ROWS[index], projector_of(index)
 
     assert projector.kind == row["kind"]
-    assert len(projector.tensors) == row["tensors"]
+    assert sum(len(one.tensors) for one in (projector, projector.sound) if one) == row["tensors"]
     assert projector_bytes(projector).weights == row["weights"]
     assert projector_bytes(projector, on_host=True).weights == row["host_weights"]
 
@@ -99,8 +99,8 @@ def test_the_table_covers_every_kind_that_is_modelled() -> None:
         compute_bytes(toy(kind="adapter"), 28, flash=True, on_host=False)
 
     modelled = set(refused.value.hint.partition("modelled: ")[2].split(", "))
-    assert modelled == {row["kind"] for row in ROWS}
-    assert len(modelled) == 12
+    assert modelled == {row["kind"] for row in ROWS} | {row["sound"] for row in ROWS if "sound" in row}
+    assert len(modelled) == 13
 
 
 def toy(**other: Any) -> Projector:
@@ -145,6 +145,15 @@ def test_gemma_4s_pictures_are_no_larger_than_a_micro_batch() -> None:
     sides = [projector_bytes(projector, ubatch=ubatch) for ubatch in (100, 512, 2048)]
 
     assert [(found.side, found.largest_side) for found in sides] == [(480, 480), (768, 1056), (768, 1584)]
+
+
+def test_an_encoder_of_sound_in_the_same_file_is_counted() -> None:
+    """Gemma 4 E2B: two contexts of clip.cpp, each with a buffer; the kernel of the patches is in both."""
+    plan = vp.plan(**GEMMA | {"model": "google/gemma-4-E2B-it"}, quant="q4_k_m", mmproj="f16")
+    part = plan.part("vision_projector")
+
+    assert part.n_bytes == (368_648_192 + 106_186_752) + (618_071_168 + 106_109_824)
+    assert "sound of more than 30 seconds at once" in plan.not_modelled
 
 
 def test_a_plan_with_a_projector_has_a_part_for_it_and_less_room() -> None:
@@ -236,7 +245,7 @@ def test_other_engines_and_a_stray_option_are_refused() -> None:
 
 def test_ollama_keeps_it_on_the_host_where_layers_are_too() -> None:
     """Source: Ollama's llm/llama_server.go, shouldDisableMMProjOffload: partial offload, or a card it and 1 GiB do not fit."""
-    ask = {**GEMMA, "engine": "ollama", "quant": "q4_k_m", "mmproj": "auto"}
+    ask: dict[str, Any] = {**GEMMA, "engine": "ollama", "quant": "q4_k_m", "mmproj": "auto"}
     names = [
         {part.name for part in vp.plan(**ask, **other).parts}
         for other in ({}, {"ngl": 10}, {"gpu": "custom:1GiB"}, {"gpu": "custom:8GiB"})

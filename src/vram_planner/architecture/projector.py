@@ -27,7 +27,8 @@ class Projector:
     size of the tower's stream, `image` the side of its pictures and `patch` that of a patch, in pixels; `merge`
     patches a side become one token. Every `full_every`th layer sees the whole picture, the others a window; 0: all do.
     `projected` is the file's projection_dim. `tensors` go by their names in the file. `name` is the file's, for the
-    command that starts the server, `source` says where it is from.
+    command that starts the server, `source` says where it is from. `sound` is an encoder of sound in the same file: its
+    `patch` is the number of bins of a frame, `image` of no meaning.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Projector:
     name: str
     source: str
     full_every: int = 0
+    sound: Projector | None = None
 
     def has(self, name: str) -> bool:
         """Whether the file has a tensor of that name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOST_ALIGNMENT = 32
 _FLOAT, _HALF = 4, 2
+_CLAMPED = ("gemma4v", "gemma4a")  # whether the file has bounds or not
 # Head sizes that the CUDA kernels have. Source: ggml/src/ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel.
 FLASH_HEADS = (40, 64, 72, 80, 96, 112, 128, 256)
 
@@ -124,8 +125,12 @@ class Clip:
         return self.input(name, count * 4)
 
     def product(self, name: str, source: Made, tokens: int) -> Made:
-        """A matrix of the file times activations, and its bias where it has one."""
-        result = self.rows(self.projector.rows(f"{name}.weight"), tokens, source)
+        """A matrix of the file times activations, and its bias where it has one; Gemma 4 clamps both sides of it."""
+        clamped = self.projector.kind in _CLAMPED
+        result = self.rows(
+            self.projector.rows(f"{name}.weight"), tokens, self.over(source) if clamped else source
+        )
+        result = self.over(result) if clamped else result
         return self.over(result) if self.projector.has(f"{name}.bias") else result
 
     def norm(self, source: Made, name: str, *, rms: bool) -> Made:

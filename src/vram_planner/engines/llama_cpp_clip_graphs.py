@@ -10,6 +10,7 @@ from math import isqrt
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.llama_cpp_clip import Clip, Made, Vit
+from vram_planner.engines.llama_cpp_clip_sound import FRAMES, gemma4a
 from vram_planner.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
@@ -288,6 +289,7 @@ _GRAPHS: Mapping[str, Callable[[Clip], Made]] = {
     "qwen3vl_merger": qwen3vl,
     "mlp": llava,
     "gemma4v": gemma4v,
+    "gemma4a": gemma4a,
     "glm4v": glm4v,
     "resampler": minicpmv,
 }
@@ -297,7 +299,9 @@ _SIDES = {
     "gemma4v": (16, 1120),
     **dict.fromkeys(("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"), (46, 4096)),
 }
-_WITHIN_UBATCH = ("gemma4v",)  # each token of a picture sees all: they must go through in one micro-batch
+# Each token of a picture sees all others: they must go through in one micro-batch, but for models of two widths.
+_WITHIN_UBATCH = "gemma4v"
+_CAUSAL = (1536, 2560)
 
 
 def graph_of(kind: str) -> Callable[[Clip], Made]:
@@ -316,14 +320,17 @@ def sides_of(projector: Projector, ubatch: int) -> tuple[int, int]:
 
         n · merge · patch;  n 46 for Qwen and GLM, 16 for Pixtral and Gemma 4; the largest: 64, 32 and 33
 
-    The others have pictures of one size. Gemma 4's have no more tokens than a micro-batch. A larger picture makes the
+    The others have pictures of one size. Gemma 4's, but for E2B's and E4B's, have no more tokens than a micro-batch; its sound
+    has 3,000 frames. A larger picture makes the
     buffer grow when it comes. Source: clip.cpp, load_hparams; clip-model.h, set_limit_image_tokens and
     set_warmup_n_tokens; server-context.cpp ("cap image_max_tokens").
     """
+    if projector.kind == "gemma4a":
+        return FRAMES, FRAMES
     if projector.kind not in _SIDES:
         return projector.image, projector.image
     first, tokens = _SIDES[projector.kind]
-    if projector.kind in _WITHIN_UBATCH:
+    if projector.kind == _WITHIN_UBATCH and projector.projected not in _CAUSAL:
         tokens = min(tokens, ubatch)
     most = isqrt(tokens)
     token = projector.merge * projector.patch

@@ -8,6 +8,7 @@ Source (b11434): tools/mtmd/clip.cpp; tools/server/server-context.cpp, load_mode
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,6 +56,14 @@ def projector_bytes(
 
     Raises UnsupportedArchitectureError for a kind that is not modelled, HeaderError for a file without a tensor it needs.
     """
+    if projector.sound is not None:
+        seen = projector_bytes(replace(projector, sound=None), flash=flash, on_host=on_host, ubatch=ubatch)
+        heard = projector_bytes(projector.sound, flash=flash, on_host=on_host, ubatch=ubatch)
+        return seen._replace(
+            weights=seen.weights + heard.weights,
+            compute=seen.compute + heard.compute,
+            largest=seen.largest + heard.compute,
+        )
     flash = flash and (on_host or projector.width // projector.heads in FLASH_HEADS)
     key = (flash, on_host, ubatch)
     kept: dict[tuple[object, ...], ProjectorBytes] = vars(projector).setdefault("_llama_cpp_bytes", {})

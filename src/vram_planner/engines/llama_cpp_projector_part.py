@@ -14,6 +14,7 @@ _CODE = "https://github.com/ggml-org/llama.cpp/blob/b11434/tools/mtmd"
 _ANY = "vision or audio projector (mmproj)"
 _LEFT_OUT = "vision projector (mmproj): not loaded in this plan, as with --no-mmproj; --mmproj auto adds it"
 _LEGACY = "mlp"  # its projection_dim is CLIP's own
+_LONGER = "sound of more than 30 seconds at once"
 _SEVERAL = "pictures or tiles that the projector encodes several at once"
 
 
@@ -46,7 +47,8 @@ def projector_parts(ask: Ask) -> tuple[Part, ...]:
     found, projector = projector_of(ask), ask.projector
     if found is None or projector is None or _on_host(ask):
         return ()
-    larger = ""
+    larger, sound = "", projector.sound
+    heard = "" if sound is None else f" and {sound.kind}, {len(sound.tensors):,} tensors beside the"
     if found.largest > found.compute:
         side = found.largest_side
         larger = f"; it grows to {found.largest:,} B when one of {side:,} × {side:,} comes, the largest"
@@ -56,7 +58,7 @@ def projector_parts(ask: Ask) -> tuple[Part, ...]:
         basis=Basis.FORMULA,
         source=f"{projector.source}; graph: {_CODE}/clip.cpp, clip_model_loader::warmup",
         detail=(
-            f"{projector.kind}: {len(projector.tensors):,} tensors of {found.weights:,} B, and {found.compute:,} B for "
+            f"{projector.kind}{heard}: {len(projector.tensors):,} tensors of {found.weights:,} B, and {found.compute:,} B for "
             f"a picture of {found.side:,} × {found.side:,}{larger}"
         ),
         low_bytes=found.total if larger else None,
@@ -94,7 +96,7 @@ def with_projector(command: str, ask: Ask) -> str:
 def projector_left_out(ask: Ask) -> tuple[str, ...]:
     """What a plan does not say of it."""
     if ask.projector is not None:
-        return (_SEVERAL,)
+        return (_SEVERAL,) if ask.projector.sound is None else (_SEVERAL, _LONGER)
     return (_LEFT_OUT if ask.architecture.towers else _ANY,)
 
 

@@ -30,15 +30,24 @@ _LARGEST_IMAGE: Final = 8192
 _SPATIAL: Final = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "pixtral": 1}
 _FACTOR: Final = {"gemma3": 4, "gemma4v": 3}
 _BLOCK: Final = re.compile(r"v\.(?:blk|deepstack)\.(\d+)\.")
-_BESIDE: Final = (".attn_post_norm.bias", ".ffn_post_norm.bias", "resampler.pos_embed")  # never loaded
-_CLAMP: Final = ".input_max"  # of Gemma 4's clamped matrices, whose graph is another
+_OF_SOUND: Final = ("a.", "mm.a.")
+# Asked for whatever the encoder, so loaded a second time beside that of sound.
+_OF_BOTH: Final = ("v.class_embd", "v.patch_embd.", "v.norm_embd.")
+_SOUND: Final = "gemma4a"
+_MOST_BINS: Final = 256
+# Never loaded into a buffer: the bounds of Gemma 4's clamps, which are read as numbers, and what has no use.
+_BESIDE: Final = (
+    *(".input_max", ".input_min", ".output_max", ".output_min"),
+    *(".attn_post_norm.bias", ".ffn_post_norm.bias", "resampler.pos_embed"),
+)
+_WITHOUT: Final = "leave --mmproj out and keep room for it"
 _HINT: Final = (
     "give the mmproj file that belongs to the model, or --mmproj f16 to work it out from its config.json"
 )
 
 
 def read_projector(path: Path) -> Projector:
-    """The projector of a local file. Raises HeaderError for another file, UnsupportedArchitectureError for one with sound."""
+    """The projector of a local file. Raises HeaderError for another file, UnsupportedArchitectureError for another kind of sound."""
     with LocalFile(path) as source:
         return projector_of(read_gguf(source))
 
@@ -48,41 +57,64 @@ def projector_of(header: Header) -> Projector:
     name, facts = short_name(header.source), header.metadata
     if facts.get("general.architecture") != "clip":
         raise HeaderError(f"{name} is no projector (general.architecture is not 'clip')", hint=_HINT)
-    if facts.get("clip.has_audio_encoder") or not facts.get("clip.has_vision_encoder"):
+    if not facts.get("clip.has_vision_encoder"):
         raise UnsupportedArchitectureError(
-            f"{name} holds an encoder of sound, which is not modelled",
-            hint="leave --mmproj out and keep room for it",
+            f"{name} holds an encoder of sound alone, which is not modelled", hint=_WITHOUT
         )
-    kind = facts.get("clip.projector_type") or facts.get("clip.vision.projector_type") or "mlp"
-    if not isinstance(kind, str):
-        _refuse(name, "clip.projector_type is no name")
-    layers = _number(facts, name, "block_count", _MOST_LAYERS)
-    if any(tensor.name.endswith(_CLAMP) for tensor in header.tensors):
-        raise UnsupportedArchitectureError(
-            f"{name} clamps what goes through its matrices, which is not modelled",
-            hint="leave --mmproj out and keep room for it",
-        )
+    kind = _kind(facts, name, "vision")
     features = facts.get("clip.vision.feature_layer")
     if isinstance(features, tuple) and len(features) > 1:
         raise UnsupportedArchitectureError(
             f"{name} takes the results of {len(features)} layers of its tower, which is not modelled",
-            hint="leave --mmproj out and keep room for it",
+            hint=_WITHOUT,
         )
+    tensors = _loaded(header, name, _number(facts, name, "vision.block_count", _MOST_LAYERS))
     return Projector(
         kind=kind,
-        layers=layers,
-        width=_number(facts, name, "embedding_length", _MOST),
-        heads=_number(facts, name, "attention.head_count", _MOST),
-        image=_number(facts, name, "image_size", _LARGEST_IMAGE),
-        patch=_number(facts, name, "patch_size", _LARGEST_IMAGE),
+        layers=_number(facts, name, "vision.block_count", _MOST_LAYERS),
+        width=_number(facts, name, "vision.embedding_length", _MOST),
+        heads=_number(facts, name, "vision.attention.head_count", _MOST),
+        image=_number(facts, name, "vision.image_size", _LARGEST_IMAGE),
+        patch=_number(facts, name, "vision.patch_size", _LARGEST_IMAGE),
         merge=_merge(facts, name, kind),
-        projected=_number(facts, name, "projection_dim", _MOST, least=0),
-        full_every=_number(facts, name, "n_wa_pattern", _MOST_LAYERS, default=0, least=0),
-        tensors=_loaded(header, name, layers),
+        projected=_number(facts, name, "vision.projection_dim", _MOST, least=0),
+        full_every=_number(facts, name, "vision.n_wa_pattern", _MOST_LAYERS, default=0, least=0),
+        tensors={key: tensor for key, tensor in tensors.items() if not key.startswith(_OF_SOUND)},
         basis=Basis.EXACT,
         name=re.split(r"[/\\]", header.source)[-1],
         source=f"header of {name}",
+        sound=_sound(facts, name, tensors) if facts.get("clip.has_audio_encoder") else None,
     )
+
+
+def _sound(facts: Mapping[str, Any], name: str, tensors: Mapping[str, ProjectorTensor]) -> Projector:
+    kind = _kind(facts, name, "audio")
+    if kind != _SOUND:
+        raise UnsupportedArchitectureError(
+            f"{name} holds an encoder of sound of the kind {kind[:40]!r}, which is not modelled",
+            hint=_WITHOUT,
+        )
+    return Projector(
+        kind=kind,
+        layers=_number(facts, name, "audio.block_count", _MOST_LAYERS),
+        width=_number(facts, name, "audio.embedding_length", _MOST),
+        heads=_number(facts, name, "audio.attention.head_count", _MOST),
+        image=0,
+        patch=_number(facts, name, "audio.num_mel_bins", _MOST_BINS),
+        merge=1,
+        projected=_number(facts, name, "audio.projection_dim", _MOST, least=0),
+        tensors={key: tensor for key, tensor in tensors.items() if key.startswith(_OF_SOUND + _OF_BOTH)},
+        basis=Basis.EXACT,
+        name=name,
+        source=f"header of {name}",
+    )
+
+
+def _kind(facts: Mapping[str, Any], name: str, modality: str) -> str:
+    kind = facts.get("clip.projector_type") or facts.get(f"clip.{modality}.projector_type") or "mlp"
+    if not isinstance(kind, str):
+        _refuse(name, "clip.projector_type is no name")
+    return kind
 
 
 def _refuse(name: str, what: str) -> NoReturn:
@@ -92,16 +124,16 @@ def _refuse(name: str, what: str) -> NoReturn:
 def _number(
     facts: Mapping[str, Any], name: str, key: str, most: int, *, default: int | None = None, least: int = 1
 ) -> int:
-    value = facts.get(f"clip.vision.{key}", default)
+    value = facts.get(f"clip.{key}", default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        _refuse(name, f"clip.vision.{key} is {str(value)[:20]!r}, no number from {least} to {most:,}")
+        _refuse(name, f"clip.{key} is {str(value)[:20]!r}, no number from {least} to {most:,}")
     return value
 
 
 def _merge(facts: Mapping[str, Any], name: str, kind: str) -> int:
     if kind in _SPATIAL:
-        return _number(facts, name, "spatial_merge_size", _MOST, default=_SPATIAL[kind])
-    return _number(facts, name, "projector.scale_factor", _MOST, default=_FACTOR.get(kind, 1))
+        return _number(facts, name, "vision.spatial_merge_size", _MOST, default=_SPATIAL[kind])
+    return _number(facts, name, "vision.projector.scale_factor", _MOST, default=_FACTOR.get(kind, 1))
 
 
 def _loaded(header: Header, name: str, layers: int) -> dict[str, ProjectorTensor]:

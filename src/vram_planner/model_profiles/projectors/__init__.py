@@ -62,12 +62,16 @@ def projector_from_config(
             hint=f"--mmproj FILE.gguf may be; worked out from a config.json are: {', '.join(sorted(_FAMILIES))}",
         )
     sketch = _FAMILIES[family](reader, hidden)
-    forced = {**sketch.forced, **dict.fromkeys(sketch.plain, type_name)}
     if type_name not in sketch.types:
         raise PrecisionError(
             f"llama.cpp writes no projector of the type {type_name[:20]!r} for {family}",
             hint=f"one of {', '.join(sketch.types)}",
         )
+    return _typed(sketch, hidden, type_name, f"mmproj-{name}-{type_name.upper()}.gguf")
+
+
+def _typed(sketch: Sketch, hidden: int, type_name: str, name: str) -> Projector:
+    forced = {**sketch.forced, **dict.fromkeys(sketch.plain, type_name)}
     tensors = {
         tensor: ProjectorTensor(_type_of(tensor, shape, type_name, forced), shape)
         for tensor, shape in sketch.shapes.items()
@@ -84,8 +88,9 @@ def projector_from_config(
         full_every=sketch.full_every,
         tensors=tensors,
         basis=Basis.FORMULA,
-        name=f"mmproj-{name}-{type_name.upper()}.gguf",
+        name=name,
         source=f"config.json as {_CONVERTER} writes it",
+        sound=None if sketch.sound is None else _typed(sketch.sound, hidden, type_name, name),
     )
 
 
@@ -100,6 +105,8 @@ def _type_of(name: str, shape: tuple[int, ...], usual: str, forced: Mapping[str,
         return "f32"
     if name in forced:
         return forced[name]
+    if name.startswith("a.conv1d.") or name.endswith(".conv_dw.weight"):
+        return "f32"
     if ".patch_embd.weight" in name or ".patch_merger.weight" in name:
         return "f16" if usual == "f16" else "f32"
     if name == "v.position_embd.weight" or not name.endswith(".weight"):

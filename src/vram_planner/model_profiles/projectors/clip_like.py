@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.errors import UnsupportedArchitectureError
 from vram_planner.model_profiles.families.common import hidden_size
+from vram_planner.model_profiles.families.gemma4_towers import conv_channels
 from vram_planner.model_profiles.families.vision_language import section
 from vram_planner.model_profiles.projectors.own import pixtral
 from vram_planner.model_profiles.projectors.sketch import Sketch, depth_of, heads_of, image_of, patch_of
@@ -114,13 +115,8 @@ def _shifts(vision: Config) -> bool:
 
 
 def gemma4(config: Config, hidden: int) -> Sketch:
-    """Gemma 4 without an encoder of sound (26B-A4B, 31B). Source: conversion/gemma.py, Gemma4VisionAudioModel."""
+    """Gemma 4, with an encoder of sound where it has one (E2B, E4B). Source: conversion/gemma.py, Gemma4VisionAudioModel."""
     vision = config.sub("vision_config")
-    if config.raw("audio_config") is not None or vision.flag("use_clipped_linears", default=False):
-        raise UnsupportedArchitectureError(
-            "the projector of this Gemma 4 holds an encoder of sound and clamps, which are not modelled",
-            hint=_WITHOUT,
-        )
     width = hidden_size(vision, 768)
     head, heads = vision.integer("head_dim", default=64, most=10**4), heads_of(vision, width, 12)
     if head * heads != width or vision.integer("num_key_value_heads", default=heads) != heads:
@@ -148,6 +144,50 @@ def gemma4(config: Config, hidden: int) -> Sketch:
         for name in ("attn_post_norm", "ffn_post_norm"):
             sketch.norm(f"{layer}.{name}", width, bias=False)
     sketch.linear("mm.input_projection", hidden, width, bias=False)
+    if config.raw("audio_config") is not None:
+        sketch.sound = _gemma4_sound(config.sub("audio_config"), hidden)
+        kernel = "v.patch_embd.weight"  # clip.cpp loads it a second time beside the encoder of sound
+        sketch.sound.shapes[kernel] = sketch.shapes[kernel]
+    return sketch
+
+
+def _gemma4_sound(audio: Config, hidden: int) -> Sketch:
+    """A Conformer over 128 bins; bounds of its matrices are no tensors of a buffer. Defaults of Gemma4AudioConfig."""
+    width = hidden_size(audio, 1024)
+    out = audio.integer("output_proj_dims", default=1536)
+    first, second = conv_channels(audio, "subsampling_conv_channels")
+    sketch = Sketch(
+        kind="gemma4a",
+        layers=depth_of(audio, 12),
+        width=width,
+        heads=heads_of(audio, width, 8),
+        image=0,
+        patch=128,
+        merge=1,
+        forced={"a.input_projection.weight": "f32"},
+    )
+    for index, shape in enumerate(((first, 1, 3, 3), (second, first, 3, 3))):
+        sketch.shapes[f"a.conv1d.{index}.weight"] = shape
+        sketch.norm(f"a.conv1d.{index}.norm", shape[0], bias=False)
+    sketch.linear("a.input_projection", width, second * sketch.patch // 4, bias=False)
+    sketch.linear("a.pre_encode.out", out, width)
+    sketch.linear("mm.a.input_projection", hidden, out, bias=False)
+    kernel = audio.integer("conv_kernel_size", default=5, most=10**4)
+    for index in range(sketch.layers):
+        layer = f"a.blk.{index}"
+        for letter in ("q", "k", "v", "out", "k_rel"):
+            sketch.linear(f"{layer}.attn_{letter}", width, width, bias=False)
+        for which in ("", "_1"):
+            sketch.linear(f"{layer}.ffn_up{which}", 4 * width, width, bias=False)
+            sketch.linear(f"{layer}.ffn_down{which}", width, 4 * width, bias=False)
+            for name in (f"ffn_norm{which}", f"ffn_post_norm{which}"):
+                sketch.norm(f"{layer}.{name}", width, bias=False)
+        for name in ("conv_norm", "norm_conv", "attn_pre_norm", "attn_post_norm", "ln2"):
+            sketch.norm(f"{layer}.{name}", width, bias=False)
+        sketch.norm(f"{layer}.per_dim_scale", width // sketch.heads, bias=False)
+        sketch.linear(f"{layer}.conv_pw1", 2 * width, width, bias=False)
+        sketch.linear(f"{layer}.conv_pw2", width, width, bias=False)
+        sketch.shapes[f"{layer}.conv_dw.weight"] = (width, kernel)
     return sketch
 
 

@@ -37,6 +37,7 @@ class Sketch:
     forced: Mapping[str, str] = field(default_factory=dict)
     plain: tuple[str, ...] = ()
     shapes: dict[str, Shape] = field(default_factory=dict)
+    sound: Sketch | None = None
 
     def add(self, **shapes: Shape) -> None:
         """Tensors of the whole: a dot in their names is written as two underscores."""
