@@ -27,7 +27,12 @@ from vram_planner.units import GIB
 # MiniCPM-V: the scripts under legacy-models; Llama 4 with the published names of its second norms, Pixtral with its token at the end of a row).
 ORACLE = Path(__file__).parent.parent / "oracles" / "llamacpp_projectors.jsonl"
 ROWS = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
-GEMMA: dict[str, Any] = {"model": "google/gemma-3-4b-it", "ctx": 8192, "concurrency": 1, "engine": "llama.cpp"}
+GEMMA: dict[str, Any] = {
+    "model": "google/gemma-3-4b-it",
+    "ctx": 8192,
+    "concurrency": 1,
+    "engine": "llama.cpp",
+}
 QWEN: dict[str, Any] = {**GEMMA, "model": "Qwen/Qwen2.5-VL-7B-Instruct"}
 
 
@@ -94,6 +99,43 @@ def test_what_the_buffer_grows_to_for_the_largest_picture_is_exact(index: int) -
     assert found.largest == row.get("larger_compute", row["compute"])
 
 
+# Lines of logs of real cards: the file's tensors ("model size", or the bytes of a failed allocation), the buffer of the
+# warm-up, or what --fit adds ("estimated worst-case memory usage of mmproj": with the inputs on the host). From public
+# repositories' logs of May 2026 (Qwen3.6, CUDA, P100 and RTX PRO 6000), of build 7972 (Qwen2.5, ROCm), of llama-server for
+# Qwen3-VL and Gemma 4 31B; and https://github.com/ollama/ollama/issues/17482 for Qwen3.6 in BF16.
+MIB = 1 << 20
+LOGS = [
+    ("Qwen/Qwen3.6-27B", "bf16", 334, 887.99, 248.10, None),
+    ("Qwen/Qwen3.6-27B", "f32", 334, 1757.55, 248.10, None),
+    ("Qwen/Qwen3.6-27B", "bf16", 334, None, None, 1136.09),
+    ("Qwen/Qwen2.5-VL-7B-Instruct", "f16", 519, 1_354_132_480 / MIB, None, None),
+    ("Qwen/Qwen3-VL-30B-A3B-Instruct", "f16", 352, 1033.29, None, None),
+    ("Qwen/Qwen3-VL-8B-Instruct", "f16", 352, None, None, 1502.33 - 24.93),
+    ("nvidia/Gemma-4-31B-IT-NVFP4", "f16", 356, None, None, 1300.79 - 6.77),
+    ("mistralai/Ministral-3-3B-Instruct-2512", "f16", 223, None, 64.49, None),
+]
+
+
+@pytest.mark.parametrize(("model", "type_name", "tensors", "weights", "compute", "both"), LOGS)
+def test_logs_of_real_cards_say_the_same(
+    *,
+    model: str,
+    type_name: str,
+    tensors: int,
+    weights: float | None,
+    compute: float | None,
+    both: float | None,
+) -> None:
+    """Tolerance: the two decimals of a log's MiB; padding of a tensor is not in its figures."""
+    profile = resolve(model, offline=True)
+    projector = projector_from_config(profile.config, hidden=profile.architecture.hidden, type_name=type_name)
+    found, plain = projector_bytes(projector), projector_bytes(projector, on_host=True).weights
+
+    assert len(projector.tensors) == tensors
+    for logged, ours in ((weights, plain), (compute, found.compute), (both, plain + found.compute)):
+        assert logged is None or ours / MIB == pytest.approx(logged, abs=0.011)
+
+
 def test_the_table_covers_every_kind_that_is_modelled() -> None:
     with pytest.raises(UnsupportedArchitectureError) as refused:
         compute_bytes(toy(kind="adapter"), 28, flash=True, on_host=False)
@@ -112,7 +154,6 @@ def toy(**other: Any) -> Projector:
         "image": 28,
         "patch": 14,
         "merge": 1,
-        "projected": 32,
         "tensors": {"v.patch_embd.weight": ProjectorTensor("f16", (64, 3, 14, 14))},
         "basis": Basis.EXACT,
         "name": "mmproj.gguf",

@@ -46,7 +46,6 @@ KEYS: dict[str, Any] = {
     "clip.vision.attention.head_count": 1,
     "clip.vision.image_size": 64,
     "clip.vision.patch_size": 8,
-    "clip.vision.projection_dim": 96,
     "clip.vision.projector.scale_factor": 4,
 }
 
@@ -66,7 +65,7 @@ def test_a_file_and_its_config_are_the_same_projector(file: Path) -> None:
 
     assert read.tensors == made.tensors
     assert projector_bytes(read) == projector_bytes(made)
-    assert (read.kind, read.layers, read.merge, read.projected) == (made.kind, made.layers, made.merge, 96)
+    assert (read.kind, read.layers, read.merge, read.out) == (made.kind, made.layers, made.merge, 96)
     assert read.name == "mmproj-F32.gguf"
 
 

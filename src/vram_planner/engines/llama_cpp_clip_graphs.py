@@ -330,7 +330,7 @@ def sides_of(projector: Projector, ubatch: int) -> tuple[int, int]:
     if projector.kind not in _SIDES:
         return projector.image, projector.image
     first, tokens = _SIDES[projector.kind]
-    if projector.kind == _WITHIN_UBATCH and projector.projected not in _CAUSAL:
+    if projector.kind == _WITHIN_UBATCH and projector.out not in _CAUSAL:
         tokens = min(tokens, ubatch)
     most = isqrt(tokens)
     token = projector.merge * projector.patch

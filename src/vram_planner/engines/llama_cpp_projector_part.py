@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _CODE = "https://github.com/ggml-org/llama.cpp/blob/b11434/tools/mtmd"
 _ANY = "vision or audio projector (mmproj)"
 _LEFT_OUT = "vision projector (mmproj): not loaded in this plan, as with --no-mmproj; --mmproj auto adds it"
-_LEGACY = "mlp"  # its projection_dim is CLIP's own
 _LONGER = "sound of more than 30 seconds at once"
 _SEVERAL = "pictures or tiles that the projector encodes several at once"
 
@@ -115,9 +114,9 @@ def projector_warnings(ask: Ask) -> tuple[str, ...]:
         told.append(
             "the vision projector runs without flash attention: CUDA has no kernel for its heads, so start with -fa auto"
         )
-    if projector.kind != _LEGACY and projector.projected not in (0, ask.architecture.hidden):
+    if projector.out not in (None, ask.architecture.hidden):
         told.append(
-            f"{projector.name} was made for a model of width {projector.projected:,}, this one has "
+            f"{projector.name} was made for a model of width {projector.out:,}, this one has "
             f"{ask.architecture.hidden:,}: llama.cpp refuses a pair that does not fit"
         )
     return tuple(told)

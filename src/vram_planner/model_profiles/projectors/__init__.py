@@ -67,10 +67,10 @@ def projector_from_config(
             f"llama.cpp writes no projector of the type {type_name[:20]!r} for {family}",
             hint=f"one of {', '.join(sketch.types)}",
         )
-    return _typed(sketch, hidden, type_name, f"mmproj-{name}-{type_name.upper()}.gguf")
+    return _typed(sketch, type_name, f"mmproj-{name}-{type_name.upper()}.gguf")
 
 
-def _typed(sketch: Sketch, hidden: int, type_name: str, name: str) -> Projector:
+def _typed(sketch: Sketch, type_name: str, name: str) -> Projector:
     forced = {**sketch.forced, **dict.fromkeys(sketch.plain, type_name)}
     tensors = {
         tensor: ProjectorTensor(_type_of(tensor, shape, type_name, forced), shape)
@@ -84,13 +84,12 @@ def _typed(sketch: Sketch, hidden: int, type_name: str, name: str) -> Projector:
         image=sketch.image,
         patch=sketch.patch,
         merge=sketch.merge,
-        projected=hidden,
         full_every=sketch.full_every,
         tensors=tensors,
         basis=Basis.FORMULA,
         name=name,
         source=f"config.json as {_CONVERTER} writes it",
-        sound=None if sketch.sound is None else _typed(sketch.sound, hidden, type_name, name),
+        sound=None if sketch.sound is None else _typed(sketch.sound, type_name, name),
     )
 
 
