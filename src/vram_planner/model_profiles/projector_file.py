@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vram_planner.model_profiles.headers import Header
 
 _MOST: Final = 1 << 17
-_MOST_LAYERS: Final = 512
+_MOST_LAYERS: Final = 128
 _LARGEST_IMAGE: Final = 8192
 # Where a file says how many patches a side become a token, and what holds where it is silent; the others: 1, or 4 for Gemma 3.
 _SPATIAL: Final = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "pixtral": 1}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vram_planner.model_profiles.config import Config
 
 Shape = tuple[int, ...]
-_MOST_LAYERS = 512
+_MOST_LAYERS = 128
 LARGEST_IMAGE = 8192
 
 
