@@ -135,6 +135,16 @@ tuning_options = grouped(
     click.option(
         "--tensor-split", metavar="N,N", help="llama.cpp: shares of the GPUs, as in 3,1. [default: equal]"
     ),
+    click.option(
+        "--mmproj",
+        metavar="auto|TYPE|FILE",
+        help="llama.cpp: the vision projector too: its GGUF file, or f16, bf16, q8_0, f32 worked out. [default: none]",
+    ),
+    click.option(
+        "--mmproj-offload/--no-mmproj-offload",
+        default=None,
+        help="llama.cpp: the projector on the GPU. [default: on]",
+    ),
     click.option("--max-loras", type=WHOLE, help="vLLM: slots for LoRA adapters. [default: none]"),
     click.option("--max-lora-rank", type=WHOLE, help="vLLM: rank of those slots. [default: 16]"),
     click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),

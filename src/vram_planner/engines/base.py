@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.parallel import Layout
     from vram_planner.architecture.precision import Precision
+    from vram_planner.architecture.projector import Projector
     from vram_planner.basis import Part
     from vram_planner.engines.measured import Measured
 
@@ -70,9 +71,12 @@ class Options:
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
     decode_context_parallel_size: int | None = None
+    mmproj_offload: bool | None = (
+        None  # llama.cpp: the projector lies on the GPU; the file itself is Ask.projector
+    )
 
 
-# Fields of `Options` that the engines named here have: the others refuse them.
+# Options that the engines named here have: the others refuse them.
 ENGINES_WITH = {
     "max_loras": ("vllm",),
     "max_lora_rank": ("vllm",),
@@ -82,6 +86,8 @@ ENGINES_WITH = {
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),
+    "mmproj": ("llama.cpp", "ollama"),
+    "mmproj_offload": ("llama.cpp",),
 }
 
 
@@ -96,6 +102,7 @@ class Ask:
     options: Options
     device: Device | None = None
     draft: Architecture | None = None  # the model that `options.speculative` names
+    projector: Projector | None = None  # the file that llama.cpp is given with --mmproj
     measured: Measured | None = None  # what this machine taught, where it has been measured
 
 

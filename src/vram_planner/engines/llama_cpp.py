@@ -25,6 +25,14 @@ from vram_planner.engines.llama_cpp_fit import (
     most_gpu_layers,
 )
 from vram_planner.engines.llama_cpp_layout import Setting
+from vram_planner.engines.llama_cpp_projector_part import (
+    on_first_gpu,
+    projector_left_out,
+    projector_parts,
+    projector_settings,
+    projector_warnings,
+    with_projector,
+)
 from vram_planner.errors import PrecisionError, RequestError
 from vram_planner.units import GIB, format_gib
 
@@ -88,6 +96,8 @@ class LlamaCpp:
             parts.compute(architecture, mix, setting, device),
             parts.runtime(),
         ]
+        if device == 0:
+            found += projector_parts(ask)
         if architecture.states:
             found.insert(2, parts.states(architecture, setting, device, states))
         return Memory(
@@ -98,10 +108,16 @@ class LlamaCpp:
                 n_bytes=cache,
                 replicated_ranks=1,
             ),
-            settings=parts.settings(architecture, mix, setting),
-            launch=parts.launch(architecture, mix, setting, alone=ask.options.split_mode == "none"),
-            not_modelled=parts.NOT_MODELLED,
-            warnings=(*parts.warnings(ask, mix, setting), *self._way_out(ask, mix, setting)),
+            settings=parts.settings(architecture, mix, setting) | projector_settings(ask),
+            launch=with_projector(
+                parts.launch(architecture, mix, setting, alone=ask.options.split_mode == "none"), ask
+            ),
+            not_modelled=(*projector_left_out(ask), *parts.NOT_MODELLED),
+            warnings=(
+                *parts.warnings(ask, mix, setting),
+                *projector_warnings(ask),
+                *self._way_out(ask, mix, setting),
+            ),
         )
 
     def _way_out(self, ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
@@ -197,6 +213,7 @@ def settle(ask: Ask) -> Setting:
         moe_on_host=_moe_on_host(ask),
         kv_on_host=options.kv_offload is False,
         shares=shares,
+        projector=on_first_gpu(ask),
     )
     check_rows(ask.architecture, setting)
     return setting

@@ -24,8 +24,9 @@ class Graph:
     soon.
     """
 
-    def __init__(self, *, inputs_first: bool = False) -> None:
+    def __init__(self, *, inputs_first: bool = False, alignment: int = _ALIGNMENT) -> None:
         self._inputs_first = inputs_first
+        self._alignment = alignment
         self._sizes: list[int] = []
         self._sources: list[tuple[int, ...]] = []
         self._over: list[tuple[int, ...]] = []
@@ -41,7 +42,7 @@ class Graph:
 
     def tensor(self, n_bytes: int, *sources: int, over: tuple[int, ...] = ()) -> int:
         """A tensor computed from others; `over` names those that it may be written over, in order."""
-        self._sizes.append(-(-n_bytes // _ALIGNMENT) * _ALIGNMENT)
+        self._sizes.append(-(-n_bytes // self._alignment) * self._alignment)
         self._sources.append(sources)
         self._over.append(over)
         self._placed.append(False)

@@ -36,7 +36,7 @@ class Setting:
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
-    --tensor-split, empty for equal cards.
+    --tensor-split, empty for equal cards. `projector` are the bytes of a multimodal projector, on the first GPU.
     """
 
     slots: int
@@ -53,6 +53,7 @@ class Setting:
     moe_on_host: int = 0
     kv_on_host: bool = False
     shares: tuple[float, ...] = ()
+    projector: int = 0
 
     @property
     def n_ctx(self) -> int:

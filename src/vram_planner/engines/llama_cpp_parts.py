@@ -39,7 +39,6 @@ _WORST_PERCENT_OF = {
 }
 _CODE = f"https://github.com/ggml-org/llama.cpp/blob/{BUILD}"
 NOT_MODELLED = (
-    "vision or audio projector (mmproj)",
     "draft model and multi-token prediction layers",
     "LoRA adapters and control vectors",
     "-sm tensor, cards of unequal size",

@@ -53,6 +53,7 @@ _OPTIONAL_NAMES = (
     "tensor_split",
     "speculative",
     "draft_model",
+    "mmproj",
 )
 _READ = {
     "ctx": parse_tokens,
@@ -119,6 +120,8 @@ class PlanRequest:
     cpu_offload: int | None = None
     kv_cache_memory: int | None = None
     decode_context_parallel_size: int | None = None
+    mmproj: str | None = None
+    mmproj_offload: bool | None = None
     offline: bool = False
     calibration: bool = True
 

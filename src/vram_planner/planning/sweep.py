@@ -289,6 +289,8 @@ def _on(ask: Ask, layout: Layout, device: Device) -> Ask:
         layout=layout,
         options=ask.options,
         device=device,
+        draft=ask.draft,
+        projector=ask.projector,
     )
 
 

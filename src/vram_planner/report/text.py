@@ -24,6 +24,7 @@ _LABELS = {
     "compute_buffer": "compute buffer",
     "recurrent_state": "recurrent state",
     "draft_model": "draft model",
+    "vision_projector": "vision projector",
     "lora": "LoRA slots",
 }
 
