@@ -14,7 +14,7 @@ from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.storage import BFLOAT16
 from vram_planner.basis import Basis
-from vram_planner.engines import vllm, vllm_cache, vllm_parts, vllm_setting, vllm_weights
+from vram_planner.engines import vllm, vllm_parts, vllm_setting, vllm_weights
 from vram_planner.engines.base import Ask, Device, Memory, Options, Workload
 from vram_planner.units import GIB
 
@@ -68,10 +68,10 @@ def with_pool(ask: Ask, pool_bytes: int) -> tuple[Ask, Memory]:
 
 
 def check_without_prefixes(ask: Ask, row: dict[str, Any]) -> None:
-    """Without prefix caching a state takes one block; no option asks for that, so the rule is asked itself."""
+    """Without prefix caching a state takes one block."""
+    ask = replace(ask, options=replace(ask.options, enable_prefix_caching=False))
     setting = vllm_setting.settle(ask)
-    rules = {**setting.profile, "states_cached": False}
-    groups = vllm_cache.group_layers(ask, block=setting.block, kv_bytes=setting.kv_bytes, rules=rules)
+    groups = vllm_setting.stage_groups(ask, setting)
     blocks = groups.blocks_per_request(ask.workload.context, vllm_setting.in_flight(ask, setting))
     for result in row["results"]:
         assert groups.bytes_per_block == result["bytes_per_block"]

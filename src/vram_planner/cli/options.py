@@ -154,6 +154,11 @@ tuning_options = grouped(
         type=WHOLE,
         help="vLLM: ranks of --tp that share out a request's tokens. [default: 1]",
     ),
+    click.option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        default=None,
+        help="vLLM: keep prompts' beginnings; takes room beside recurrent states. [default: by version]",
+    ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
     click.option(

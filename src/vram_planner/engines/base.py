@@ -70,6 +70,9 @@ class Options:
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
     decode_context_parallel_size: int | None = None
+    enable_prefix_caching: bool | None = (
+        None  # vLLM: of models with recurrent states it costs a state more a request
+    )
 
 
 # Fields of `Options` that the engines named here have: the others refuse them.
@@ -82,6 +85,7 @@ ENGINES_WITH = {
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),
+    "enable_prefix_caching": ("vllm",),
 }
 
 

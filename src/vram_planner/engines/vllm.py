@@ -14,7 +14,7 @@ from vram_planner.engines.vllm_features import feature_parts, launch_words, not_
 from vram_planner.engines.vllm_held import VOCABULARY_MULTIPLE
 from vram_planner.engines.vllm_log import Pool, log_lines
 from vram_planner.engines.vllm_offload import offloaded_bytes, on_card
-from vram_planner.engines.vllm_rules import card_defaults, release_of
+from vram_planner.engines.vllm_rules import caches_prefixes, card_defaults, release_of, states_left_out
 from vram_planner.engines.vllm_setting import (
     Setting,
     fullest_stage,
@@ -100,9 +100,10 @@ class Vllm:
                 "max_num_seqs": setting.requests,
                 "block_size": stage.groups.block,
                 "kv_dtype": setting.kv_dtype,
+                "enable_prefix_caching": caches_prefixes(ask, setting.profile),
             },
             launch=_launch(ask, setting),
-            not_modelled=(*not_modelled(ask), *_not_modelled(ask)),
+            not_modelled=(*not_modelled(ask), *states_left_out(ask, setting.profile), *_not_modelled(ask)),
             warnings=_warnings(ask, setting, peak),
         )
 

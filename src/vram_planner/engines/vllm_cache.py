@@ -13,6 +13,7 @@ from vram_planner.engines.vllm_compressed import (
     compressed_groups,
 )
 from vram_planner.engines.vllm_groups import DEFAULT_BLOCK, Groups, Kind
+from vram_planner.engines.vllm_rules import caches_prefixes
 from vram_planner.engines.vllm_stages import stage_asks
 from vram_planner.errors import PrecisionError
 from vram_planner.units import ceil_div, round_up
@@ -194,7 +195,7 @@ def group_layers(ask: Ask, *, block: int, kv_bytes: int, rules: Profile) -> Grou
         block = _block_beside_states(ask, block, kv_bytes, max(n_bytes for _, _, n_bytes in states))
     layers = _attention_layers(ask, block, kv_bytes, rules)
     page = max((row.page_bytes for row in layers), default=0)
-    cached = bool(layers) and bool(rules.get("states_cached"))
+    cached = bool(states and layers) and caches_prefixes(ask, rules)
     if states:
         page = page or max(n_bytes for _, _, n_bytes in states)
 
@@ -261,12 +262,15 @@ def _latent_page(ask: Ask, page: int, block: int, kv_bytes: int, rules: Profile)
     if kv_bytes == 1 and _packed_latents(ask):
         return block * _PACKED_BYTES
     element = ask.precision.element_bytes
-    return round_up(page // (block * kv_bytes) * element, int(rules.get("latent_alignment", 1))) // element * kv_bytes * block
+    return (
+        round_up(page // (block * kv_bytes) * element, int(rules.get("latent_alignment", 1)))
+        // element
+        * kv_bytes
+        * block
+    )
 
 
-def _grouped(
-    layers: list[_Layers], block: int, stages: list[list[_Layers]], pad_instead: float
-) -> Groups:
+def _grouped(layers: list[_Layers], block: int, stages: list[list[_Layers]], pad_instead: float) -> Groups:
     if len({row.kind for row in layers}) == 1:
         on_stages = tuple(sum(row.page_bytes * row.n_layers for row in rows) for rows in stages)
         return Groups(

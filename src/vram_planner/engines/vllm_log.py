@@ -43,7 +43,9 @@ def log_lines(ask: Ask, setting: Setting, memory: Memory, groups: Groups, pool: 
     if ask.device is not None and loaded > ask.device.total_bytes:
         told = "" if setting.profile["sampler"] == "v2" else setting.profile.get("load_refusal")
         return (told, _NO_MEMORY) if told else (_NO_MEMORY,)
-    words = wording.get("new", wording["weights"]) if setting.profile["sampler"] == "v2" else wording["weights"]
+    words = (
+        wording.get("new", wording["weights"]) if setting.profile["sampler"] == "v2" else wording["weights"]
+    )
     lines = [_sized(words, loaded)]
     if not old and "pool" in wording and not ask.options.kv_cache_memory:
         lines.append(_sized(f"Available KV cache memory: {wording['pool']} GiB", pool.n_bytes))
@@ -73,9 +75,7 @@ def _profiled(words: str, memory: Memory, loaded: int, pool: int) -> str:
 
 
 def _sized(words: str, n_bytes: int) -> str:
-    return words.format(
-        four=f"{n_bytes / GIB:.4f}", two=f"{n_bytes / GIB:.2f}", short=format_gib(n_bytes)
-    )
+    return words.format(four=f"{n_bytes / GIB:.4f}", two=f"{n_bytes / GIB:.2f}", short=format_gib(n_bytes))
 
 
 def why_not_started(ask: Ask, setting: Setting, groups: Groups, pool: Pool) -> str | None:

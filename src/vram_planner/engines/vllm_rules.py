@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.architecture.feed_forward import MixtureOfExperts
 from vram_planner.architecture.precision import DTYPES
 from vram_planner.engines.versions import OLD_ENGINE, Profile, parse_version, profile_for
+from vram_planner.errors import RequestError
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _FIRST_NEW, _LAST_BOTH = (0, 8, 0), (0, 11, 0)
 _AMPERE, _HOPPER, _BLACKWELL = 8, 9, 10
+_FLOAT32_BYTES = 4
 
 
 class Release(NamedTuple):
@@ -53,23 +55,18 @@ def asked_version(ask: Ask) -> tuple[str | None, str | None]:
 def _needs_old(ask: Ask, wanted: tuple[int, int, int]) -> str | None:
     device, options = ask.device, ask.options
     major = device.compute_capability[0] if device and device.compute_capability else None
-    if wanted < (0, 10, 2):
-        if major is not None and major < _AMPERE:
-            return "a compute capability below 8.0"
-        if ask.architecture.states:
-            return "a model with recurrent states"
-    if options.kv_dtype != "auto" and not _new_takes_cache(major, wanted):
-        return f"--kv-cache-dtype {options.kv_dtype}"
-    if wanted < (0, 9, 0):
-        if device is not None and "amd" in device.name.lower().split():
-            return "an AMD card"
-        if options.speculative is not None:
-            return "speculative decoding"
-        if ask.precision.element_bytes == 4:  # noqa: PLR2004  bytes of float32
-            return "float32"
-    if wanted < (0, 10, 0) and options.speculative == "draft":
-        return "a draft model"
-    return None
+    early, middle = wanted < (0, 9, 0), wanted < (0, 10, 2)
+    reasons = {
+        "a compute capability below 8.0": middle and major is not None and major < _AMPERE,
+        "a model with recurrent states": middle and bool(ask.architecture.states),
+        f"--kv-cache-dtype {options.kv_dtype}": options.kv_dtype != "auto"
+        and not _new_takes_cache(major, wanted),
+        "an AMD card": early and device is not None and "amd" in device.name.lower().split(),
+        "float32": early and ask.precision.element_bytes == _FLOAT32_BYTES,
+        "speculative decoding": early and options.speculative is not None,
+        "a draft model": wanted < (0, 10, 0) and options.speculative == "draft",
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
 
 
 def _new_takes_cache(major: int | None, wanted: tuple[int, int, int]) -> bool:
@@ -117,6 +114,38 @@ def _of_card(row: Profile, device: Device | None) -> bool:
     if "gib" in row:
         return bool(device.total_bytes >= row["gib"] * GIB)
     return any(word in name for word in row["named"])
+
+
+def caches_prefixes(ask: Ask, profile: Profile) -> bool:
+    """
+    Whether beginnings of prompts are kept: as asked, else by version and kind of model.
+
+    V1 does so of itself, of models with recurrent states beside attention from 0.26 on, of those of states alone never;
+    V0 where asked. Source: engine/arg_utils.py, enable_prefix_caching; config/model.py, is_prefix_caching_supported.
+    Raises RequestError where a version's way of keeping states is not modelled.
+    """
+    asked, states = ask.options.enable_prefix_caching, bool(ask.architecture.states)
+    if asked is None:
+        if profile.get("v0"):
+            return False
+        return not states or bool(ask.architecture.caches and profile["states_cached"])
+    if asked and states and not profile.get("states_cacheable"):
+        raise RequestError(
+            f"prefix caching beside recurrent states is not modelled for vLLM {profile['title']}",
+            hint="leave --enable-prefix-caching out, or --engine-version 0.16 and newer",
+        )
+    return asked
+
+
+def states_left_out(ask: Ask, profile: Profile) -> tuple[str, ...]:
+    """What a version does with recurrent states that is not in a plan, in words."""
+    if not ask.architecture.states:
+        return ()
+    if profile.get("v0"):
+        return ("the states that the V0 engine keeps beside its pool",)
+    if ask.architecture.model_type in profile["states_at_every_block"] and caches_prefixes(ask, profile):
+        return ("a state at every block, which this version keeps of this model's prompts: two are counted",)
+    return ()
 
 
 def batches_in_flight(ask: Ask, profile: Profile) -> int:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from vram_planner.engines import vllm_cache
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
-from vram_planner.engines.versions import Profile
 from vram_planner.engines.vllm_context import check_context_parallel, shared_out
 from vram_planner.engines.vllm_features import caching
 from vram_planner.engines.vllm_rules import batches_in_flight, card_defaults, release_of
@@ -16,6 +15,7 @@ from vram_planner.engines.vllm_stages import stage_weights
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
+    from vram_planner.engines.versions import Profile
     from vram_planner.engines.vllm_groups import Groups
 
 _V0_REQUESTS, _V0_LEAST, _V0_LONGEST = 256, 2048, 32_768
@@ -138,7 +138,10 @@ def fullest_stage(ask: Ask, setting: Setting) -> Stage:
         bytes_per_request=request,
         n_bytes=request * per_replica(ask),
         replicated_ranks=min(
-            (cache.ranks_holding_each_head(tp) for cache, _ in vllm_cache.held_caches(ask, setting.profile.get("latent"))),
+            (
+                cache.ranks_holding_each_head(tp)
+                for cache, _ in vllm_cache.held_caches(ask, setting.profile.get("latent"))
+            ),
             default=1,
         )
         // check_context_parallel(ask)

@@ -88,7 +88,8 @@ class _Sweep:
         sums = {name: np.zeros(size, "int64") for name in (*_Fixed._fields, "page", "blocks", "states")}
         requests = np.zeros(size, "int64")
         known: dict[Hashable, tuple[_Fixed, int, int, dict[int, int]]] = {}
-        by_context = table.by_context(cards.ask)
+        smallest = axes.workload(min(axes.ctx), min(axes.concurrency))
+        by_context = table.by_context(replace(cards.ask, workload=smallest))
         for n, concurrency in enumerate(axes.concurrency):
             for c, ctx in enumerate(axes.ctx):
                 if c == 0 or by_context:
