@@ -43,6 +43,11 @@ def by_context(ask: Ask) -> bool:
     return setting.tokens < whole
 
 
+def by_blocks(ask: Ask) -> bool:
+    """Whether the concurrency is blocks over blocks of a request; up to 0.9.0 it is tokens over tokens."""
+    return not settle(ask).profile["concurrency_by_length"]
+
+
 def pages(ask: Ask) -> tuple[int, int, Callable[[int], int]]:
     """Bytes of a block, blocks of a request that hold states, and the blocks of a request of so many tokens."""
     setting = settle(ask)

@@ -326,7 +326,8 @@ def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
     cache = [part for part in memory.parts if part.name in table.CACHE_PARTS]
     kept = sum(part.n_bytes for part in cache)
     return (
-        kept == requests * blocks * page
+        table.by_blocks(last)
+        and kept == requests * blocks * page
         and all(part.low == part.high == part.n_bytes == part.budgeted_bytes for part in cache)
         and memory.bytes_of("kv_cache") == requests * (blocks - states) * page
         and (
