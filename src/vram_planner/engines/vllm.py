@@ -41,7 +41,7 @@ class Vllm:
     vLLM (V1 engine). The budget is `gpu_memory_utilization` × total memory of the card.
 
     KV pool = budget − weights − activation peak of the profile run − non-torch memory
-    [− estimate of the CUDA graphs, from 0.21 on]; what the context and, before 0.21, the graphs
+    [− estimate of the CUDA graphs, from 0.20 on]; what the context and, before 0.20, the graphs
     take comes on top of the budget.
     Source: vllm/v1/worker/gpu_worker.py determine_available_memory.
     """

@@ -191,7 +191,7 @@ def activation_part(ask: Ask, setting: Setting, peak: Peak) -> Part:
 
 
 def graphs_part(ask: Ask, setting: Setting) -> Part:
-    """CUDA graphs: estimated inside the budget from 0.21 on, captured beyond it before."""
+    """CUDA graphs: estimated inside the budget from 0.20 on, captured beyond it before."""
     if ask.options.enforce_eager:
         return Part(
             name="cuda_graphs",
