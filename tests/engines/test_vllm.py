@@ -69,7 +69,7 @@ def with_pool(ask: Ask, pool_bytes: int) -> tuple[Ask, Memory]:
 
 def check_without_prefixes(ask: Ask, row: dict[str, Any]) -> None:
     """Without prefix caching a state takes one block."""
-    ask = replace(ask, options=replace(ask.options, enable_prefix_caching=False))
+    ask = replace(ask, options=replace(ask.options, prefix_caching=False))
     setting = vllm_setting.settle(ask)
     groups = vllm_setting.stage_groups(ask, setting)
     blocks = groups.blocks_per_request(ask.workload.context, vllm_setting.in_flight(ask, setting))

@@ -329,15 +329,16 @@ def test_prefix_caching_as_asked() -> None:
     """`mamba_cache_mode` align holds two states a request, from 0.16.0 on; before it there was none or one a block."""
     model = "Qwen/Qwen3-Next-80B-A3B-Instruct"
 
-    assert {
-        kind.state_blocks for kind in groups(model, version="0.24.0", enable_prefix_caching=True).kinds
-    } == {0, 2}
-    assert {kind.state_blocks for kind in groups(model, enable_prefix_caching=False).kinds} == {0, 1}
+    assert {kind.state_blocks for kind in groups(model, version="0.24.0", prefix_caching=True).kinds} == {
+        0,
+        2,
+    }
+    assert {kind.state_blocks for kind in groups(model, prefix_caching=False).kinds} == {0, 1}
     with pytest.raises(vp.PlannerError, match=r"not modelled for vLLM 0\.14"):
-        groups(model, version="0.14.0", enable_prefix_caching=True)
-    plan = vp.plan("7b", ctx=4096, concurrency=1, enable_prefix_caching=False)
+        groups(model, version="0.14.0", prefix_caching=True)
+    plan = vp.plan("7b", ctx=4096, concurrency=1, prefix_caching=False)
     assert plan.launch.endswith("--no-enable-prefix-caching")
-    assert plan.request["enable_prefix_caching"] is False
+    assert plan.request["prefix_caching"] is False
 
 
 @pytest.mark.parametrize(

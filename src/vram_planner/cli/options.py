@@ -155,9 +155,9 @@ tuning_options = grouped(
         help="vLLM: ranks of --tp that share out a request's tokens. [default: 1]",
     ),
     click.option(
-        "--enable-prefix-caching/--no-enable-prefix-caching",
+        "--prefix-caching/--no-prefix-caching",
         default=None,
-        help="vLLM: keep prompts' beginnings; takes room beside recurrent states. [default: by version]",
+        help="vLLM: keep beginnings of prompts; takes room beside recurrent states. [default: the release's]",
     ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),

@@ -70,9 +70,7 @@ class Options:
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
     decode_context_parallel_size: int | None = None
-    enable_prefix_caching: bool | None = (
-        None  # vLLM: of models with recurrent states it costs a state more a request
-    )
+    prefix_caching: bool | None = None  # vLLM: beside recurrent states it takes a state more a request
 
 
 # Fields of `Options` that the engines named here have: the others refuse them.
@@ -85,7 +83,7 @@ ENGINES_WITH = {
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),
-    "enable_prefix_caching": ("vllm",),
+    "prefix_caching": ("vllm",),
 }
 
 

@@ -100,7 +100,7 @@ class Vllm:
                 "max_num_seqs": setting.requests,
                 "block_size": stage.groups.block,
                 "kv_dtype": setting.kv_dtype,
-                "enable_prefix_caching": caches_prefixes(ask, setting.profile),
+                "prefix_caching": caches_prefixes(ask, setting.profile),
             },
             launch=_launch(ask, setting),
             not_modelled=(*not_modelled(ask), *states_left_out(ask, setting.profile), *_not_modelled(ask)),

@@ -124,7 +124,7 @@ def caches_prefixes(ask: Ask, profile: Profile) -> bool:
     V0 where asked. Source: engine/arg_utils.py, enable_prefix_caching; config/model.py, is_prefix_caching_supported.
     Raises RequestError where a version's way of keeping states is not modelled.
     """
-    asked, states = ask.options.enable_prefix_caching, bool(ask.architecture.states)
+    asked, states = ask.options.prefix_caching, bool(ask.architecture.states)
     if asked is None:
         if profile.get("v0"):
             return False
@@ -132,7 +132,7 @@ def caches_prefixes(ask: Ask, profile: Profile) -> bool:
     if asked and states and not profile.get("states_cacheable"):
         raise RequestError(
             f"prefix caching beside recurrent states is not modelled for vLLM {profile['title']}",
-            hint="leave --enable-prefix-caching out, or --engine-version 0.16 and newer",
+            hint="leave --prefix-caching out, or --engine-version 0.16 and newer",
         )
     return asked
 

@@ -119,7 +119,7 @@ class PlanRequest:
     cpu_offload: int | None = None
     kv_cache_memory: int | None = None
     decode_context_parallel_size: int | None = None
-    enable_prefix_caching: bool | None = None
+    prefix_caching: bool | None = None
     offline: bool = False
     calibration: bool = True
 
