@@ -13,7 +13,7 @@ import pytest
 
 import vram_planner as vp
 from vram_planner.architecture.parallel import Layout
-from vram_planner.engines import vllm, vllm_cache, vllm_rules, vllm_setting
+from vram_planner.engines import vllm, vllm_cache, vllm_held, vllm_rules, vllm_setting
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.versions import load_rules, parse_version, profile_for, rules_for
 from vram_planner.engines.vllm_groups import Kind
@@ -157,6 +157,17 @@ def test_latents_before_and_after_mla(version: str, elements: int) -> None:
     found = groups("deepseek-ai/DeepSeek-V2-Lite", version=version)
 
     assert found.bytes_per_block == 27 * elements * 2 * found.block
+
+
+def test_without_mla_nothing_is_kept_twice() -> None:
+    """attention/backends/mla of 0.7.1 keeps kv_b_proj in 16 bits; 0.7.0 has no such file."""
+    sizes = [
+        vllm_held.absorbed_bytes(asked, vllm_setting.settle(asked))
+        for asked in (ask("671b", version=version, tp=8) for version in ("0.7.0", "0.8.5", "0.32.0"))
+    ]
+
+    assert sizes[0] == 0
+    assert sizes[1] == sizes[2] == 61 * 128 // 8 * (128 + 128) * 512 * 2
 
 
 def test_other_formats_had_no_mla_at_first() -> None:

@@ -128,7 +128,7 @@ def state_part(ask: Ask, stage: Stage) -> tuple[Part, ...]:
 
 def buffers_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
     """Rotary tables, MLA's copies, and what the allocator rounds up when it holds the weights: logged as weights."""
-    rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask)
+    rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask, setting)
     rounding = rounding_bytes(ask.architecture, ask.precision, ask.layout)
     found = rotary + absorbed + rounding
     copies = f" + kv_b_proj in 16 bits {absorbed:,} B" if absorbed else ""
