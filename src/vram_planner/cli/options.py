@@ -164,6 +164,11 @@ tuning_options = grouped(
         type=WHOLE,
         help="vLLM: ranks of --tp that share out a request's tokens. [default: 1]",
     ),
+    click.option(
+        "--prefix-caching/--no-prefix-caching",
+        default=None,
+        help="vLLM: keep beginnings of prompts; takes room beside recurrent states. [default: the release's]",
+    ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),
     click.option(

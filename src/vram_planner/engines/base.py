@@ -74,6 +74,7 @@ class Options:
     mmproj_offload: bool | None = (
         None  # llama.cpp: the projector lies on the GPU; the file itself is Ask.projector
     )
+    prefix_caching: bool | None = None  # vLLM: beside recurrent states it takes a state more a request
 
 
 # Options that the engines named here have: the others refuse them.
@@ -88,6 +89,7 @@ ENGINES_WITH = {
     "decode_context_parallel_size": ("vllm",),
     "mmproj": ("llama.cpp", "ollama"),
     "mmproj_offload": ("llama.cpp",),
+    "prefix_caching": ("vllm",),
 }
 
 

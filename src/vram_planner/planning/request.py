@@ -122,6 +122,7 @@ class PlanRequest:
     decode_context_parallel_size: int | None = None
     mmproj: str | None = None
     mmproj_offload: bool | None = None
+    prefix_caching: bool | None = None
     offline: bool = False
     calibration: bool = True
 

@@ -32,7 +32,7 @@ _LABELS = {
 def plan_table(plan: MemoryPlan, ways: tuple[WayOut, ...] = ()) -> str:
     """The whole answer: what was understood, the parts, the card or the candidates, how to start it."""
     blocks = [headline(plan), _parts(plan)]
-    blocks += [_verdict(plan), _refusal(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
+    blocks += [_verdict(plan), _logged(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
     blocks += [_notes(plan), f"next: {plan.launch}"]
     return "\n\n".join(block for block in blocks if block)
 
@@ -131,12 +131,14 @@ def _servers(plan: MemoryPlan) -> list[str]:
     return [_line("servers", f"{layout.nodes} of {layout.per_node}: {inside}{layout.between} between")]
 
 
-def _refusal(plan: MemoryPlan) -> str:
-    """The error with which the engine will not start, word for word; the lines of one that starts are in --explain."""
+def _logged(plan: MemoryPlan) -> str:
+    """What the engine itself will print of memory as it starts, or the error with which it will not, word for word."""
     lines = plan.capacity.log_lines if plan.capacity else ()
-    if not lines or "Error: " not in lines[-1]:
+    if not lines:
         return ""
-    return f"{_title(plan)} will not start:\n{_quoted(lines[-1])}"
+    if "Error: " in lines[-1]:
+        return f"{_title(plan)} will not start:\n{_quoted(lines[-1])}"
+    return "\n".join((f"{_title(plan)} will log:", *map(_quoted, lines)))
 
 
 def _title(plan: MemoryPlan) -> str:
@@ -264,9 +266,7 @@ def explain(plan: MemoryPlan) -> str:
             f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}\n"
             f"KV pool: {plan.capacity.kv_pool_bytes:,} B"
         )
-    if plan.capacity and plan.capacity.log_lines:
-        lines = "\n".join(map(_quoted, plan.capacity.log_lines))
-        blocks.append(f"{_title(plan)} will log\n{lines}")
+    blocks += [logged] if (logged := _logged(plan)) else []
     options = ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)
     blocks.append(fill(f"options: {options}", width=_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return "\n\n".join(blocks)

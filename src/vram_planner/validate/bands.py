@@ -50,7 +50,7 @@ def pool_band(plan: MemoryPlan, version: str | None) -> tuple[int, int]:
     """
     The pool in bytes with every part of vLLM's budget at its high end, and with every part at its low end.
 
-    What an engine takes beyond its budget (graphs before 0.21, the CUDA context) does not touch the pool.
+    What an engine takes beyond its budget (graphs before 0.20, the CUDA context) does not touch the pool.
     """
     if plan.capacity is None:
         return 0, 0

@@ -151,6 +151,7 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
         enforce_eager=row.get("enforce_eager"),
+        prefix_caching=row.get("prefix_caching"),
         calibration=False,
     )
 
