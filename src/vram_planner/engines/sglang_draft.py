@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from vram_planner.architecture.parallel import rank_weight_bytes, table_bytes, weights_on_rank
 from vram_planner.architecture.precision import Place
-from vram_planner.architecture.weight import Role, linear
 from vram_planner.basis import Basis, Part
+from vram_planner.engines.eagle_head import head_bytes
 from vram_planner.engines.layouts import replica
 from vram_planner.engines.sglang_cells import cache_of, element_bytes
 from vram_planner.engines.sglang_defaults import profile_of
@@ -17,7 +17,6 @@ from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
-    from vram_planner.architecture.model import Architecture
     from vram_planner.engines.base import Ask
     from vram_planner.engines.sglang_cells import Cells
     from vram_planner.engines.sglang_defaults import Profile
@@ -173,27 +172,7 @@ def _weights_of(ask: Ask) -> tuple[int, int, str]:
         replace(draft, embedding_extras=()), draft.precision, layout, _VOCABULARY_MULTIPLE
     )
     eagle3 = draft.model_type == "eagle3"
-    return _head_bytes(ask, draft), embedding if eagle3 else embedding + head, what
-
-
-def _head_bytes(ask: Ask, draft: Architecture) -> int:
-    """Layers and what is beside them, without an embedding: EAGLE-3 has a head of its own, EAGLE the target's."""
-    place, layout = Place(draft, None), replica(ask)
-    weights = [weight for layer in draft.layers for weight in layer.weights]
-    if draft.model_type != "eagle3":
-        weights += linear("fc", draft.hidden, 2 * draft.hidden, role=Role.JOIN)
-        first = weights_on_rank(draft.layers[0].norms[:1], draft.precision, place, layout)
-        return weights_on_rank(weights, draft.precision, place, layout) - first
-    weights += [*draft.final_norm, *draft.embedding_extras]
-    own = [weight for weight in weights if weight.role is Role.HEAD]
-    rest = [weight for weight in weights if weight.role is not Role.HEAD]
-    _, head = table_bytes(
-        replace(draft, vocabulary=own[0].shape[0], tied_head=False),
-        draft.precision,
-        layout,
-        _VOCABULARY_MULTIPLE,
-    )
-    return weights_on_rank(rest, draft.precision, place, layout) + head
+    return head_bytes(draft, layout), embedding if eagle3 else embedding + head, what
 
 
 def with_draft(cells: Cells, ask: Ask, n_layers: int, full_bytes: int) -> Cells:

@@ -14,7 +14,7 @@ from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
-from vram_planner.validate import replay_sglang
+from vram_planner.validate import replay_sglang, replay_tensorrt_llm
 from vram_planner.validate.bands import FROM_POOL, covered
 from vram_planner.validate.consistent import first_stage, overfull, share_of, weights_alone
 
@@ -51,7 +51,7 @@ _SGLANG_OPTIONS = ("speculative", "speculative_tokens", "max_loras", "max_lora_r
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
-    alone = replay_sglang.with_logged_free(row)
+    alone = replay_sglang.with_logged_free(row) or replay_tensorrt_llm.with_logged_peak(row)
     if alone and not row.get("gpu_total_gib") and not is_product(row.get("gpu")):
         return {**alone, "version": version_of(row) or "newest", "fitted": False}
     row, lacks = weights_alone(row, version_of(row))
