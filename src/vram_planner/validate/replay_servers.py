@@ -53,7 +53,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
     alone = replay_sglang.with_logged_free(row) or replay_tensorrt_llm.with_logged_peak(row)
     if alone and not row.get("gpu_total_gib") and not is_product(row.get("gpu")):
-        return {**alone, "version": version_of(row) or "newest", "fitted": False}
+        return {**alone, "version": version_of(row) or "newest", "fitted": bool(row.get("constants_read"))}
     row, lacks = weights_alone(row, version_of(row))
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
@@ -68,7 +68,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         raise RecordError(
             f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
         )
-    fitted = False
+    fitted = bool(row.get("constants_read"))
     if plan.engine == "vllm":
         profile, _ = profile_for("vllm", version_of(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
