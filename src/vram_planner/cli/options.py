@@ -145,16 +145,18 @@ tuning_options = grouped(
         default=None,
         help="llama.cpp: the projector on the GPU. [default: on]",
     ),
-    click.option("--max-loras", type=WHOLE, help="vLLM: slots for LoRA adapters. [default: none]"),
-    click.option("--max-lora-rank", type=WHOLE, help="vLLM: rank of those slots. [default: 16]"),
+    click.option("--max-loras", type=WHOLE, help="vLLM, SGLang: slots for LoRA adapters. [default: none]"),
+    click.option("--max-lora-rank", type=WHOLE, help="Rank of those slots. [vLLM: 16]"),
     click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),
     click.option(
         "--speculative",
         metavar="METHOD[:MODEL]",
-        help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",
+        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",
     ),
     click.option(
-        "--speculative-tokens", type=WHOLE, help="vLLM: tokens drafted at once. [mtp: the model's layers]"
+        "--speculative-tokens",
+        type=WHOLE,
+        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own]",
     ),
     click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
     click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),

@@ -28,10 +28,11 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Device:
-    """What an engine needs to know of one card; None where it is not known."""
+    """What an engine needs to know of one card; None where it is not known. `nvml_bytes` is nvidia-smi's total."""
 
     name: str
     total_bytes: int
+    nvml_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
     multiprocessors: int | None = None
 
@@ -63,10 +64,10 @@ class Options:
     logits: str | None = None  # transformers: last, all or float32
     padded: bool | None = None  # transformers: prompts of unlike length, filled up to the longest
     offload: bool | None = None  # transformers: layers that do not fit stay in the CPU's memory
-    max_loras: int | None = None  # vLLM: None or 0 serves no adapters
+    max_loras: int | None = None  # vLLM, SGLang: None or 0 serves no adapters
     max_lora_rank: int | None = None
     fully_sharded_loras: bool = False
-    speculative: str | None = None  # vLLM: mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
+    speculative: str | None = None  # mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
     speculative_tokens: int | None = None
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
@@ -79,11 +80,11 @@ class Options:
 
 # Options that the engines named here have: the others refuse them.
 ENGINES_WITH = {
-    "max_loras": ("vllm",),
-    "max_lora_rank": ("vllm",),
+    "max_loras": ("vllm", "sglang"),
+    "max_lora_rank": ("vllm", "sglang"),
     "fully_sharded_loras": ("vllm",),
-    "speculative": ("vllm",),
-    "speculative_tokens": ("vllm",),
+    "speculative": ("vllm", "sglang", "tensorrt-llm"),
+    "speculative_tokens": ("vllm", "sglang", "tensorrt-llm"),
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),
