@@ -121,7 +121,7 @@ class Graph:
         for node in order:
             for source in self._sources[node]:
                 readers[source] += 1
-        gaps = _Gaps()
+        gaps = Gaps()
         offsets = [0] * len(self._sizes)
         owned = [False] * len(self._sizes)
         for node in order:
@@ -137,7 +137,7 @@ class Graph:
         return gaps.highest
 
     def _place(
-        self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: _Gaps
+        self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: Gaps
     ) -> int:
         size = self._sizes[node]
         for other in self._over[node]:
@@ -154,7 +154,7 @@ class Graph:
         return gaps.take(size)
 
 
-class _Gaps:
+class Gaps:
     """The free parts of the buffer, by address; the last one has no end."""
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
+from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage, Step
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_writer import COPIES
@@ -127,6 +128,8 @@ def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -
     """
     layers = architecture.layers
     layer = layers[index]
+    if isinstance(layer.mixer, SideBySide):  # its own state comes next
+        return setting.kv_on_host or device_of(index, len(layers), setting) == HOST
     if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
         return False
     gathers = isinstance(layers[index + 1].mixer, Mamba | Mamba2 | ShortConv)

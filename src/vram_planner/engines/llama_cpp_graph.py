@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.gguf import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
 from vram_planner.engines.llama_cpp_recurrent import recurrent, states_chosen, taken_over
+from vram_planner.engines.llama_cpp_side_by_side import side_by_side
 from vram_planner.engines.llama_cpp_writer import Writer
 
 if TYPE_CHECKING:
@@ -144,6 +146,8 @@ class GraphBuilder:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
+        if isinstance(layer.mixer, SideBySide):
+            return self._side_by_side(layer, layer.mixer, stream, ends=ends)
         before = self._normed_before(names)
         normed, found = self._mixed(layer, stream, (_first_norm(names) or "") if before else None)
         picks = ends and not self._late and not self._last
@@ -229,6 +233,16 @@ class GraphBuilder:
             found, stream = self._pick(found), self._pick(stream)
             return self._sum(found, stream)
         return self._sum(found, stream, first_is_view=self._reshaped(layer))
+
+    def _side_by_side(self, layer: Layer, mixer: SideBySide, stream: int, *, ends: bool) -> int:
+        """Attention and a recurrent mixer, both added to the stream (Falcon-H1)."""
+        names, tokens = [weight.name for weight in layer.norms], self.writer.tokens
+        first = _first_norm(names) or ""
+        both = side_by_side(self.writer, mixer, lambda: self._norm(stream, first))
+        middle = self._sum(both, stream)
+        if ends:
+            middle, tokens = self._pick(middle), self._outputs
+        return self._fed(layer, names, middle, tokens)
 
     def _fed_alone(self, layer: Layer, stream: int, *, ends: bool) -> int:
         """A layer without attention, whose MLP has the second norm (Llama-Nemotron). Source: src/models/deci.cpp."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
 from vram_planner.engines.llama_cpp_writer import unknown
+from vram_planner.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Families that scale step, B and C by norms without weights (ssm_dt_b_c_rms).
 _BARE_STEP_NORMS = ("falcon_mamba",)
+# What CUDA's scan takes: states and multiples of the channels of a head (Mamba-2), or of all channels (Mamba).
+_SCANNED_STATES, _SCANNED_HEADS = (96, 128, 256), 16
+_SCANNED_MAMBA, _SCANNED_CHANNELS = 16, 128
 
 
 def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
@@ -77,11 +81,21 @@ def _convolved(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
 
 
 def _joined(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
-    slots, width = writer.setting.slots, writer.tokens // writer.setting.slots + state.conv_tokens
-    both = writer.graph.tensor(4 * state.conv_channels * width * slots, kept, fed)
-    # What is written back is a view of the last inputs of every channel: its copy spans nearly all.
-    _written(writer, 4 * (state.conv_channels * slots - 1) * width + 4 * state.conv_tokens, both)
+    slots = writer.setting.slots
+    both = writer.graph.tensor(4 * state.conv_channels * _width(writer, state) * slots, kept, fed)
+    _written(writer, tail_bytes(writer, state), both)
     return both
+
+
+def _width(writer: Writer, state: StateCache) -> int:
+    """Tokens of one slot's row: those kept and new ones."""
+    return writer.tokens // writer.setting.slots + state.conv_tokens
+
+
+def tail_bytes(writer: Writer, state: StateCache) -> int:
+    """What is written back is a view of the last inputs of every channel: its copy spans nearly all."""
+    rows = state.conv_channels * writer.setting.slots - 1
+    return 4 * rows * _width(writer, state) + 4 * state.conv_tokens
 
 
 def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
@@ -92,14 +106,34 @@ def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
         writer.graph.use(*sources)
 
 
+def _check_scan(mixer: Mamba | Mamba2) -> None:
+    """
+    Refuse what CUDA has no scan for: the host would do it then, which is not modelled.
+
+    Raises UnsupportedArchitectureError.
+    Source (b11434): ggml/src/ggml-cuda/ggml-cuda.cu, ggml_backend_cuda_device_supports_op, GGML_OP_SSM_SCAN.
+    """
+    if isinstance(mixer, Mamba2):
+        taken = mixer.state_size in _SCANNED_STATES and mixer.head_dim % _SCANNED_HEADS == 0
+    else:
+        taken = mixer.state_size == _SCANNED_MAMBA and mixer.inner % _SCANNED_CHANNELS == 0
+    if not taken:
+        raise UnsupportedArchitectureError(
+            f"llama.cpp's CUDA backend has no scan for states of {mixer.state_size} with such heads; what the host "
+            "would do in its place is not modelled",
+            hint="choose another --engine",
+        )
+
+
 def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
     """The scan: outputs of every token and, behind them, the new states, which are written back."""
+    _check_scan(mixer)
     state, graph = mixer.state, writer.graph
     new_states = 4 * state.state_elements * writer.setting.slots
     if "A_log" in writer.copies:
         # A result of one dimension counts as one row: too few to be worked out on the GPU with tensors of the host.
         writer.cached_on_host = max(
-            writer.cached_on_host, _scan_inputs(writer, mixer) + writer.row(mixer.inner) + new_states
+            writer.cached_on_host, sum(scan_inputs(writer, mixer)) + writer.row(mixer.inner) + new_states
         )
         graph.elsewhere(*sources)
         return graph.copied(writer.row(mixer.inner))
@@ -113,15 +147,15 @@ def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
     return scanned
 
 
-def _scan_inputs(writer: Writer, mixer: Mamba | Mamba2) -> int:
+def scan_inputs(writer: Writer, mixer: Mamba | Mamba2) -> tuple[int, ...]:
     """Bytes of x, step, B and C on the host; the copy of a view spans nearly all of what it views."""
     before = 4 * (writer.tokens - 1)
     if isinstance(mixer, Mamba2):
         channels, each = mixer.state.conv_channels, mixer.groups * mixer.state_size
-        views = 3 * before * channels + 4 * (mixer.inner + 2 * each)
-        return views + writer.row(mixer.heads)
-    narrow = mixer.step_rank + 2 * mixer.state_size
-    return 2 * writer.row(mixer.inner) + 2 * (before * narrow + 4 * mixer.state_size)
+        narrow = before * channels + 4 * each
+        return before * channels + 4 * mixer.inner, writer.row(mixer.heads), narrow, narrow
+    narrow = before * (mixer.step_rank + 2 * mixer.state_size) + 4 * mixer.state_size
+    return writer.row(mixer.inner), writer.row(mixer.inner), narrow, narrow
 
 
 def _summed(writer: Writer, scanned: int, skipped: int) -> int:

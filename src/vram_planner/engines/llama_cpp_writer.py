@@ -100,12 +100,22 @@ class Writer:
         self.chosen: int | None = None  # cells that the last indexer chose
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
-        self.copies: Mapping[str, int] = {}
+        self._copies: Mapping[str, int] = {}
+        self._copied: dict[tuple[str, ...], int] = {}
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
         self.host_inputs = host_inputs
         self.cached_on_host = 0
         self._inputs: dict[str, int] = {}
+
+    @property
+    def copies(self) -> Mapping[str, int]:
+        """Bytes of the tensors of this layer that lie on the host; each is copied once."""
+        return self._copies
+
+    @copies.setter
+    def copies(self, copies: Mapping[str, int]) -> None:
+        self._copies, self._copied = copies, {}
 
     def row(self, numbers: int, tokens: int | None = None) -> int:
         """Bytes of float32 activations of that many numbers a token."""
@@ -137,7 +147,11 @@ class Writer:
     def weight(self, *names: str) -> tuple[int, ...]:
         """A copy of a tensor that stays on the host; nothing where the GPU has it. Several names: one fused tensor."""
         n_bytes = sum(self.copies.get(name, 0) for name in names)
-        return (self.graph.copied(n_bytes, matrix=True),) if n_bytes else ()
+        if not n_bytes:
+            return ()
+        if names not in self._copied:
+            self._copied[names] = self.graph.copied(n_bytes, matrix=True)
+        return (self._copied[names],)
 
     def product(self, name: str, numbers: int, source: int, *, tokens: int | None = None) -> int:
         """A matrix times activations, and its bias written over the result where it has one."""
