@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vram_planner.architecture.attention import Latent
+from vram_planner.architecture.attention import BorrowedKv, Latent
 from vram_planner.architecture.gguf_2023 import SOURCE_2023, choose_type_2023
 from vram_planner.architecture.gguf_dynamic import (
     DYNAMIC_TYPES,
@@ -29,6 +29,7 @@ from vram_planner.architecture.gguf_names import (
     read_file_type,
     tensor_types,
 )
+from vram_planner.architecture.precision import Place
 from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.architecture.storage import Blocks, Plain, Storage
 from vram_planner.architecture.weight import Role
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vram_planner.architecture.model import Architecture
-    from vram_planner.architecture.precision import Place
     from vram_planner.architecture.weight import Weight
 
 # Elements and bytes of a block. Source: llama.cpp, ggml/src/ggml-common.h (block_* and their static asserts).
@@ -61,11 +61,16 @@ _FALLBACK = {
     "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
 }  # fmt: skip
 _GEMMA_3_TOKENS = 262_144
+_GEMMA_3N = "gemma3n"
 _LLAMA_3_TOKENS = 128_256
 _UNSCALED = 8192
 _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
 _INDEXER_WEIGHTS = "indexer.weights_proj"
-_LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
+# Gemma 3n and 4: quantize &= ... "altup", "laurel", "per_layer_model_proj". Source: src/llama-quant.cpp.
+_LEFT_IN_16_BITS = ("per_layer_model_projection", "laurel.", "altup")
+_TINY = ("altup.correction_coefs", "altup.prediction_coefs")  # in float32: conversion/gemma.py
+_STACKED = ("altup_projections.", "altup_unembed_projections.")  # one tensor each in the file
+_AFTER_UNUSED = "q_norm"  # where a layer that borrows its cache has tensors of its own all the same
 _TWO_BYTES = 2
 _LLAMAS = (
     "llama",
@@ -163,18 +168,26 @@ class GgufMix:
 
         MLA's up-projection is stored as two: attn_k_b with rows of one head's keys, attn_v_b with rows of the latent.
         """
-        whole = weight.role in _FLOAT32
+        if weight.name == _AFTER_UNUSED and (unused := unused_tensors(place)):
+            own = ((GGML_TYPES["f32"], weight),)
+            return (*own, *(pair for other in unused for pair in self.stored(other, place)))
+        whole = weight.role in _FLOAT32 or weight.name.endswith(_TINY)
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
             whole = self.usual in ("f32", "f16", "bf16")
         narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
         if narrow and self.usual != "f32":
             return ((GGML_TYPES["f16"], weight),)
+        if (
+            len(weight.shape) > 1
+            and weight.name.startswith(_LEFT_IN_16_BITS)
+            and not weight.name.endswith(_TINY)
+        ):
+            name = "f16" if self.element_bytes == _TWO_BYTES else "f32"
+            return tuple((GGML_TYPES[name], piece) for piece in _stacked(weight, place.architecture))
         if whole or len(weight.shape) == 1:
             stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
             return ((GGML_TYPES[stored], weight),)
-        if weight.role is Role.TOWER or (
-            weight.name == _LEFT_IN_16_BITS and self.element_bytes == _TWO_BYTES
-        ):
+        if weight.role is Role.TOWER:
             return ((GGML_TYPES["f16"], weight),)
         # The published dynamic files are older than the split of MLA's up-projection.
         fused = self.dynamic and self._of_r1(place.architecture)
@@ -276,7 +289,11 @@ def rope_factor_bytes(architecture: Architecture) -> int:
 
 
 def _as_written(weight: Weight, place: Place) -> Weight:
-    """Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has."""
+    """
+    Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has.
+
+    Of Gemma 3n's two tables it makes the second as long as the first.
+    """
     if weight.role in (Role.EMBEDDING, Role.HEAD) and place.architecture.model_type.startswith("gemma3"):
         return replace(weight, shape=(stored_rows(place.architecture), weight.columns))
     return weight
@@ -284,8 +301,36 @@ def _as_written(weight: Weight, place: Place) -> Weight:
 
 def stored_rows(architecture: Architecture) -> int:
     """Rows of the embedding in the file. Source: llama.cpp b11434, conversion/gemma.py."""
-    rows = architecture.vocabulary
-    return min(rows, _GEMMA_3_TOKENS) if architecture.model_type.startswith("gemma3") else rows
+    rows, kind = architecture.vocabulary, architecture.model_type
+    return (
+        min(rows, _GEMMA_3_TOKENS) if kind.startswith("gemma3") and not kind.startswith(_GEMMA_3N) else rows
+    )
+
+
+def unused_tensors(place: Place) -> tuple[Weight, ...]:
+    """
+    Keys, values and their norm of a layer of Gemma 3n that borrows its cache: in the file, loaded, and not used.
+
+    Checkpoints hold them, transformers leaves them out. Source: src/models/gemma3n.cpp, load_arch_tensors.
+    """
+    if place.layer is None or not place.architecture.model_type.startswith(_GEMMA_3N):
+        return ()
+    layer = place.architecture.layers[place.layer]
+    if not isinstance(layer.mixer, BorrowedKv):
+        return ()
+    used = {weight.name for weight in layer.mixer.weights}
+    return tuple(weight for weight in layer.mixer.inner.weights if weight.name not in used)
+
+
+def _stacked(weight: Weight, architecture: Architecture) -> tuple[Weight, ...]:
+    """One tensor for the matrices that belong together, where the first of them stands."""
+    family = next((name for name in _STACKED if weight.name.startswith(name)), None)
+    if family is None:
+        return (weight,)
+    if not weight.name.endswith(".0"):
+        return ()
+    count = sum(other.name.startswith(family) for other in architecture.embedding_extras)
+    return (replace(weight, name=family.removesuffix("."), shape=(count, *weight.shape)),)
 
 
 def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
@@ -360,7 +405,8 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
     n_downs = 0
     expert_layers = []
     for index, layer in enumerate(architecture.layers):
-        categories = [category_of(weight.name) for weight in layer.weights if len(weight.shape) > 1]
+        weights = (*layer.weights, *unused_tensors(Place(architecture, index)))
+        categories = [category_of(weight.name) for weight in weights if len(weight.shape) > 1]
         if Category.ATTENTION_V in categories or Category.ATTENTION_QKV in categories:
             values[index] = len(values)
         downs.append(n_downs)

@@ -136,9 +136,7 @@ class Graph:
                     owned[source] = False
         return gaps.highest
 
-    def _place(
-        self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: Gaps
-    ) -> int:
+    def _place(self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: Gaps) -> int:
         size = self._sizes[node]
         for other in self._over[node]:
             if (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
-_NORMED_VALUES = ("gemma4",)
+_NORMED_VALUES = ("gemma3n", "gemma4")
 # Families that turn queries and keys first and scale them after it.
 _TURNED_FIRST = ("hunyuan",)
 # Families whose full layers know no positions but scale queries by them.

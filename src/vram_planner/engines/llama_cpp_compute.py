@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import NoMixer
+from vram_planner.architecture.attention import BorrowedKv, NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _HOST_ALIGNMENT = 32
 _EVERY_FOURTH_WITHOUT = ("smollm3",)
+# Gemma 3n's first ten layers. Source: src/models/models.h, n_layer_sparsity.
+_CUTTING_OFF, _FIRST_CUTTING_OFF = "gemma3n", 10
 _MOST_KEPT = 256
 _FEWEST = 4
 _LONGEST_PERIOD = 12
@@ -91,9 +93,16 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             copies = _copies(
                 architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
             )
-            on_host = setting.kv_on_host or place == HOST
-            alone = _attends_on_host(architecture, setting, index)
-            steps.append(Step(layer, copies, on_host, alone, turns=_turns(architecture, index)))
+            steps.append(
+                Step(
+                    layer,
+                    copies,
+                    setting.kv_on_host or _cache_place(architecture, setting, index) == HOST,
+                    _attends_on_host(architecture, setting, index),
+                    turns=_turns(architecture, index),
+                    cuts_off=architecture.model_type.startswith(_CUTTING_OFF) and index < _FIRST_CUTTING_OFF,
+                )
+            )
         end = device_of(count, count, setting)
         # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
         whole = architecture.indexers or architecture.states
@@ -111,6 +120,23 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
         )
     return stages[key]
+
+
+def _cache_place(architecture: Architecture, setting: Setting, index: int) -> int:
+    """
+    The GPU, or the host, that holds the cache that a layer reads: of one that borrows it, the last lender's of its kind.
+
+    Source: src/llama-model.cpp, create_memory (reuse).
+    """
+    layers = architecture.layers
+    mixer = layers[index].mixer
+    if isinstance(mixer, BorrowedKv):
+        index = max(
+            at
+            for at, layer in enumerate(layers[:index])
+            if layer.mixer.cache is not None and layer.mixer.cache.window == mixer.window
+        )
+    return device_of(index, len(layers), setting)
 
 
 def _turns(architecture: Architecture, index: int) -> bool:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
+from vram_planner.architecture.feed_forward import DenseMLP
 from vram_planner.architecture.gguf import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
-from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
+from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
 from vram_planner.engines.llama_cpp_recurrent import recurrent, states_chosen, taken_over
 from vram_planner.engines.llama_cpp_side_by_side import side_by_side
-from vram_planner.engines.llama_cpp_writer import Writer
+from vram_planner.engines.llama_cpp_streams import folded, spread, streamed
+from vram_planner.engines.llama_cpp_writer import Writer, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +48,7 @@ class Step:
     """
     One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
 
-    `turns`: queries and keys are turned by their positions.
+    `turns`: queries and keys are turned by their positions. `cuts_off`: only the largest gates of its MLP pass.
     `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
     """
 
@@ -55,6 +57,7 @@ class Step:
     cache_on_host: bool
     attends_on_host: bool = False
     turns: bool = True
+    cuts_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class GraphBuilder:
         self._architecture = architecture
         self._hidden = architecture.hidden
         self._outputs = setting.outputs
+        self._streams = streams_of(architecture)
         self._late = architecture.model_type.startswith(_LATE_OUTPUT)
         self._last = architecture.model_type.startswith(_LAST_OUTPUT)
 
@@ -123,6 +127,9 @@ class GraphBuilder:
         if stage.first and stage.steps:
             writer.copies = stage.steps[0].copies
             self._inputs = prepared(writer, stream)
+            if self._streams > 1:
+                writer.copies = stage.output_copies
+                stream = spread(writer, stream)
         if stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
         for index, step in enumerate(stage.steps):
@@ -130,15 +137,26 @@ class GraphBuilder:
             ends = stage.last and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
             writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
-            stream = self._layer(step.layer, stream, ends=ends)
+            if self._streams > 1:
+                stream = self._streamed(step, stream)
+            else:
+                stream = self._layer(step.layer, stream, ends=ends)
         if stage.last:
             writer.copies = stage.output_copies
+            if self._streams > 1:
+                stream = self._pick(folded(writer, stream))
             self._head(stream)
         else:
             writer.graph.expand(stream)
             writer.graph.keep(stream)
             writer.graph.use(writer.made(self._hidden, stream))
         return writer.graph.peak()
+
+    def _streamed(self, step: Step, streams: int) -> int:
+        block = step.layer.feed_forward
+        if self._inputs is None or not isinstance(block, DenseMLP):
+            raise unknown(block)
+        return streamed(self.writer, step.layer, streams, self._inputs, block, cuts_off=step.cuts_off)
 
     def _layer(self, layer: Layer, stream: int, *, ends: bool) -> int:
         names = [weight.name for weight in layer.norms]

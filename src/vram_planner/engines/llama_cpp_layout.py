@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
-from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer
+from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer, with_output
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ROW_PADDING = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
 _ALIGNMENT = 128  # of tensors in a CUDA buffer
 _HOST_ALIGNMENT = 32  # of tensors in a host buffer
-_TWICE = ("gemma4",)  # families whose head is a copy of the embedding on the host too
+_TWICE = ("gemma3n", "gemma4")  # families whose head is a copy of the embedding on the host too
 HOST = -1  # the device that is no GPU
 _EXPERTS = ("experts.", "router.per_expert_scale")  # ffn_{gate,up,gate_up,down}_exps.* in a file
 
@@ -222,7 +222,8 @@ def copied_weights(architecture: Architecture, mix: GgufMix, index: int | None) 
 def outside(architecture: Architecture) -> tuple[Weight, ...]:
     """The tensors of the output: norm and head, the embedding itself where it serves as head."""
     tables = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
-    return (*architecture.final_norm, *architecture.head, *(tables if architecture.tied_head else ()))
+    tied = tables if architecture.tied_head else ()
+    return (*architecture.final_norm, *architecture.head, *tied, *with_output(architecture))
 
 
 def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
@@ -231,6 +232,7 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         for index, layer in enumerate(architecture.layers)
     )
     nowhere, first = Place(architecture, None), with_first_layer(architecture)
+    elsewhere = (*first, *with_output(architecture))
     if first:
         more = _weigh(mix, first, nowhere)
         layers = (
@@ -244,7 +246,7 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         again = _weigh(mix, tied, nowhere)
         output = Weighed(output.gpu, output.host - again.host, 0, 0)
     embedding = sum(
-        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in first
+        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in elsewhere
     )
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 
