@@ -30,7 +30,7 @@ from vram_planner.architecture.gguf_names import (
     tensor_types,
 )
 from vram_planner.architecture.precision import Place
-from vram_planner.architecture.recurrent import GatedDeltaNet
+from vram_planner.architecture.recurrent import GatedDeltaNet, KimiDelta
 from vram_planner.architecture.storage import Blocks, Plain, Storage
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis
@@ -184,6 +184,8 @@ class GgufMix:
         ):
             name = "f16" if self.element_bytes == _TWO_BYTES else "f32"
             return tuple((GGML_TYPES[name], piece) for piece in _stacked(weight, place.architecture))
+        if weight.name == "conv1d":
+            return tuple((GGML_TYPES["f32"], piece) for piece in _convolutions(weight, place))
         if whole or len(weight.shape) == 1:
             stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
             return ((GGML_TYPES[stored], weight),)
@@ -322,6 +324,15 @@ def unused_tensors(place: Place) -> tuple[Weight, ...]:
     return tuple(weight for weight in layer.mixer.inner.weights if weight.name not in used)
 
 
+def _convolutions(weight: Weight, place: Place) -> tuple[Weight, ...]:
+    """One for queries, keys and values each where the checkpoint has one for all (Kimi Linear)."""
+    layer = place.architecture.layers[place.layer] if place.layer is not None else None
+    if layer is None or not isinstance(layer.mixer, KimiDelta):
+        return (weight,)
+    shape = (weight.shape[0] // 3, *weight.shape[1:])
+    return tuple(replace(weight, name=f"conv1d_{letter}", shape=shape) for letter in "qkv")
+
+
 def _stacked(weight: Weight, architecture: Architecture) -> tuple[Weight, ...]:
     """One tensor for the matrices that belong together, where the first of them stands."""
     family = next((name for name in _STACKED if weight.name.startswith(name)), None)
@@ -428,8 +439,9 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
         "n_experts": n_experts if n_experts > 1 else 0,
         "is_70b": _is_70b(architecture.model_type, n_layers, first.n_heads, kv_heads),
         "tied": architecture.tied_head,
-        "fused": any(weight.name == "qkv_proj" for weight in architecture.layers[0].weights)
-        or bool(getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))),
+        "fused": bool(
+            getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))
+        ),
         "falcon": architecture.model_type == "falcon",
         "first_experts": expert_layers[0] if expert_layers else 0,
         "latent_experts": bool(expert_layers) and isinstance(first, Latent),

@@ -178,14 +178,14 @@ def _latent_query(writer: Writer, mixer: Latent, normed: int) -> tuple[int, int 
         low = writer.norm(writer.product("q_a_proj", mixer.q_rank, normed), "q_a_layernorm", mixer.q_rank)
         query = writer.product("q_b_proj", width, low)
     absorbed = writer.product("k_b_proj", heads * mixer.kv_rank, query)
-    rotary = writer.made(heads * mixer.rope_dim, query, writer.positions)
+    rotary = writer.made(heads * mixer.rope_dim, query, writer.positions) if writer.turns else query
     return graph.tensor(writer.row(heads * (mixer.kv_rank + mixer.rope_dim)), absorbed, rotary), low
 
 
 def _latent_key(writer: Writer, mixer: Latent, normed: int) -> int:
     both = writer.product("kv_a_proj_with_mqa", mixer.kv_rank + mixer.rope_dim, normed)
     latent = writer.norm(both, "kv_a_layernorm", mixer.kv_rank, view=True)
-    rotary = writer.made(mixer.rope_dim, both, writer.positions)
+    rotary = writer.made(mixer.rope_dim, both, writer.positions) if writer.turns else both
     return writer.made(mixer.kv_rank + mixer.rope_dim, latent, rotary)
 
 

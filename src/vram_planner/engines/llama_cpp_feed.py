@@ -23,7 +23,7 @@ _PLAIN_WEIGHTS = ("deepseek_v2", "qwen2_moe", "llama4", "jamba")
 # Families whose experts' inputs, not outputs, are weighed.
 _WEIGHED_BEFORE = ("llama4",)
 # Families that scale the weights by a constant in a tensor of its own.
-_SCALED_WEIGHTS = ("deepseek_v3", "kimi_k2", "nemotron_h", "glm_moe_dsa", "glm4_moe")
+_SCALED_WEIGHTS = ("deepseek_v3", "kimi_k2", "nemotron_h", "glm_moe_dsa", "glm4_moe", "kimi_linear")
 # DeepSeek-V3: of 8 groups of experts the best 4 are looked at.
 _GROUPED = ("deepseek_v3", "deepseek_v32")
 _GROUPED_EXPERTS = 256

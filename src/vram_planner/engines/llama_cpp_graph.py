@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP
 from vram_planner.architecture.gguf import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed
+from vram_planner.engines.llama_cpp_linear import lightning
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
-from vram_planner.engines.llama_cpp_recurrent import recurrent, states_chosen, taken_over
+from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
 from vram_planner.engines.llama_cpp_side_by_side import side_by_side
+from vram_planner.engines.llama_cpp_states import states_chosen
 from vram_planner.engines.llama_cpp_streams import folded, spread, streamed
 from vram_planner.engines.llama_cpp_writer import Writer, unknown
 
@@ -41,6 +43,8 @@ _STREAM_BEFORE_ATTENTION = ("cohere", "gpt_neox")
 _ATTENTION_FIRST = ("phi",)
 # Families whose norms have no weights.
 _BARE_NORMS = ("olmo",)
+# Families whose residual is the norm's result, not what goes into it.
+_NORMED_RESIDUALS = ("minimax", "minimax_m1", "minimax_text_01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,8 @@ class GraphBuilder:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
+        if self._architecture.model_type in _NORMED_RESIDUALS:
+            return self._from_norms(layer, stream, ends=ends)
         if isinstance(layer.mixer, SideBySide):
             return self._side_by_side(layer, layer.mixer, stream, ends=ends)
         before = self._normed_before(names)
@@ -251,6 +257,22 @@ class GraphBuilder:
             found, stream = self._pick(found), self._pick(stream)
             return self._sum(found, stream)
         return self._sum(found, stream, first_is_view=self._reshaped(layer))
+
+    def _from_norms(self, layer: Layer, stream: int, *, ends: bool) -> int:
+        """Residuals are taken behind the norms, and scaled (MiniMax-01). Source: src/models/minimax-01.cpp."""
+        graph, tokens, mixer = self.writer.graph, self.writer.tokens, layer.mixer
+        if isinstance(mixer, LightningAttention):
+            found, normed = lightning(self.writer, mixer, lambda: self._norm(stream, "input_layernorm"))
+        else:
+            normed = self._norm(stream, "input_layernorm")
+            found = attention(self.writer, mixer, normed)
+        if ends:
+            found, normed, tokens = self._pick(found), self._pick(normed), self._outputs
+        view = isinstance(mixer, LightningAttention) and not ends
+        middle = self._sum(found, graph.in_place(normed), first_is_view=view)
+        normed = self._norm(middle, "post_attention_layernorm", tokens)
+        fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        return self._sum(fed, graph.in_place(normed))
 
     def _side_by_side(self, layer: Layer, mixer: SideBySide, stream: int, *, ends: bool) -> int:
         """Attention and a recurrent mixer, both added to the stream (Falcon-H1)."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.recurrent import GatedDeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
+from vram_planner.engines.llama_cpp_linear import kimi_delta
+from vram_planner.engines.llama_cpp_states import gathered, joined, states_chosen, written
 from vram_planner.engines.llama_cpp_writer import unknown
 from vram_planner.errors import UnsupportedArchitectureError
 
@@ -41,6 +43,8 @@ def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
         return _mamba2(writer, mixer, norm)
     if isinstance(mixer, GatedDeltaNet):
         return _delta(writer, mixer, norm)
+    if isinstance(mixer, KimiDelta):
+        return kimi_delta(writer, mixer, norm)
     if isinstance(mixer, ShortConv):
         return _short_conv(writer, mixer, norm)
     raise unknown(mixer)
@@ -49,61 +53,17 @@ def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
 def _short_conv(writer: Writer, mixer: ShortConv, norm: Norm) -> int:
     """Three projections in one, two of them multiplied and convolved, the third multiplied in. Source: src/models/lfm2.cpp."""
     state, graph = mixer.state, writer.graph
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
     fed = writer.product("in_proj", 3 * state.conv_channels, norm())
-    both = _joined(writer, state, kept, writer.made(state.conv_channels, fed))
+    both = joined(writer, state, kept, writer.made(state.conv_channels, fed))
     convolved = graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv"))
     return writer.product("out_proj", mixer.hidden, graph.in_place(convolved, fed))
 
 
-def _gathered(writer: Writer, numbers: int) -> int:
-    """One state of each slot, read from the cache; a copy of what the host gathered if the cache is there."""
-    n_bytes = 4 * numbers * writer.setting.slots
-    if writer.cache_on_host:
-        writer.host_inputs["states"] = 4 * writer.setting.slots
-        writer.graph.elsewhere()
-        return writer.graph.copied(n_bytes)
-    gathered = writer.graph.tensor(n_bytes, states_chosen(writer))
-    writer.graph.expand(gathered)
-    writer.graph.nothing(writer.input("no other states", 0))
-    return gathered
-
-
-def states_chosen(writer: Writer) -> int:
-    """Numbers of the slots' states."""
-    return writer.input("states", 4 * writer.setting.slots)
-
-
 def _convolved(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
     """Kept inputs and new ones in one tensor, the last of them written back, then the convolution."""
-    both = _joined(writer, state, kept, fed)
+    both = joined(writer, state, kept, fed)
     return writer.graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d"))
-
-
-def _joined(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
-    slots = writer.setting.slots
-    both = writer.graph.tensor(4 * state.conv_channels * _width(writer, state) * slots, kept, fed)
-    _written(writer, tail_bytes(writer, state), both)
-    return both
-
-
-def _width(writer: Writer, state: StateCache) -> int:
-    """Tokens of one slot's row: those kept and new ones."""
-    return writer.tokens // writer.setting.slots + state.conv_tokens
-
-
-def tail_bytes(writer: Writer, state: StateCache) -> int:
-    """What is written back is a view of the last inputs of every channel: its copy spans nearly all."""
-    rows = state.conv_channels * writer.setting.slots - 1
-    return 4 * rows * _width(writer, state) + 4 * state.conv_tokens
-
-
-def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
-    if writer.cache_on_host:
-        writer.cached_on_host = max(writer.cached_on_host, n_bytes)
-        writer.graph.elsewhere(*sources)
-    else:
-        writer.graph.use(*sources)
 
 
 def _check_scan(mixer: Mamba | Mamba2) -> None:
@@ -143,7 +103,7 @@ def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
     )
     graph.expand(scanned)
     graph.nothing(*rest, writer.input("no other states", 0))
-    _written(writer, new_states, scanned)
+    written(writer, new_states, scanned)
     return scanned
 
 
@@ -187,7 +147,7 @@ def taken_over(writer: Writer, mixer: Mamba | Mamba2) -> None:
 
 def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
     both = writer.product("in_proj", 2 * inner, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -211,7 +171,7 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
 
 def _mamba2(writer: Writer, mixer: Mamba2, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
     both = writer.product("in_proj", inner + state.conv_channels + mixer.heads, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -232,10 +192,10 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
     keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
     normed = norm()
     graph.expand(normed)
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
     fed = writer.product("in_proj_qkv", state.conv_channels, normed)
-    both = _joined(writer, state, kept, fed)
-    gathered = _gathered(writer, state.state_elements)
+    both = joined(writer, state, kept, fed)
+    gathered = gathered(writer, state.state_elements)
     convolved = graph.in_place(graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d")))
     fused = "in_proj_ba" in mixer.fused
     query, key = (
@@ -252,7 +212,7 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
     decay = graph.in_place(graph.in_place(decay), *writer.weight("A_log"))
     new_states = 4 * state.state_elements * writer.setting.slots
     ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, gathered)
-    _written(writer, new_states, ruled)
+    written(writer, new_states, ruled)
     scaled = writer.norm(ruled, "norm", values, view=True)
     gate = writer.made(values, writer.product("in_proj_z", values, normed))
     gated = graph.in_place(scaled, gate)

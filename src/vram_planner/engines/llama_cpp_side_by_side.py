@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.recurrent import Mamba2
 from vram_planner.engines.llama_cpp_alloc import Gaps
 from vram_planner.engines.llama_cpp_attention import attention
-from vram_planner.engines.llama_cpp_recurrent import recurrent, scan_inputs, tail_bytes
+from vram_planner.engines.llama_cpp_recurrent import recurrent, scan_inputs
+from vram_planner.engines.llama_cpp_states import tail_bytes
 from vram_planner.engines.llama_cpp_writer import unknown
 from vram_planner.units import round_up
 

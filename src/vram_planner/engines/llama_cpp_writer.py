@@ -32,7 +32,7 @@ _SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 # Families whose rotary factors are those of full layers only.
 _FAR_FACTORS = ("gemma4",)
 # Families with states whose attention knows no positions.
-_NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba")
+_NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba", "kimi_linear")
 # Families whose full layers know no positions; those with a window do.
 _NEAR_POSITIONS = ("cohere2",)
 # Families with LayerNorm, which is never written over what it reads, as RMSNorm is.
