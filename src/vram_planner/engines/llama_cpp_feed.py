@@ -190,9 +190,12 @@ def routing(
     count = block.n_experts
     power = (count & (count - 1) == 0 and count <= _MOST_FUSED_EXPERTS) or count in _ALSO_FUSED
     grouped = count == _GROUPED_EXPERTS and writer.architecture.model_type in _GROUPED
-    fused = power and not grouped and not writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
+    # A correction that lies on the host starts another split, and nothing is fused across two.
+    apart = block.correction_bias and "router.correction" in writer.copies
+    before = writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
+    fused = power and not (grouped or before or apart)
     probabilities = graph.tensor(size, logits, over=() if fused else (logits,))
-    if writer.architecture.model_type.startswith(_WEIGHED_BEFORE):
+    if before:
         chosen = graph.tensor(size, logits)
         return chosen, graph.tensor(few, probabilities, chosen), ()
     biased = probabilities

@@ -137,7 +137,7 @@ class GraphBuilder:
         if stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
         for index, step in enumerate(stage.steps):
-            writer.hands_over = step is stage.hands_over
+            writer.hands_over, writer.begins = step is stage.hands_over, stage.first and index == 0
             ends = stage.last and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
             writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns

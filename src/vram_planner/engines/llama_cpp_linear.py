@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.engines.llama_cpp_states import gathered, joined, no_inputs, written
+from vram_planner.engines.llama_cpp_states import gathered, gathered_parts, joined, no_inputs, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,19 +26,19 @@ def kimi_delta(writer: Writer, mixer: KimiDelta, norm: Norm) -> int:
     width = heads * mixer.head_dim
     normed = norm()
     graph.expand(normed)
-    kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered_parts(writer, state, 3)
     fed = [
-        joined(writer, state, kept, writer.product(f"{letter}_proj", width, normed), parts=3)
-        for letter in "qkv"
+        joined(writer, state, one, writer.product(f"{letter}_proj", width, normed), parts=3)
+        for letter, one in zip("qkv", kept, strict=True)
     ]
     convolved = [
-        writer.made(width, writer.made(width, both, *writer.weight(f"conv1d_{letter}")))
+        writer.made(width, writer.made(width, both, *writer.weight(f"conv1d_{letter}", view=True)))
         for letter, both in zip("qkv", fed, strict=True)
     ]
     old = gathered(writer, state.state_elements)
     query, key = (graph.in_place(writer.made(width, one)) for one in convolved[:2])
     decay = graph.in_place(_low_rank(writer, mixer, "f", normed), *writer.weight("dt_bias"))
-    decay = writer.made(width, graph.in_place(decay), *writer.weight("A_log"))
+    decay = writer.made(width, graph.in_place(decay), *writer.weight("A_log", view=True))
     correction = writer.made(heads, writer.product("b_proj", heads, normed))
     new_states = 4 * state.state_elements * writer.setting.slots
     ruled = graph.tensor(
@@ -68,6 +68,9 @@ def lightning(writer: Writer, mixer: LightningAttention, norm: Norm) -> tuple[in
     square = 4 * each * each * mixer.heads * slots
     new_states = 4 * state.state_elements * slots
     no_inputs(writer)
+    if writer.cache_on_host and writer.begins:  # read before the stream leaves the host
+        beside = writer.row(mixer.hidden) + new_states
+        writer.cached_on_host = max(writer.cached_on_host, beside)
     old = gathered(writer, state.state_elements)
     normed = norm()
     fused = graph.in_place(writer.product("qkv_proj", 3 * width, normed))

@@ -26,6 +26,16 @@ def gathered(writer: Writer, numbers: int) -> int:
     return states
 
 
+def gathered_parts(writer: Writer, state: StateCache, parts: int) -> tuple[int, ...]:
+    """The kept inputs as several views: of what the host gathered each is copied by itself."""
+    slots, numbers = writer.setting.slots, state.conv_channels * state.conv_tokens
+    first = gathered(writer, numbers)
+    if not writer.cache_on_host:
+        return (first,) * parts
+    view = 4 * ((slots - 1) * numbers + numbers // parts)
+    return tuple(writer.graph.copied(view) for _ in range(parts))
+
+
 def no_inputs(writer: Writer) -> None:
     """The kept inputs of a layer that convolves nothing: read and written all the same, without a byte (MiniMax-M1)."""
     if not writer.cache_on_host:
@@ -46,7 +56,10 @@ def joined(writer: Writer, state: StateCache, kept: int, fed: int, *, parts: int
     """
     slots, channels = writer.setting.slots, state.conv_channels // parts
     both = writer.graph.tensor(4 * channels * _width(writer, state) * slots, kept, fed)
-    written(writer, tail_bytes(writer, state, parts=parts), both)
+    n_bytes = tail_bytes(writer, state, parts=parts)
+    if parts > 1:  # the host keeps what it gathered until the last part is read
+        n_bytes += 4 * state.conv_channels * state.conv_tokens * slots
+    written(writer, n_bytes, both)
     return both
 
 

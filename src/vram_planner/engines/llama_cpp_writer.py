@@ -104,6 +104,7 @@ class Writer:
         self._copied: dict[tuple[str, ...], int] = {}
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
+        self.begins = False  # whether the model's first layer is being written
         self.host_inputs = host_inputs
         self.cached_on_host = 0
         self._inputs: dict[str, int] = {}
@@ -144,13 +145,17 @@ class Writer:
                 self.graph.expand(other)
         return copy
 
-    def weight(self, *names: str) -> tuple[int, ...]:
-        """A copy of a tensor that stays on the host; nothing where the GPU has it. Several names: one fused tensor."""
+    def weight(self, *names: str, view: bool = False) -> tuple[int, ...]:
+        """
+        A copy of a tensor that stays on the host; nothing where the GPU has it. Several names: one fused tensor.
+
+        A `view` of one is no weight in the scheduler's eyes, and starts no split of its own.
+        """
         n_bytes = sum(self.copies.get(name, 0) for name in names)
         if not n_bytes:
             return ()
         if names not in self._copied:
-            self._copied[names] = self.graph.copied(n_bytes, matrix=True)
+            self._copied[names] = self.graph.copied(n_bytes, matrix=not view)
         return (self._copied[names],)
 
     def product(self, name: str, numbers: int, source: int, *, tokens: int | None = None) -> int:
