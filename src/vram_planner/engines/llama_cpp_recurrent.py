@@ -195,7 +195,7 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
     fed = writer.product("in_proj_qkv", state.conv_channels, normed)
     both = joined(writer, state, kept, fed)
-    gathered = gathered(writer, state.state_elements)
+    old = gathered(writer, state.state_elements)
     convolved = graph.in_place(graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d")))
     fused = "in_proj_ba" in mixer.fused
     query, key = (
@@ -211,7 +211,7 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
         correction = writer.made(mixer.value_heads, writer.product("in_proj_b", mixer.value_heads, normed))
     decay = graph.in_place(graph.in_place(decay), *writer.weight("A_log"))
     new_states = 4 * state.state_elements * writer.setting.slots
-    ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, gathered)
+    ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, old)
     written(writer, new_states, ruled)
     scaled = writer.norm(ruled, "norm", values, view=True)
     gate = writer.made(values, writer.product("in_proj_z", values, normed))
