@@ -80,6 +80,7 @@ _LLAMAS = (
 )  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
 _FUSED_EXPERTS = ("gemma4",)
+_APART = ("minimax_m3",)  # gate and up are two tensors in the file, its indexer is in float32
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
@@ -172,6 +173,7 @@ class GgufMix:
             own = ((GGML_TYPES["f32"], weight),)
             return (*own, *(pair for other in unused for pair in self.stored(other, place)))
         whole = weight.role in _FLOAT32 or weight.name.endswith(_TINY)
+        whole |= weight.name.startswith("indexer.") and place.architecture.model_type.startswith(_APART)
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
             whole = self.usual in ("f32", "f16", "bf16")
         narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
@@ -372,9 +374,10 @@ def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
         stack, width, columns = weight.shape
         both = replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns))
         return (both,) if weight.name == "experts.gate" else ()
-    if weight.name == "shared_mlp.gate_up_proj":
-        half = (weight.rows // 2, weight.columns)
-        return tuple(replace(weight, name=f"shared_mlp.{part}_proj", shape=half) for part in ("gate", "up"))
+    apart = place.architecture.model_type.startswith(_APART)
+    if weight.name == "shared_mlp.gate_up_proj" or (apart and weight.name.endswith("gate_up_proj")):
+        half, prefix = (weight.rows // 2, weight.columns), weight.name.removesuffix("gate_up_proj")
+        return tuple(replace(weight, name=f"{prefix}{part}_proj", shape=half) for part in ("gate", "up"))
     return (weight,)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent, SlidingWindow
-from vram_planner.architecture.cross import ChunkedAttention, UnevenAttention
+from vram_planner.architecture.cross import BlockSparse, ChunkedAttention, UnevenAttention
 from vram_planner.architecture.sparse import SparseLatent
 from vram_planner.engines.llama_cpp_cache import value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes
@@ -37,17 +37,22 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
     if isinstance(mixer, Latent):
         return _latent(writer, mixer, normed)
     if isinstance(mixer, SlidingWindow) and isinstance(mixer.inner, FullAttention):
-        return _grouped(writer, mixer.inner, mixer.cache, normed)
+        return grouped(writer, mixer.inner, mixer.cache, normed)
     if isinstance(mixer, FullAttention):
-        return _grouped(writer, mixer, mixer.cache, normed)
+        return grouped(writer, mixer, mixer.cache, normed)
     if isinstance(mixer, ChunkedAttention | UnevenAttention):
-        return _grouped(writer, mixer.inner, mixer.cache, normed)
+        return grouped(writer, mixer.inner, mixer.cache, normed)
+    if isinstance(mixer, BlockSparse):
+        # Its module uses this one's tools.
+        from vram_planner.engines.llama_cpp_blocks import block_sparse  # noqa: PLC0415
+
+        return block_sparse(writer, mixer, normed)
     if isinstance(mixer, BorrowedKv):
         return _borrowed(writer, mixer, normed)
     raise unknown(mixer)
 
 
-def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
+def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
     graph, inputs = writer.graph, writer.attention_inputs(cache)
     width, kv_width = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
     own_values = cache.n_heads * cache.value_dim
@@ -57,9 +62,9 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
     if mixer.gated_query:
         both = writer.product("q_proj", 2 * width, normed)
         query = _normed(writer, both, "q", width, mixer)
-        key = _turned(writer, _projected(writer, "k", kv_width, normed, mixer), inputs.rotate_keys)
-        value = _turned(writer, _projected(writer, "v", kv_width, normed, mixer), inputs.rotate_values)
-        query = _turned(writer, query, inputs.rotate_keys)
+        key = turned(writer, projected(writer, "k", kv_width, normed, mixer), inputs.rotate_keys)
+        value = turned(writer, projected(writer, "v", kv_width, normed, mixer), inputs.rotate_values)
+        query = turned(writer, query, inputs.rotate_keys)
     elif mixer.fused_qkv:
         fused = graph.tensor(
             writer.row(width + 2 * kv_width), *writer.weight("qkv_proj", "q_proj", "k_proj", "v_proj"), normed
@@ -70,16 +75,16 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
         seen = writer.setting.flash or writer.cache_on_host
         value = fused if seen else writer.made(kv_width, fused)
     else:
-        query = _turned(writer, _projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
+        query = turned(writer, projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
         if mixer.values_from_keys:
             value = writer.product("k_proj", kv_width, normed)
             key = _normed(writer, value, "k", kv_width, mixer)
         else:
-            key = _projected(writer, "k", kv_width, normed, mixer)
-            value = _projected(writer, "v", own_values, normed, mixer)
+            key = projected(writer, "k", kv_width, normed, mixer)
+            value = projected(writer, "v", own_values, normed, mixer)
         if writer.architecture.model_type.startswith(_NORMED_VALUES):
             value = writer.made(kv_width, value)
-        key, value = _turned(writer, key, inputs.rotate_keys), _turned(writer, value, inputs.rotate_values)
+        key, value = turned(writer, key, inputs.rotate_keys), turned(writer, value, inputs.rotate_values)
     # One cache for all layers: values come before keys in the graph; with two caches after them.
     graph.expand(query, *((key, value) if writer.windowed else (value, key)))
     widest = value_width(writer.architecture, cache, writer.setting)
@@ -99,7 +104,7 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
     return writer.product("o_proj", mixer.hidden, mixed)
 
 
-def _projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
+def projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
     """
     A projection; its bias is written over it, its norm and rotary embedding over a second tensor.
 
@@ -125,7 +130,7 @@ def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAtt
     return writer.made(width, tensor, writer.positions, *writer.rotary_factors)
 
 
-def _turned(writer: Writer, tensor: int, rotation: int | None, size: int | None = None) -> int:
+def turned(writer: Writer, tensor: int, rotation: int | None, size: int | None = None) -> int:
     """Keys, queries, values or the result times a Hadamard matrix, for a quantised cache."""
     if rotation is None:
         return tensor
@@ -136,7 +141,7 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
     graph, size = writer.graph, writer.row(heads * cache.value_dim)
     copies = writer.cached(cache, inputs.cells)
     if writer.setting.flash:
-        extra = _half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, inputs)
         sinks = writer.copies.get("sinks", 0)
         small = (graph.copied(sinks),) if sinks else ()
         mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
@@ -146,10 +151,10 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
         mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
     graph.expand(mixed)
     # Turned back only where the output's projection stands: after the feed-forward block if that is written first.
-    return _turned(writer, mixed, inputs.rotate_values, size)
+    return turned(writer, mixed, inputs.rotate_values, size)
 
 
-def _half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
+def half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
     """Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves."""
     setting = writer.setting
     cells = inputs.cells * setting.streams * cache.n_heads
@@ -198,7 +203,7 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         tail = row_bytes(setting.type_k, mixer.rope_dim)
         copies += (graph.copied(graph.size(copies[0]) - tail),)
     if setting.flash:
-        extra = _half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, inputs)
         mixed = graph.tensor(writer.row(wide) + extra, query, *copies, inputs.mask)
     else:
         turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])
@@ -274,8 +279,8 @@ def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
     """Queries of its own against the cache of an earlier layer."""
     inner = mixer.inner
     inputs = writer.attention_inputs(replace(inner.cache, window=mixer.window))
-    query = _turned(
-        writer, _projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
+    query = turned(
+        writer, projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
     )
     writer.graph.expand(query)
     return writer.product(

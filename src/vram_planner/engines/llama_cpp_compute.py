@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, NoMixer
+from vram_planner.architecture.cross import BlockSparse
 from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
-from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage, Step
+from vram_planner.engines.llama_cpp_graph import NORMED_RESIDUALS, GraphBuilder, Stage, Step
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
-from vram_planner.engines.llama_cpp_writer import COPIES
+from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
 if TYPE_CHECKING:
@@ -33,7 +34,29 @@ _LONGEST_PERIOD = 12
 
 def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
     """
-    Bytes of the compute buffer of one GPU, or of the host, for a micro-batch of `setting.tokens`.
+    Bytes of the compute buffer of one GPU, or of the host, at their most while it serves.
+
+    That is what llama.cpp reserves at its start, but for two families. MiniMax-01's graph of one slot's tokens alone is
+    larger than that of all slots, and reserved after it (src/llama-context.cpp, TAG_RESERVE_DIAG_DECAY; without
+    allocations only the first is counted). MiniMax-M3's graph grows with the positions in its cache
+    (src/llama-kv-cache-msa.cpp, get_n_pos).
+    """
+    return max(reserved_bytes(architecture, mix, one, device) for one in _served(architecture, setting))
+
+
+def _served(architecture: Architecture, setting: Setting) -> tuple[Setting, ...]:
+    if architecture.model_type in NORMED_RESIDUALS and setting.slots > 1:
+        # All tokens of the micro-batch are one slot's; a unified cache has all cells for it.
+        cells = max(setting.stream_cells, min(setting.n_ctx, setting.ubatch))
+        return setting, replace(setting, slots=1, context=cells)
+    if any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups):
+        return setting, replace(setting, grown=True)
+    return (setting,)
+
+
+def reserved_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
+    """
+    Bytes that llama.cpp reserves for a micro-batch of `setting.tokens`, as it says in its log.
 
     The last answers are kept beside the architecture.
     """
@@ -71,7 +94,8 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
         cached = max(cached, builder.writer.cached_on_host)
     embedded = 4 * architecture.hidden * setting.tokens
     copies = COPIES if setting.pipelined(len(architecture.layers)) else 1
-    states = round_up(inputs.pop("states", 0), _HOST_ALIGNMENT)
+    single = [name for name in inputs if name == "states" or name.startswith(ONCE)]
+    states = sum(round_up(inputs.pop(name), _HOST_ALIGNMENT) for name in single)
     return (
         copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT))
         + states

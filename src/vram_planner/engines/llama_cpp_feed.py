@@ -23,12 +23,21 @@ _PLAIN_WEIGHTS = ("deepseek_v2", "qwen2_moe", "llama4", "jamba")
 # Families whose experts' inputs, not outputs, are weighed.
 _WEIGHED_BEFORE = ("llama4",)
 # Families that scale the weights by a constant in a tensor of its own.
-_SCALED_WEIGHTS = ("deepseek_v3", "kimi_k2", "nemotron_h", "glm_moe_dsa", "glm4_moe", "kimi_linear")
+_SCALED_WEIGHTS = (
+    "deepseek_v3",
+    "kimi_k2",
+    "nemotron_h",
+    "glm_moe_dsa",
+    "glm4_moe",
+    "kimi_linear",
+    "minimax_m3",
+)
 # DeepSeek-V3: of 8 groups of experts the best 4 are looked at.
 _GROUPED = ("deepseek_v3", "deepseek_v32")
 _GROUPED_EXPERTS = 256
 _GROUPS = 8
 _GROUPS_USED = 4
+_APART = ("minimax_m3",)  # families whose fused matrices are two in the file
 _STORED_APART = "shared_mlp."  # Granite's shared expert: one matrix in the checkpoint, two in the file
 
 
@@ -44,7 +53,8 @@ def feed(writer: Writer, block: FeedForward, normed: int, tokens: int) -> int:
 def mlp(writer: Writer, block: DenseMLP, normed: int, tokens: int) -> int:
     """Gate and up, their product in a third tensor, down."""
     graph, name, width = writer.graph, block.prefix, block.intermediate
-    if block.fused and block.gated and name != _STORED_APART:
+    apart = name == _STORED_APART or writer.architecture.model_type.startswith(_APART)
+    if block.fused and block.gated and not apart:
         both = writer.product(f"{name}gate_up_proj", 2 * width, normed, tokens=tokens)
         inner = writer.made(width, both, tokens=tokens)
     elif not block.gated:

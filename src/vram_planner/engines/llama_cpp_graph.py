@@ -44,7 +44,7 @@ _ATTENTION_FIRST = ("phi",)
 # Families whose norms have no weights.
 _BARE_NORMS = ("olmo",)
 # Families whose residual is the norm's result, not what goes into it.
-_NORMED_RESIDUALS = ("minimax", "minimax_m1", "minimax_text_01")
+NORMED_RESIDUALS = ("minimax", "minimax_m1", "minimax_text_01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ class GraphBuilder:
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
         writer = self.writer
+        writer.first = stage.first
         if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
             states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
         stream = writer.arrival(writer.row(self._hidden))
@@ -168,7 +169,7 @@ class GraphBuilder:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
-        if self._architecture.model_type in _NORMED_RESIDUALS:
+        if self._architecture.model_type in NORMED_RESIDUALS:
             return self._from_norms(layer, stream, ends=ends)
         if isinstance(layer.mixer, SideBySide):
             return self._side_by_side(layer, layer.mixer, stream, ends=ends)

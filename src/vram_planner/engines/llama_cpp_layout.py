@@ -36,7 +36,8 @@ class Setting:
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
-    --tensor-split, empty for equal cards.
+    --tensor-split, empty for equal cards. `grown` asks for the graph of a full cache where that is larger than the one
+    that llama.cpp reserves at its start (MiniMax-M3).
     """
 
     slots: int
@@ -53,6 +54,7 @@ class Setting:
     moe_on_host: int = 0
     kv_on_host: bool = False
     shares: tuple[float, ...] = ()
+    grown: bool = False
 
     @property
     def n_ctx(self) -> int:

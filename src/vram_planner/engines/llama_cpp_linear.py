@@ -41,9 +41,7 @@ def kimi_delta(writer: Writer, mixer: KimiDelta, norm: Norm) -> int:
     decay = writer.made(width, graph.in_place(decay), *writer.weight("A_log", view=True))
     correction = writer.made(heads, writer.product("b_proj", heads, normed))
     new_states = 4 * state.state_elements * writer.setting.slots
-    ruled = graph.tensor(
-        writer.row(width) + new_states, query, key, convolved[2], decay, correction, old
-    )
+    ruled = graph.tensor(writer.row(width) + new_states, query, key, convolved[2], decay, correction, old)
     written(writer, new_states, ruled)
     scaled = writer.norm(writer.made(width, ruled), "o_norm", width, view=True)
     gate = writer.made(width, _low_rank(writer, mixer, "g", normed))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
+ONCE = "once: "  # inputs that only views are made of: a pipeline's host has them once, not four times
 COPIES = 4  # GGML_SCHED_MAX_COPIES: of each input where several GPUs work as a pipeline
 # Families whose rotary embedding has sections: four positions a token.
 _SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
@@ -98,12 +99,14 @@ class Writer:
         self.scaled_by_position: int | None = None
         self.layer_norm = _has_layer_norm(architecture.model_type)
         self.chosen: int | None = None  # cells that the last indexer chose
+        self.wide_mask: int | None = None  # the mask in float32 (MiniMax-M3)
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
         self._copies: Mapping[str, int] = {}
         self._copied: dict[tuple[str, ...], int] = {}
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
+        self.first = True  # whether this GPU begins the model
         self.begins = False  # whether the model's first layer is being written
         self.host_inputs = host_inputs
         self.cached_on_host = 0
