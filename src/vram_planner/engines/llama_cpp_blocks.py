@@ -30,7 +30,7 @@ def block_sparse(writer: Writer, mixer: BlockSparse, normed: int) -> int:
     key = _indexed(writer, mixer, "k", 1, normed)
     graph.expand(key)
     writer.keys_stored(key, "indexer")
-    inputs = writer.attention_inputs(mixer.cache)
+    inputs = writer.attention_inputs(mixer.cache, masked=writer.first)
     query = turned(writer, projected(writer, "q", width, normed, inner), inputs.rotate_keys)
     graph.expand(query)
     keys = turned(writer, projected(writer, "k", kv_width, normed, inner), inputs.rotate_keys)

@@ -214,8 +214,8 @@ class Writer:
         """Keep the tokens whose logits are asked for."""
         return self.graph.tensor(numbers * self.setting.outputs * 4, tensor, self.output_ids)
 
-    def attention_inputs(self, cache: KvCache) -> Inputs:
-        """Mask, row numbers and rotations for a cache; layers of one kind share them."""
+    def attention_inputs(self, cache: KvCache, *, masked: bool = True) -> Inputs:
+        """Mask, row numbers and rotations for a cache; layers of one kind share them. `masked`: it reads the mask itself."""
         setting = self.setting
         cells = cells_of(as_served(self.architecture, cache), setting, windowed=self.windowed)
         self._in_window = cache.window is not None and self.windowed
@@ -234,7 +234,8 @@ class Writer:
             value_rows = self._row_numbers(
                 f"{kind} value rows", 1 if setting.flash else value_width(self.architecture, cache, setting)
             )
-        mask = self.input(f"{kind} mask", cells * self.tokens * (2 if setting.flash else 4))
+        size = cells * self.tokens * (2 if setting.flash else 4)
+        mask = self.input(f"{kind} mask", size) if masked else -1
         return Inputs(mask, key_rows, value_rows, cells, rotate_keys, rotate_values)
 
     def _row_numbers(self, name: str, each: int) -> int | None:
