@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.sparse import Indexer
+    from vram_planner.engines.llama_cpp_layout import Setting
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
+# What the flash attention kernel for one token takes: head sizes, and types of keys and values alike.
+_WIDEST_VECTOR, _VECTOR_STEP = 256, 64
+_VECTOR_TYPES = ("q4_0", "q8_0")
 _NORMED_VALUES = ("gemma3n", "gemma4")
 # Families that turn queries and keys first and scale them after it.
 _TURNED_FIRST = ("hunyuan",)
@@ -70,10 +74,10 @@ def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -
             writer.row(width + 2 * kv_width), *writer.weight("qkv_proj", "q_proj", "k_proj", "v_proj"), normed
         )
         fused = writer.biased(fused, "qkv_proj", "q_proj", "k_proj", "v_proj")
-        query = writer.made(width, fused, writer.positions)
-        key = writer.made(kv_width, fused, writer.positions)
-        seen = writer.setting.flash or writer.cache_on_host
-        value = fused if seen else writer.made(kv_width, fused)
+        query = _part(writer, fused, width, inputs.rotate_keys)
+        key = _part(writer, fused, kv_width, inputs.rotate_keys)
+        seen = (writer.setting.flash or writer.cache_on_host) and inputs.rotate_values is None
+        value = fused if seen else turned(writer, writer.made(kv_width, fused), inputs.rotate_values)
     else:
         query = turned(writer, projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
         if mixer.values_from_keys:
@@ -91,7 +95,7 @@ def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -
     if widest > own_values:  # transposed values are padded to the widest layer's
         graph.expand(query, key, value)
         value = writer.made(widest, value)
-    before = 4 * (width + kv_width) if mixer.fused_qkv else 0
+    before = 4 * (width + kv_width) if mixer.fused_qkv and inputs.rotate_values is None else 0
     writer.stored(inputs, key, value, before=before)
     if writer.attends_on_host:
         graph.elsewhere(query)
@@ -102,6 +106,13 @@ def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -
         gate = graph.in_place(writer.made(width, both))
         mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))
     return writer.product("o_proj", mixer.hidden, mixed)
+
+
+def _part(writer: Writer, fused: int, width: int, rotation: int | None) -> int:
+    """Queries or keys out of a fused projection: turned by position, else a view, which a rotation needs copied."""
+    if writer.turns:
+        return turned(writer, writer.made(width, fused, writer.positions), rotation)
+    return fused if rotation is None else turned(writer, writer.made(width, fused), rotation)
 
 
 def projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
@@ -154,8 +165,20 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
     return turned(writer, mixed, inputs.rotate_values, size)
 
 
+def _read_as_they_are(setting: Setting, cache: KvCache, tokens: int) -> bool:
+    fits = cache.key_dim <= _WIDEST_VECTOR and cache.key_dim % _VECTOR_STEP == 0
+    return tokens == 1 and fits and setting.type_k == setting.type_v and setting.type_k in _VECTOR_TYPES
+
+
 def half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
-    """Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves."""
+    """
+    Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves.
+
+    With one token a stream another kernel reads quantised keys and values of one type as they are.
+    Source (b11434): ggml/src/ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel, ggml_cuda_get_fattn_vec_case.
+    """
+    if _read_as_they_are(writer.setting, cache, writer.tokens // writer.setting.streams):
+        return 0
     setting = writer.setting
     cells = inputs.cells * setting.streams * cache.n_heads
     widths = [cache.key_dim] if setting.type_k != "f16" else []

@@ -11,7 +11,7 @@ from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
-from vram_planner.engines.llama_cpp_graph import NORMED_RESIDUALS, GraphBuilder, Stage, Step
+from vram_planner.engines.llama_cpp_graph import LEARNED_POSITIONS, NORMED_RESIDUALS, GraphBuilder, Stage, Step
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
@@ -77,7 +77,10 @@ def copies_weights(architecture: Architecture, setting: Setting) -> bool:
 
 
 def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
-    return GraphBuilder(architecture, setting, {}).peak(_stage(architecture, mix, setting, device))
+    stage = _stage(architecture, mix, setting, device)
+    if not stage.steps and not stage.last:  # fewer offloaded layers than GPUs
+        return 0
+    return GraphBuilder(architecture, setting, {}).peak(stage)
 
 
 def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
@@ -92,7 +95,10 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
         builder = GraphBuilder(architecture, setting, inputs)
         builder.peak(_stage(architecture, mix, setting, device))
         cached = max(cached, builder.writer.cached_on_host)
-    embedded = 4 * architecture.hidden * setting.tokens
+    embedded = looked_up = 4 * architecture.hidden * setting.tokens
+    if any(weight.name == LEARNED_POSITIONS for weight in architecture.embedding_extras):
+        looked_up += embedded
+        inputs["positions"] = round_up(4 * setting.tokens, _HOST_ALIGNMENT)
     copies = COPIES if setting.pipelined(len(architecture.layers)) else 1
     single = [name for name in inputs if name == "states" or name.startswith(ONCE)]
     states = sum(round_up(inputs.pop(name), _HOST_ALIGNMENT) for name in single)
@@ -100,7 +106,7 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
         copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT))
         + states
         + embedded
-        + max(embedded, cached)
+        + max(looked_up, cached)
     )
 
 

@@ -76,9 +76,11 @@ class Stage:
     takes_over: Mamba | Mamba2 | None = None
 
 
+LEARNED_POSITIONS = "positions"
+_EMBEDDING_NORMS = ("word_embeddings_layernorm",)
 # Names that families give to the norm before attention, and to the one before the feed-forward block.
-_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn")
-_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp")
+_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn", "ln_1")
+_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp", "ln_2")
 
 
 def _first_norm(names: list[str]) -> str | None:
@@ -120,7 +122,7 @@ class GraphBuilder:
         writer.first = stage.first
         if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
             states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
-        stream = writer.arrival(writer.row(self._hidden))
+        stream = self._arrived(stage)
         # Next to a state that the host gathers, the host scales too.
         on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
@@ -156,6 +158,21 @@ class GraphBuilder:
             writer.graph.keep(stream)
             writer.graph.use(writer.made(self._hidden, stream))
         return writer.graph.peak()
+
+    def _arrived(self, stage: Stage) -> int:
+        """The stream from the host or the GPU before: at the model's start with learned positions added, or scaled to unit size."""
+        writer = self.writer
+        stream = writer.arrival(writer.row(self._hidden))
+        names = [weight.name for weight in self._architecture.embedding_extras] if stage.first else []
+        if LEARNED_POSITIONS in names:
+            places = writer.arrival(writer.row(self._hidden))
+            stream = self._sum(stream, places)
+        norm = next((name for name in names if name in _EMBEDDING_NORMS), None)
+        if norm is not None and stage.steps:
+            writer.copies = stage.steps[0].copies
+            stream = self._norm(stream, norm)
+            writer.graph.expand(stream)
+        return stream
 
     def _streamed(self, step: Step, streams: int) -> int:
         block = step.layer.feed_forward

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "embed_tokens_per_layer"
 _PROJECTION = "per_layer_model_projection"
-_WITH_FIRST_LAYER = (_PROJECTION, "per_layer_projection_norm")
+_WITH_FIRST_LAYER = (_PROJECTION, "per_layer_projection_norm", "word_embeddings_layernorm")
 _STREAMS = "altup"
 _MADE = "altup_projections."
 

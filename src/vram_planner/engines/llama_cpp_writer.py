@@ -34,6 +34,8 @@ _SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 _FAR_FACTORS = ("gemma4",)
 # Families with states whose attention knows no positions.
 _NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba", "kimi_linear")
+# Families that add positions to the embedding, or to the scores.
+_UNTURNED = ("gpt2", "gpt_bigcode", "bloom", "mpt")
 # Families whose full layers know no positions; those with a window do.
 _NEAR_POSITIONS = ("cohere2",)
 # Families with LayerNorm, which is never written over what it reads, as RMSNorm is.
@@ -95,7 +97,8 @@ class Writer:
         self.setting = setting
         self.windowed = honours_window(architecture)
         self.tokens = setting.tokens
-        self.rotary = not (architecture.states and architecture.model_type.startswith(_NO_POSITIONS))
+        kind = architecture.model_type
+        self.rotary = not (architecture.states and kind.startswith(_NO_POSITIONS)) and kind not in _UNTURNED
         self.scaled_by_position: int | None = None
         self.layer_norm = _has_layer_norm(architecture.model_type)
         self.chosen: int | None = None  # cells that the last indexer chose
