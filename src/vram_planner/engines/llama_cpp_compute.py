@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, NoMixer
 from vram_planner.architecture.cross import BlockSparse
-from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
-from vram_planner.engines.llama_cpp_graph import LEARNED_POSITIONS, NORMED_RESIDUALS, GraphBuilder, Stage, Step
+from vram_planner.engines.llama_cpp_graph import (
+    LEARNED_POSITIONS,
+    NORMED_RESIDUALS,
+    GraphBuilder,
+    Stage,
+    Step,
+)
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
@@ -115,15 +121,18 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
     split = (setting.gpus, setting.shares, setting.gpu_layers)
     key = (*split, setting.moe_on_host, setting.kv_on_host, mix.name, device)
     if key not in stages:
-        count, steps = len(architecture.layers), []
+        count, steps, guests = len(architecture.layers), [], []
         for index, layer in enumerate(architecture.layers):
             place = device_of(index, count, setting)
-            if max(0, place) != device:  # what the host holds, the first GPU computes
-                continue
+            away = (
+                place > 0 and index < setting.moe_on_host and isinstance(layer.feed_forward, MixtureOfExperts)
+            )
+            if max(0, place) != device and not (away and device == 0):
+                continue  # what the host holds, the first GPU computes
             copies = _copies(
                 architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
             )
-            steps.append(
+            (steps if max(0, place) == device else guests).append(
                 Step(
                     layer,
                     copies,
@@ -131,6 +140,8 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
                     _attends_on_host(architecture, setting, index),
                     turns=_turns(architecture, index),
                     cuts_off=architecture.model_type.startswith(_CUTTING_OFF) and index < _FIRST_CUTTING_OFF,
+                    experts_away=away,
+                    stream_away=away and _stream_away(architecture, index),
                 )
             )
         end = device_of(count, count, setting)
@@ -145,11 +156,21 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             steps=told,
             hands_over=hands,
             takes_over=takes,
+            guests=_telling(guests),
             first=device == 0,
             last=device == max(0, end),
             output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
         )
     return stages[key]
+
+
+def _stream_away(architecture: Architecture, index: int) -> bool:
+    """Whether nothing with tensors of its own stands between a layer's experts and the next norm."""
+    layers = architecture.layers
+    layer, after = layers[index], layers[index + 1 : index + 2]
+    alone = isinstance(layer.feed_forward, MixtureOfExperts) and layer.feed_forward.shared is None
+    normed = any(weight.name.startswith("post_feedforward") for weight in layer.norms)
+    return alone and not normed and not any(other.mixer.state is not None for other in after)
 
 
 def _cache_place(architecture: Architecture, setting: Setting, index: int) -> int:

@@ -72,8 +72,12 @@ def experts(writer: Writer, block: MixtureOfExperts, normed: int, tokens: int) -
     chosen, weights, steps = routing(writer, block, normed, tokens)
     graph.expand(weights)
     graph.use(*steps)
-    result = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
-    graph.expand(result)
+    if writer.experts_away:
+        graph.elsewhere(normed, chosen, weights)
+        result = writer.arrival(writer.row(block.hidden, tokens))
+    else:
+        result = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
+        graph.expand(result)
     if block.shared is None:
         return result
     shared = mlp(writer, block.shared, normed, tokens)

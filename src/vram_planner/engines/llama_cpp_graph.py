@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
-from vram_planner.architecture.feed_forward import DenseMLP
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.gguf import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
-from vram_planner.engines.llama_cpp_feed import beside, feed
+from vram_planner.engines.llama_cpp_feed import beside, feed, routed
 from vram_planner.engines.llama_cpp_linear import lightning
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
 from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
@@ -53,6 +53,8 @@ class Step:
     One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
 
     `turns`: queries and keys are turned by their positions. `cuts_off`: only the largest gates of its MLP pass.
+    `experts_away`: its experts lie on the host, and the first GPU, which is not its own, works with them; `stream_away`:
+    and adds what they find to the stream.
     `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
     """
 
@@ -62,11 +64,17 @@ class Step:
     attends_on_host: bool = False
     turns: bool = True
     cuts_off: bool = False
+    experts_away: bool = False
+    stream_away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The part of a model that one GPU runs: its layers, and whether it begins or ends the model."""
+    """
+    The part of a model that one GPU runs: its layers, and whether it begins or ends the model.
+
+    `guests` are layers of other GPUs whose experts the first one works with.
+    """
 
     steps: tuple[Step, ...]
     first: bool
@@ -74,6 +82,7 @@ class Stage:
     output_copies: Mapping[str, int]
     hands_over: Step | None = None
     takes_over: Mamba | Mamba2 | None = None
+    guests: tuple[Step, ...] = ()
 
 
 LEARNED_POSITIONS = "positions"
@@ -144,6 +153,7 @@ class GraphBuilder:
             ends = stage.last and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
             writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
+            writer.experts_away, writer.stream_away = step.experts_away, step.stream_away
             if self._streams > 1:
                 stream = self._streamed(step, stream)
             else:
@@ -153,11 +163,44 @@ class GraphBuilder:
             if self._streams > 1:
                 stream = self._pick(folded(writer, stream))
             self._head(stream)
-        else:
-            writer.graph.expand(stream)
-            writer.graph.keep(stream)
-            writer.graph.use(writer.made(self._hidden, stream))
+        elif not writer.stream_away:
+            self._handed_on(stream, kept=not stage.guests)
+        for guest in stage.guests:
+            self._hosted(guest)
         return writer.graph.peak()
+
+    def _handed_on(self, stream: int, *, kept: bool) -> None:
+        """The stream goes to the next GPU, and the first step of that one's norm is done here."""
+        graph = self.writer.graph
+        graph.expand(stream)
+        scaled = self.writer.made(self._hidden, stream)
+        if kept:
+            graph.keep(stream)
+            graph.use(scaled)
+        else:
+            graph.expand(scaled)
+            graph.elsewhere(scaled, stream)
+
+    def _hosted(self, guest: Step) -> None:
+        """
+        Experts of another GPU's layer, whose matrices lie on the host: the first GPU copies and multiplies them.
+
+        Source (b11434): ggml/src/ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur (op_offload: the first that can).
+        """
+        writer, block = self.writer, guest.layer.feed_forward
+        if not isinstance(block, MixtureOfExperts):
+            raise unknown(block)
+        writer.copies, writer.experts_away = guest.copies, False
+        tokens = writer.tokens
+        normed = writer.arrival(writer.row(self._hidden))
+        chosen = writer.arrival(4 * ((tokens - 1) * block.n_experts + block.top_k))
+        weights = writer.arrival(writer.row(block.top_k))
+        found = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
+        writer.graph.expand(found)
+        if guest.stream_away:
+            self._handed_on(self._sum(found, writer.arrival(writer.row(self._hidden))), kept=False)
+        else:
+            writer.graph.elsewhere(found)
 
     def _arrived(self, stage: Stage) -> int:
         """The stream from the host or the GPU before: at the model's start with learned positions added, or scaled to unit size."""
@@ -253,6 +296,10 @@ class GraphBuilder:
         else:
             normed = self._norm(middle, second, tokens) if before else middle
             fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        if self.writer.stream_away:
+            self.writer.graph.elsewhere(middle)
+            self.writer.scaled_before = self.writer.arrival(self.writer.row(self._hidden, tokens))
+            return self.writer.arrival(self.writer.row(self._hidden, tokens))
         if sandwich or not before:
             fed = self._norm(fed, "post_feedforward_layernorm", tokens)
         first = self._architecture.model_type.startswith(_RESIDUAL_FIRST)
