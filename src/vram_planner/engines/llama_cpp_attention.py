@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent, SlidingWindow
 from vram_planner.architecture.cross import BlockSparse, ChunkedAttention, UnevenAttention
 from vram_planner.architecture.sparse import SparseLatent
+from vram_planner.engines.llama_cpp_alloc import Gaps
 from vram_planner.engines.llama_cpp_cache import value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes
 from vram_planner.engines.llama_cpp_writer import Inputs, unknown
+from vram_planner.units import round_up
 
 if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
+_HOST_ALIGNMENT = 32
 # What the flash attention kernel for one token takes: head sizes, and types of keys and values alike.
 _WIDEST_VECTOR, _VECTOR_STEP = 256, 64
 _VECTOR_TYPES = ("q4_0", "q8_0")
@@ -57,6 +60,7 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
 
 
 def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
+    """Queries against keys and values of their own or of a group, kept in `cache`."""
     graph, inputs = writer.graph, writer.attention_inputs(cache)
     width, kv_width = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
     own_values = cache.n_heads * cache.value_dim
@@ -98,6 +102,9 @@ def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -
     before = 4 * (width + kv_width) if mixer.fused_qkv and inputs.rotate_values is None else 0
     writer.stored(inputs, key, value, before=before)
     if writer.attends_on_host:
+        gaps = Gaps()
+        attend_on_host(writer, gaps, cache, mixer.n_heads)
+        writer.cached_on_host = max(writer.cached_on_host, gaps.highest)
         graph.elsewhere(query)
         mixed = writer.arrival(writer.row(mixer.n_heads * cache.value_dim))
     else:
@@ -113,6 +120,26 @@ def _part(writer: Writer, fused: int, width: int, rotation: int | None) -> int:
     if writer.turns:
         return turned(writer, writer.made(width, fused, writer.positions), rotation)
     return fused if rotation is None else turned(writer, writer.made(width, fused), rotation)
+
+
+def attend_on_host(writer: Writer, gaps: Gaps, cache: KvCache, heads: int) -> None:
+    """What the host takes to attend over copies of key, value and query; the result stays."""
+
+    def take(n_bytes: int) -> tuple[int, int]:
+        size = round_up(n_bytes, _HOST_ALIGNMENT)
+        return gaps.take(size), size
+
+    sizes = (cache.n_heads * cache.key_dim, cache.n_heads * cache.value_dim, heads * cache.key_dim)
+    key, value, query = (take(writer.row(numbers)) for numbers in sizes)
+    gaps.give_back(*key)
+    gaps.give_back(*value)
+    if not writer.setting.flash:
+        scores = take(writer.setting.stream_cells * writer.tokens * heads * 4)
+        gaps.give_back(*query)
+        query = take(writer.row(heads * cache.value_dim))
+        gaps.give_back(*scores)
+    take(writer.row(heads * cache.value_dim))
+    gaps.give_back(*query)
 
 
 def projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
@@ -227,6 +254,8 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         copies += (graph.copied(graph.size(copies[0]) - tail),)
     if setting.flash:
         extra = half_precision_copies(writer, cache, inputs)
+        if copies and setting.type_k != "f16":  # the values' copy is no view of the keys' any more
+            extra += inputs.cells * setting.streams * mixer.kv_rank * 2
         mixed = graph.tensor(writer.row(wide) + extra, query, *copies, inputs.mask)
     else:
         turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.recurrent import Mamba2
 from vram_planner.engines.llama_cpp_alloc import Gaps
-from vram_planner.engines.llama_cpp_attention import attention
+from vram_planner.engines.llama_cpp_attention import attend_on_host, attention
 from vram_planner.engines.llama_cpp_recurrent import recurrent, scan_inputs
 from vram_planner.engines.llama_cpp_states import tail_bytes
 from vram_planner.engines.llama_cpp_writer import unknown
@@ -43,31 +43,22 @@ def _on_host(writer: Writer, mixer: SideBySide, inner: Mamba2) -> int:
 
     It attends over copies of query, key and value, and its result stays until the state is scanned.
     """
-    cache, heads = mixer.attention.cache, mixer.attention.n_heads
+    cache = mixer.attention.cache
     if cache is None:
         raise unknown(mixer)
-    gaps, held = Gaps(), []
+    gaps = Gaps()
 
     def take(n_bytes: int) -> tuple[int, int]:
         size = round_up(n_bytes, _HOST_ALIGNMENT)
         return gaps.take(size), size
 
-    sizes = (cache.n_heads * cache.key_dim, cache.n_heads * cache.value_dim, heads * cache.key_dim)
-    key, value, query = (take(writer.row(numbers)) for numbers in sizes)
-    gaps.give_back(*key)
-    gaps.give_back(*value)
-    if not writer.setting.flash:
-        scores = take(writer.setting.stream_cells * writer.tokens * heads * 4)
-        gaps.give_back(*query)
-        query = take(writer.row(heads * cache.value_dim))
-        gaps.give_back(*scores)
-    take(writer.row(heads * cache.value_dim))
-    gaps.give_back(*query)
+    attend_on_host(writer, gaps, cache, mixer.attention.n_heads)
     state, slots = inner.state, writer.setting.slots
     gathered = take(4 * state.conv_channels * state.conv_tokens * slots)
     gaps.give_back(*gathered)
     gaps.give_back(*take(tail_bytes(writer, state)))
     if "A_log" in writer.copies:
-        held += [take(n_bytes) for n_bytes in scan_inputs(writer, inner)]
-        held.append(take(writer.row(inner.inner) + 4 * state.state_elements * slots))
+        for n_bytes in scan_inputs(writer, inner):
+            take(n_bytes)
+        take(writer.row(inner.inner) + 4 * state.state_elements * slots)
     return gaps.highest
