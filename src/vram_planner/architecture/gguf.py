@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vram_planner.architecture.attention import BorrowedKv, Latent
+from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.gguf_2023 import SOURCE_2023, choose_type_2023
 from vram_planner.architecture.gguf_dynamic import (
     DYNAMIC_TYPES,
@@ -29,8 +29,16 @@ from vram_planner.architecture.gguf_names import (
     read_file_type,
     tensor_types,
 )
+from vram_planner.architecture.gguf_written import (
+    APART,
+    as_written,
+    convolutions,
+    split,
+    stacked,
+    unused_tensors,
+)
 from vram_planner.architecture.precision import Place
-from vram_planner.architecture.recurrent import GatedDeltaNet, KimiDelta
+from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.architecture.storage import Blocks, Plain, Storage
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis
@@ -60,8 +68,6 @@ _FALLBACK = {
     "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
     "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
 }  # fmt: skip
-_GEMMA_3_TOKENS = 262_144
-_GEMMA_3N = "gemma3n"
 _LLAMA_3_TOKENS = 128_256
 _UNSCALED = 8192
 _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
@@ -69,7 +75,6 @@ _INDEXER_WEIGHTS = "indexer.weights_proj"
 # Gemma 3n and 4: quantize &= ... "altup", "laurel", "per_layer_model_proj". Source: src/llama-quant.cpp.
 _LEFT_IN_16_BITS = ("per_layer_model_projection", "laurel.", "altup")
 _TINY = ("altup.correction_coefs", "altup.prediction_coefs")  # in float32: conversion/gemma.py
-_STACKED = ("altup_projections.", "altup_unembed_projections.")  # one tensor each in the file
 _AFTER_UNUSED = "q_norm"  # where a layer that borrows its cache has tensors of its own all the same
 _TWO_BYTES = 2
 _LLAMAS = (
@@ -79,8 +84,6 @@ _LLAMAS = (
     "internlm3",
 )  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
-_FUSED_EXPERTS = ("gemma4",)
-_APART = ("minimax_m3",)  # gate and up are two tensors in the file, its indexer is in float32
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
@@ -172,30 +175,24 @@ class GgufMix:
         if weight.name == _AFTER_UNUSED and (unused := unused_tensors(place)):
             own = ((GGML_TYPES["f32"], weight),)
             return (*own, *(pair for other in unused for pair in self.stored(other, place)))
-        whole = weight.role in _FLOAT32 or weight.name.endswith(_TINY)
-        whole |= weight.name.startswith("indexer.") and place.architecture.model_type.startswith(_APART)
+        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
+        narrow &= self.usual != "f32"
+        left = weight.name.startswith(_LEFT_IN_16_BITS)
+        whole = (weight.role in _FLOAT32 and not (narrow or left)) or weight.name.endswith(_TINY)
+        whole |= weight.name.startswith("indexer.") and place.architecture.model_type.startswith(APART)
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
             whole = self.usual in ("f32", "f16", "bf16")
-        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
-        if narrow and self.usual != "f32":
-            return ((GGML_TYPES["f16"], weight),)
-        if (
-            len(weight.shape) > 1
-            and weight.name.startswith(_LEFT_IN_16_BITS)
-            and not weight.name.endswith(_TINY)
-        ):
+        if left and not whole and len(weight.shape) > 1:
             name = "f16" if self.element_bytes == _TWO_BYTES else "f32"
-            return tuple((GGML_TYPES[name], piece) for piece in _stacked(weight, place.architecture))
-        if weight.name == "conv1d":
-            return tuple((GGML_TYPES["f32"], piece) for piece in _convolutions(weight, place))
+            return tuple((GGML_TYPES[name], piece) for piece in stacked(weight, place.architecture))
         if whole or len(weight.shape) == 1:
             stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
-            return ((GGML_TYPES[stored], weight),)
-        if weight.role is Role.TOWER:
+            return tuple((GGML_TYPES[stored], piece) for piece in convolutions(weight, place))
+        if weight.role is Role.TOWER or narrow:
             return ((GGML_TYPES["f16"], weight),)
         # The published dynamic files are older than the split of MLA's up-projection.
         fused = self.dynamic and self._of_r1(place.architecture)
-        pieces = _split(_as_written(weight, place), place, fused=fused)
+        pieces = split(as_written(weight, place), place, fused=fused)
         return tuple((GGML_TYPES[self._type(piece, place)], piece) for piece in pieces)
 
     def _of_r1(self, architecture: Architecture) -> bool:
@@ -290,95 +287,6 @@ def rope_factor_bytes(architecture: Architecture) -> int:
     ):
         return 0
     return max(widths) // 2 * 4
-
-
-def _as_written(weight: Weight, place: Place) -> Weight:
-    """
-    Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has.
-
-    Of Gemma 3n's two tables it makes the second as long as the first.
-    """
-    if weight.role in (Role.EMBEDDING, Role.HEAD) and place.architecture.model_type.startswith("gemma3"):
-        return replace(weight, shape=(stored_rows(place.architecture), weight.columns))
-    return weight
-
-
-def stored_rows(architecture: Architecture) -> int:
-    """Rows of the embedding in the file. Source: llama.cpp b11434, conversion/gemma.py."""
-    rows, kind = architecture.vocabulary, architecture.model_type
-    return (
-        min(rows, _GEMMA_3_TOKENS) if kind.startswith("gemma3") and not kind.startswith(_GEMMA_3N) else rows
-    )
-
-
-def unused_tensors(place: Place) -> tuple[Weight, ...]:
-    """
-    Keys, values and their norm of a layer of Gemma 3n that borrows its cache: in the file, loaded, and not used.
-
-    Checkpoints hold them, transformers leaves them out. Source: src/models/gemma3n.cpp, load_arch_tensors.
-    """
-    if place.layer is None or not place.architecture.model_type.startswith(_GEMMA_3N):
-        return ()
-    layer = place.architecture.layers[place.layer]
-    if not isinstance(layer.mixer, BorrowedKv):
-        return ()
-    used = {weight.name for weight in layer.mixer.weights}
-    return tuple(weight for weight in layer.mixer.inner.weights if weight.name not in used)
-
-
-def _convolutions(weight: Weight, place: Place) -> tuple[Weight, ...]:
-    """One for queries, keys and values each where the checkpoint has one for all (Kimi Linear)."""
-    layer = place.architecture.layers[place.layer] if place.layer is not None else None
-    if layer is None or not isinstance(layer.mixer, KimiDelta):
-        return (weight,)
-    shape = (weight.shape[0] // 3, *weight.shape[1:])
-    return tuple(replace(weight, name=f"conv1d_{letter}", shape=shape) for letter in "qkv")
-
-
-def _stacked(weight: Weight, architecture: Architecture) -> tuple[Weight, ...]:
-    """One tensor for the matrices that belong together, where the first of them stands."""
-    family = next((name for name in _STACKED if weight.name.startswith(name)), None)
-    if family is None:
-        return (weight,)
-    if not weight.name.endswith(".0"):
-        return ()
-    count = sum(other.name.startswith(family) for other in architecture.embedding_extras)
-    return (replace(weight, name=family.removesuffix("."), shape=(count, *weight.shape)),)
-
-
-def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
-    """
-    The matrices that the file keeps apart though the checkpoint has them in one, and the other way round.
-
-    Source: llama.cpp b11434, conversion/deepseek.py (kv_b), qwen.py (in_proj_qkvz), granite.py (shared_mlp.input_linear).
-    """
-    if place.layer is None or fused:
-        return (weight,)
-    mixer = place.architecture.layers[place.layer].mixer
-    latent = getattr(mixer, "inner", mixer)
-    if weight.name == "kv_b_proj" and isinstance(latent, Latent):
-        heads = latent.n_heads
-        return (
-            replace(weight, name="k_b_proj", shape=(heads, latent.kv_rank, latent.nope_dim)),
-            replace(weight, name="v_b_proj", shape=(heads, latent.value_dim, latent.kv_rank)),
-        )
-    if weight.name == "in_proj_qkvz" and isinstance(mixer, GatedDeltaNet):
-        gate = mixer.value_heads * mixer.value_dim
-        return (
-            replace(weight, name="in_proj_qkv", shape=(weight.rows - gate, weight.columns)),
-            replace(weight, name="in_proj_z", shape=(gate, weight.columns)),
-        )
-    if weight.name in ("experts.gate", "experts.up") and place.architecture.model_type.startswith(
-        _FUSED_EXPERTS
-    ):
-        stack, width, columns = weight.shape
-        both = replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns))
-        return (both,) if weight.name == "experts.gate" else ()
-    apart = place.architecture.model_type.startswith(_APART)
-    if weight.name == "shared_mlp.gate_up_proj" or (apart and weight.name.endswith("gate_up_proj")):
-        half, prefix = (weight.rows // 2, weight.columns), weight.name.removesuffix("gate_up_proj")
-        return tuple(replace(weight, name=f"{prefix}{part}_proj", shape=half) for part in ("gate", "up"))
-    return (weight,)
 
 
 def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:

@@ -43,12 +43,10 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
         return _sparse(writer, mixer, normed)
     if isinstance(mixer, Latent):
         return _latent(writer, mixer, normed)
-    if isinstance(mixer, SlidingWindow) and isinstance(mixer.inner, FullAttention):
-        return grouped(writer, mixer.inner, mixer.cache, normed)
-    if isinstance(mixer, FullAttention):
-        return grouped(writer, mixer, mixer.cache, normed)
-    if isinstance(mixer, ChunkedAttention | UnevenAttention):
-        return grouped(writer, mixer.inner, mixer.cache, normed)
+    if isinstance(mixer, FullAttention | SlidingWindow | ChunkedAttention | UnevenAttention):
+        inner = mixer if isinstance(mixer, FullAttention) else mixer.inner
+        if isinstance(inner, FullAttention):
+            return grouped(writer, inner, mixer.cache, normed)
     if isinstance(mixer, BlockSparse):
         # Its module uses this one's tools.
         from vram_planner.engines.llama_cpp_blocks import block_sparse  # noqa: PLC0415

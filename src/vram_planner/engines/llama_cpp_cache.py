@@ -160,10 +160,10 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
             mixer = layer.mixer
             for cache, extra in ((mixer.cache, False), (mixer.state, False), (mixer.indexer, True)):
                 if cache is not None:
-                    if extra and isinstance(mixer, BlockSparse):  # keys, and values that nothing reads
-                        cache = replace(cache, value_dim=mixer.inner.head_dim)  # noqa: PLW2901
                     if not isinstance(cache, StateCache):
                         cache = as_served(architecture, cache)  # noqa: PLW2901
+                        if extra and isinstance(mixer, BlockSparse):  # keys, and values that nothing reads
+                            cache = replace(cache, value_dim=mixer.inner.head_dim)  # noqa: PLW2901
                     counts[cache, extra] = counts.get((cache, extra), 0) + 1
         kept[key] = tuple((cache, extra, count) for (cache, extra), count in counts.items())
     return kept[key]

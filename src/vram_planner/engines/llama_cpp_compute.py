@@ -15,10 +15,9 @@ from vram_planner.engines.llama_cpp_graph import (
     LEARNED_POSITIONS,
     NORMED_RESIDUALS,
     GraphBuilder,
-    Stage,
-    Step,
 )
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
+from vram_planner.engines.llama_cpp_stage import Stage, Step
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
@@ -121,7 +120,9 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
     split = (setting.gpus, setting.shares, setting.gpu_layers)
     key = (*split, setting.moe_on_host, setting.kv_on_host, mix.name, device)
     if key not in stages:
-        count, steps, guests = len(architecture.layers), [], []
+        count = len(architecture.layers)
+        steps: list[Step] = []
+        guests: list[Step] = []
         for index, layer in enumerate(architecture.layers):
             place = device_of(index, count, setting)
             away = (

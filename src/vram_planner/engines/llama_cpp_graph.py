@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
-from vram_planner.architecture.gguf import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.gguf_written import stored_rows
+from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed, routed
-from vram_planner.engines.llama_cpp_linear import lightning
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
+from vram_planner.engines.llama_cpp_linear import lightning
 from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
 from vram_planner.engines.llama_cpp_side_by_side import side_by_side
 from vram_planner.engines.llama_cpp_states import states_chosen
@@ -21,10 +20,9 @@ from vram_planner.engines.llama_cpp_streams import folded, spread, streamed
 from vram_planner.engines.llama_cpp_writer import Writer, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.engines.llama_cpp_layout import Setting
+    from vram_planner.engines.llama_cpp_stage import Stage, Step
 
 # Families whose graph picks the output tokens after the last layer, or after the last norm, instead of inside the layer.
 _LATE_OUTPUT = ("gpt_oss", "gpt-oss")
@@ -45,44 +43,6 @@ _ATTENTION_FIRST = ("phi",)
 _BARE_NORMS = ("olmo",)
 # Families whose residual is the norm's result, not what goes into it.
 NORMED_RESIDUALS = ("minimax", "minimax_m1", "minimax_text_01")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """
-    One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
-
-    `turns`: queries and keys are turned by their positions. `cuts_off`: only the largest gates of its MLP pass.
-    `experts_away`: its experts lie on the host, and the first GPU, which is not its own, works with them; `stream_away`:
-    and adds what they find to the stream.
-    `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
-    """
-
-    layer: Layer
-    copies: Mapping[str, int]
-    cache_on_host: bool
-    attends_on_host: bool = False
-    turns: bool = True
-    cuts_off: bool = False
-    experts_away: bool = False
-    stream_away: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """
-    The part of a model that one GPU runs: its layers, and whether it begins or ends the model.
-
-    `guests` are layers of other GPUs whose experts the first one works with.
-    """
-
-    steps: tuple[Step, ...]
-    first: bool
-    last: bool
-    output_copies: Mapping[str, int]
-    hands_over: Step | None = None
-    takes_over: Mamba | Mamba2 | None = None
-    guests: tuple[Step, ...] = ()
 
 
 LEARNED_POSITIONS = "positions"
@@ -127,27 +87,7 @@ class GraphBuilder:
 
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
-        writer = self.writer
-        writer.first = stage.first
-        if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
-            states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
-        stream = self._arrived(stage)
-        # Next to a state that the host gathers, the host scales too.
-        on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
-        if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
-            stream = writer.graph.in_place(stream)
-            writer.graph.expand(stream)
-        if not stage.first and _normed_first(stage, self._architecture.model_type):
-            # The first norm's scaling is done on the GPU before: both it and the stream arrive.
-            writer.scaled_before = writer.arrival(writer.row(self._hidden))
-        if stage.first and stage.steps:
-            writer.copies = stage.steps[0].copies
-            self._inputs = prepared(writer, stream)
-            if self._streams > 1:
-                writer.copies = stage.output_copies
-                stream = spread(writer, stream)
-        if stage.takes_over is not None:
-            taken_over(writer, stage.takes_over)
+        writer, stream = self.writer, self._begun(stage)
         for index, step in enumerate(stage.steps):
             writer.hands_over, writer.begins = step is stage.hands_over, stage.first and index == 0
             ends = stage.last and index == len(stage.steps) - 1
@@ -168,6 +108,32 @@ class GraphBuilder:
         for guest in stage.guests:
             self._hosted(guest)
         return writer.graph.peak()
+
+    def _begun(self, stage: Stage) -> int:
+        """The stream that its first layer reads, and what else is there before."""
+        writer = self.writer
+        writer.first = stage.first
+        stateful = any(step.layer.mixer.state is not None for step in stage.steps[:1])
+        if not stage.first and stateful:
+            states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
+        stream = self._arrived(stage)
+        # Next to a state that the host gathers, the host scales too.
+        on_host = stateful and stage.steps[0].cache_on_host
+        if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
+            stream = writer.graph.in_place(stream)
+            writer.graph.expand(stream)
+        if not stage.first and _normed_first(stage, self._architecture.model_type):
+            # The first norm's scaling is done on the GPU before: both it and the stream arrive.
+            writer.scaled_before = writer.arrival(writer.row(self._hidden))
+        if stage.first and stage.steps:
+            writer.copies = stage.steps[0].copies
+            self._inputs = prepared(writer, stream)
+            if self._streams > 1:
+                writer.copies = stage.output_copies
+                stream = spread(writer, stream)
+        if stage.takes_over is not None:
+            taken_over(writer, stage.takes_over)
+        return stream
 
     def _handed_on(self, stream: int, *, kept: bool) -> None:
         """The stream goes to the next GPU, and the first step of that one's norm is done here."""
@@ -233,6 +199,10 @@ class GraphBuilder:
             return self._from_norms(layer, stream, ends=ends)
         if isinstance(layer.mixer, SideBySide):
             return self._side_by_side(layer, layer.mixer, stream, ends=ends)
+        return self._usual(layer, stream, names, ends=ends)
+
+    def _usual(self, layer: Layer, stream: int, names: list[str], *, ends: bool) -> int:
+        """A mixer, then a feed-forward block, each added to the stream."""
         before = self._normed_before(names)
         normed, found = self._mixed(layer, stream, (_first_norm(names) or "") if before else None)
         picks = ends and not self._late and not self._last

@@ -248,7 +248,9 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         again = _weigh(mix, tied, nowhere)
         output = Weighed(output.gpu, output.host - again.host, 0, 0)
     embedding = sum(
-        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in elsewhere
+        round_up(mix.weight_bytes(weight, nowhere), _HOST_ALIGNMENT)
+        for weight in architecture.embedding
+        if weight not in elsewhere
     )
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 
