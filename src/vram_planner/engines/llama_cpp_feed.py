@@ -41,6 +41,11 @@ _APART = ("minimax_m3",)  # families whose fused matrices are two in the file
 _STORED_APART = "shared_mlp."  # Granite's shared expert: one matrix in the checkpoint, two in the file
 
 
+def weighed_before(model_type: str) -> bool:
+    """Whether the family weighs what goes into its experts, not what comes out."""
+    return model_type.startswith(_WEIGHED_BEFORE)
+
+
 def feed(writer: Writer, block: FeedForward, normed: int, tokens: int) -> int:
     """The block's result. Raises UnsupportedArchitectureError for a kind that we do not know."""
     if isinstance(block, MixtureOfExperts):
@@ -73,6 +78,8 @@ def experts(writer: Writer, block: MixtureOfExperts, normed: int, tokens: int) -
     graph.expand(weights)
     graph.use(*steps)
     if writer.experts_away:
+        if weighed_before(writer.architecture.model_type):
+            normed = _weighed_inputs(writer, block, normed, weights, tokens)
         graph.elsewhere(normed, chosen, weights)
         result = writer.arrival(writer.row(block.hidden, tokens))
     else:
@@ -97,17 +104,18 @@ def routed(
     weights: int,
     fused_gate: bool = False,
     scaled: bool = False,
+    weighed: bool = False,
 ) -> int:
     """
     The chosen experts' work, weighed and summed.
 
-    `fused_gate`: gate and up are one tensor; `scaled`: each expert's output has a factor of its own (Gemma 4).
+    `fused_gate`: gate and up are one tensor; `scaled`: each expert's output has a factor of its own (Gemma 4);
+    `weighed`: the inputs are weighed already.
     """
     graph, width = writer.graph, block.top_k * block.expert_intermediate
-    before = writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
-    if before:
-        # REPEAT, then MUL by the weights in place.
-        normed = graph.in_place(writer.made(block.top_k * block.hidden, normed, tokens=tokens), weights)
+    before = weighed_before(writer.architecture.model_type)
+    if before and not weighed:
+        normed = _weighed_inputs(writer, block, normed, weights, tokens)
 
     def picked(name: str, numbers: int, source: int) -> int:
         made = graph.tensor(writer.row(numbers, tokens), *writer.weight(f"experts.{name}"), source, chosen)
@@ -127,6 +135,12 @@ def routed(
     if before:
         return writer.made(block.hidden, down, tokens=tokens)
     return _weighted(writer, block, down, weights, tokens, chosen=chosen if scaled else None)
+
+
+def _weighed_inputs(writer: Writer, block: MixtureOfExperts, normed: int, weights: int, tokens: int) -> int:
+    """REPEAT, then MUL by the weights in place."""
+    repeated = writer.made(block.top_k * block.hidden, normed, tokens=tokens)
+    return writer.graph.in_place(repeated, weights)
 
 
 def _weighted(
@@ -206,7 +220,7 @@ def routing(
     grouped = count == _GROUPED_EXPERTS and writer.architecture.model_type in _GROUPED
     # A correction that lies on the host starts another split, and nothing is fused across two.
     apart = block.correction_bias and "router.correction" in writer.copies
-    before = writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
+    before = weighed_before(writer.architecture.model_type)
     fused = power and not (grouped or before or apart)
     probabilities = graph.tensor(size, logits, over=() if fused else (logits,))
     if before:

@@ -10,7 +10,7 @@ from vram_planner.architecture.gguf_written import stored_rows
 from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
-from vram_planner.engines.llama_cpp_feed import beside, feed, routed
+from vram_planner.engines.llama_cpp_feed import beside, feed, routed, weighed_before
 from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
 from vram_planner.engines.llama_cpp_linear import lightning
 from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
@@ -158,10 +158,11 @@ class GraphBuilder:
             raise unknown(block)
         writer.copies, writer.experts_away = guest.copies, False
         tokens = writer.tokens
-        normed = writer.arrival(writer.row(self._hidden))
+        before = weighed_before(self._architecture.model_type)
+        normed = writer.arrival(writer.row(self._hidden * (block.top_k if before else 1)))
         chosen = writer.arrival(4 * ((tokens - 1) * block.n_experts + block.top_k))
         weights = writer.arrival(writer.row(block.top_k))
-        found = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
+        found = routed(writer, block, normed, tokens, chosen=chosen, weights=weights, weighed=before)
         writer.graph.expand(found)
         if guest.stream_away:
             self._handed_on(self._sum(found, writer.arrival(writer.row(self._hidden))), kept=False)
