@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.gguf_written import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, ShortConv
+from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, Mamba2, ShortConv
 from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
 from vram_planner.engines.llama_cpp_feed import beside, feed, routed, weighed_before
@@ -116,13 +116,18 @@ class GraphBuilder:
         stateful = any(step.layer.mixer.state is not None for step in stage.steps[:1])
         if not stage.first and stateful:
             states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
+            gathers = isinstance(stage.steps[0].layer.mixer, Mamba | Mamba2 | ShortConv)
+            writer.stream_to_come = gathers and not writer.pipelined
         stream = self._arrived(stage)
         # Next to a state that the host gathers, the host scales too.
         on_host = stateful and stage.steps[0].cache_on_host
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
             stream = writer.graph.in_place(stream)
             writer.graph.expand(stream)
-        if not stage.first and _normed_first(stage, self._architecture.model_type):
+        if not stage.first and stateful and self._architecture.model_type in NORMED_RESIDUALS:
+            # The sum that ends the layer before is this GPU's work: its state is read before that.
+            stream = self._sum(stream, writer.graph.in_place(writer.arrival(writer.row(self._hidden))))
+        elif not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
         if stage.first and stage.steps:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.engines.llama_cpp_states import gathered, gathered_parts, joined, no_inputs, written
+from vram_planner.engines.llama_cpp_states import (
+    gathered,
+    gathered_parts,
+    joined,
+    no_inputs,
+    written,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.recurrent import GatedDeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 from vram_planner.engines.llama_cpp_linear import kimi_delta
-from vram_planner.engines.llama_cpp_states import gathered, joined, states_chosen, written
+from vram_planner.engines.llama_cpp_states import awaited, gathered, joined, states_chosen, written
 from vram_planner.engines.llama_cpp_writer import unknown
 from vram_planner.errors import UnsupportedArchitectureError
 
@@ -54,6 +54,7 @@ def _short_conv(writer: Writer, mixer: ShortConv, norm: Norm) -> int:
     """Three projections in one, two of them multiplied and convolved, the third multiplied in. Source: src/models/lfm2.cpp."""
     state, graph = mixer.state, writer.graph
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    awaited(writer)
     fed = writer.product("in_proj", 3 * state.conv_channels, norm())
     both = joined(writer, state, kept, writer.made(state.conv_channels, fed))
     convolved = graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv"))
@@ -148,6 +149,7 @@ def taken_over(writer: Writer, mixer: Mamba | Mamba2) -> None:
 def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    awaited(writer)
     both = writer.product("in_proj", 2 * inner, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -172,6 +174,7 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
 def _mamba2(writer: Writer, mixer: Mamba2, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    awaited(writer)
     both = writer.product("in_proj", inner + state.conv_channels + mixer.heads, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)

@@ -36,6 +36,13 @@ def gathered_parts(writer: Writer, state: StateCache, parts: int) -> tuple[int, 
     return tuple(writer.graph.copied(view) for _ in range(parts))
 
 
+def awaited(writer: Writer) -> None:
+    """States are gathered before anything else: the GPU before has then still to end its last layer, which is a split."""
+    if writer.stream_to_come:
+        writer.stream_to_come = False
+        writer.graph.elsewhere()
+
+
 def no_inputs(writer: Writer) -> None:
     """The kept inputs of a layer that convolves nothing: read and written all the same, without a byte (MiniMax-M1)."""
     if not writer.cache_on_host:

@@ -110,6 +110,7 @@ class Writer:
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
         self.experts_away = self.stream_away = False
+        self.stream_to_come = False  # whether states are gathered before the GPU before is done
         self.first = True  # whether this GPU begins the model
         self.begins = False  # whether the model's first layer is being written
         self.host_inputs = host_inputs
