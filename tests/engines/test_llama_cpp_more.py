@@ -206,6 +206,14 @@ def test_what_it_loads_with_a_graph_that_we_do_not_know_is_refused_too(
         LlamaCpp().memory(ask_of(architecture))
 
 
+def test_a_family_with_kimis_delta_rule_and_another_graph_is_refused(oracle_architecture: Find) -> None:
+    """Kimi K3 (src/models/kimi-k3.cpp): gates of full rank, residuals chosen among blocks of layers."""
+    architecture = replace(oracle_architecture("Kimi-Linear-48B-A3B"), model_type="kimi_k3")
+
+    with pytest.raises(UnsupportedArchitectureError, match="not modelled"):
+        LlamaCpp().memory(ask_of(architecture))
+
+
 def test_every_family_of_both_tables_is_served(oracle_architecture: Find) -> None:
     """The list of families agrees with what the release loaded."""
     old = {json.loads(line)["model"] for line in (ORACLES / "llamacpp.jsonl").read_text("utf-8").splitlines()}

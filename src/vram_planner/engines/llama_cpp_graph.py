@@ -136,7 +136,9 @@ class GraphBuilder:
             if self._streams > 1:
                 writer.copies = stage.output_copies
                 stream = spread(writer, stream)
-        if stage.takes_over is not None:
+        if stage.takes_over is not None and writer.stream_to_come:
+            writer.gate_to_come = stage.takes_over
+        elif stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
         return stream
 

@@ -16,6 +16,7 @@ from vram_planner.engines.llama_cpp_states import (
     no_inputs,
     written,
 )
+from vram_planner.engines.llama_cpp_writer import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
 
     Norm = Callable[[], int]
 
+_KIMI = "kimi_linear"
+
 
 def kimi_delta(writer: Writer, mixer: KimiDelta, norm: Norm) -> int:
-    """Queries, keys and values are convolved apart; each key channel has a decay of its own."""
+    """
+    Queries, keys and values are convolved apart; each key channel has a decay of its own.
+
+    Raises UnsupportedArchitectureError for other families with that rule (Kimi K3), whose graphs are others.
+    """
+    if not writer.architecture.model_type.startswith(_KIMI):
+        raise unknown(mixer)
     graph, state, heads = writer.graph, mixer.state, mixer.heads
     width = heads * mixer.head_dim
     normed = norm()

@@ -54,7 +54,7 @@ def _short_conv(writer: Writer, mixer: ShortConv, norm: Norm) -> int:
     """Three projections in one, two of them multiplied and convolved, the third multiplied in. Source: src/models/lfm2.cpp."""
     state, graph = mixer.state, writer.graph
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
-    awaited(writer)
+    _stream_awaited(writer)
     fed = writer.product("in_proj", 3 * state.conv_channels, norm())
     both = joined(writer, state, kept, writer.made(state.conv_channels, fed))
     convolved = graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv"))
@@ -146,10 +146,18 @@ def taken_over(writer: Writer, mixer: Mamba | Mamba2) -> None:
     writer.graph.use(writer.made(mixer.inner, writer.arrival(view)))
 
 
+def _stream_awaited(writer: Writer) -> None:
+    """The gate of the GPU before, then the end of its last layer."""
+    if writer.gate_to_come is not None:
+        taken_over(writer, writer.gate_to_come)
+        writer.gate_to_come = None
+    awaited(writer)
+
+
 def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
-    awaited(writer)
+    _stream_awaited(writer)
     both = writer.product("in_proj", 2 * inner, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -174,7 +182,7 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
 def _mamba2(writer: Writer, mixer: Mamba2, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
     kept = gathered(writer, state.conv_channels * state.conv_tokens)
-    awaited(writer)
+    _stream_awaited(writer)
     both = writer.product("in_proj", inner + state.conv_channels + mixer.heads, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)

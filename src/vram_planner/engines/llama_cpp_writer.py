@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.recurrent import Mamba, Mamba2
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
@@ -110,6 +111,9 @@ class Writer:
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
         self.experts_away = self.stream_away = False
+        self.gate_to_come: Mamba | Mamba2 | None = (
+            None  # whose gate is made between those states and the stream
+        )
         self.stream_to_come = False  # whether states are gathered before the GPU before is done
         self.first = True  # whether this GPU begins the model
         self.begins = False  # whether the model's first layer is being written
