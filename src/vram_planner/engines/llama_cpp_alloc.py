@@ -190,11 +190,10 @@ class Gaps:
                     self._join(at - 1)
                 return
         # A range of no size inside a gap puts the list out of order, so this is not the number of smaller ones.
-        at = next((at for at, start in enumerate(offsets) if start >= offset), None)
-        if at is None:  # of no size, within the last gap
-            return
-        offsets.insert(at, offset)
-        sizes.insert(at, size)
+        first = next((at for at, start in enumerate(offsets) if start >= offset), None)
+        if first is not None:  # else of no size, within the last gap
+            offsets.insert(first, offset)
+            sizes.insert(first, size)
 
     def _join(self, at: int) -> None:
         """Make one of a gap and the next."""
