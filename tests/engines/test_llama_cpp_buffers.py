@@ -85,7 +85,7 @@ def test_caches_and_states_on_each_gpu_and_on_the_host_are_exact(
 
 
 def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> None:
-    """GPUs: 98 % equal, 98.5 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
+    """GPUs: 99 % equal and within 0.5 %, never more than 0.5 % low. The host's: all equal."""
     errors, host_errors = [], []
     for row in ROWS:
         if row["tag"] == "cpu":
@@ -102,10 +102,10 @@ def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> N
         host_errors.append(compute_bytes(architecture, mix, setting, HOST) - row["host"][2])
 
     assert median(map(abs, errors)) == 0
-    assert sum(error == 0 for error in errors) >= 0.98 * len(errors)
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.985 * len(errors)
+    assert sum(error == 0 for error in errors) >= 0.99 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.99 * len(errors)
     assert min(errors) > -0.005
-    assert max(errors) < 0.15
+    assert max(errors) < 0.22  # Mamba-Codestral on the second of three GPUs, with layers on the host
     assert set(host_errors) == {0}
 
 

@@ -56,7 +56,7 @@ class LlamaCpp:
     """
     llama-server of release 0.5.0 (b11434) on CUDA, every layer on the GPUs unless `-ngl` says otherwise.
 
-    Memory = tensors + cache of slots × context cells + states + compute buffer + CUDA context; nothing grows with use.
+    Memory = tensors + cache of slots × context cells + states + compute buffer + CUDA context; nothing grows with use (but MiniMax-M3's graph, which is counted in full).
     Several GPUs share the model by layers (`-sm layer`): `pp` is their number, and `tp` is read as such too.
     Checked against the release's own CUDA backend asked in no-alloc mode.
     """

@@ -122,7 +122,7 @@ class Graph:
         for node in order:
             for source in self._sources[node]:
                 readers[source] += 1
-        gaps = _Gaps()
+        gaps = Gaps()
         offsets = [0] * len(self._sizes)
         owned = [False] * len(self._sizes)
         for node in order:
@@ -137,9 +137,7 @@ class Graph:
                     owned[source] = False
         return gaps.highest
 
-    def _place(
-        self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: _Gaps
-    ) -> int:
+    def _place(self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: Gaps) -> int:
         size = self._sizes[node]
         for other in self._over[node]:
             if (
@@ -155,7 +153,7 @@ class Graph:
         return gaps.take(size)
 
 
-class _Gaps:
+class Gaps:
     """The free parts of the buffer, by address; the last one has no end."""
 
     def __init__(self) -> None:
@@ -193,9 +191,10 @@ class _Gaps:
                     self._join(at - 1)
                 return
         # A range of no size inside a gap puts the list out of order, so this is not the number of smaller ones.
-        at = next(at for at, start in enumerate(offsets) if start >= offset)
-        offsets.insert(at, offset)
-        sizes.insert(at, size)
+        first = next((at for at, start in enumerate(offsets) if start >= offset), None)
+        if first is not None:  # else of no size, within the last gap
+            offsets.insert(first, offset)
+            sizes.insert(first, size)
 
     def _join(self, at: int) -> None:
         """Make one of a gap and the next."""
