@@ -139,6 +139,11 @@ tuning_options = grouped(
     click.option("--max-lora-rank", type=WHOLE, help="vLLM: rank of those slots. [default: 16]"),
     click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),
     click.option(
+        "--prefix-caching/--no-prefix-caching",
+        default=None,
+        help="vLLM, models with states: keep prefixes too. [default: the release's]",
+    ),
+    click.option(
         "--speculative",
         metavar="METHOD[:MODEL]",
         help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",

@@ -65,6 +65,7 @@ class Options:
     max_loras: int | None = None  # vLLM: None or 0 serves no adapters
     max_lora_rank: int | None = None
     fully_sharded_loras: bool = False
+    prefix_caching: bool | None = None  # vLLM: matters to states alone; None is the release's default
     speculative: str | None = None  # vLLM: mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
     speculative_tokens: int | None = None
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
@@ -77,6 +78,7 @@ ENGINES_WITH = {
     "max_loras": ("vllm",),
     "max_lora_rank": ("vllm",),
     "fully_sharded_loras": ("vllm",),
+    "prefix_caching": ("vllm",),
     "speculative": ("vllm",),
     "speculative_tokens": ("vllm",),
     "cpu_offload": ("vllm",),

@@ -125,6 +125,8 @@ class Vllm:
         blocks = pool // block_bytes
         flying = in_flight(ask, setting)
         concurrency = blocks / groups.blocks_per_request(ask.workload.context, flying)
+        if setting.profile.get("v0"):  # tokens by length, windows or not (executor_base.py, initialize_cache)
+            concurrency = blocks * groups.block / ask.workload.context
 
         def fits(context: int) -> bool:
             return groups.blocks_per_request(context, flying) * per_replica(ask) <= blocks

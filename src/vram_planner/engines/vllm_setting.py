@@ -106,8 +106,19 @@ def stage_groups(ask: Ask, setting: Setting) -> Groups:
         block=setting.block,
         kv_bytes=setting.kv_bytes,
         hybrid=setting.profile["hybrid_allocator"],
+        prefix_caching=_keeps_prefixes(ask, setting.profile),
     )
     return shared_out(groups, check_context_parallel(ask))
+
+
+def _keeps_prefixes(ask: Ask, profile: Profile) -> bool:
+    """
+    Whether states are kept for prefixes too, as asked or by default.
+
+    Source: is_prefix_caching_supported, config/model.py: False for hybrid models in 0.23.0, True in 0.28.1.
+    """
+    asked = ask.options.prefix_caching
+    return bool(profile.get("state_prefixes", True)) if asked is None else asked
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -113,6 +113,7 @@ class PlanRequest:
     max_loras: int | None = None
     max_lora_rank: int | None = None
     fully_sharded_loras: bool = False
+    prefix_caching: bool | None = None
     speculative: str | None = None
     speculative_tokens: int | None = None
     draft_model: str | None = None

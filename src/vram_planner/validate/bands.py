@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from vram_planner.engines.versions import band, profile_for
 from vram_planner.engines.vllm_parts import non_torch_kind
+from vram_planner.errors import PlannerError
+from vram_planner.hardware_profiles import find_gpu
+from vram_planner.planning.candidates import device_of
 from vram_planner.units import GIB
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def covered(plan: MemoryPlan, pairs: dict[str, tuple[float, float]], version: st
             # Whole blocks, and a concurrency of two decimals.
             slack = _HALF_A_DECIMAL if name == "concurrency" else 1
             found[name] = bool(best) and ours * low / best - slack <= logged <= ours * high / best + slack
-        else:
+        elif name in _PARTS:
             parts = [part for part in plan.parts if part.name in _PARTS[name]]
             if name == "activation" and plan.part("cuda_graphs").in_budget:
                 parts.append(plan.part("cuda_graphs"))
@@ -70,5 +73,14 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
     if plan.request["ep"]:
         tp *= plan.request["dp"] or 1
-    low, most, high = band(profile[non_torch_kind(tp=tp, pp=pp)])
+    kind = non_torch_kind(tp=tp, pp=pp, profile=profile, capability=_capability(plan))
+    low, most, high = band(profile[kind])
     return most - low, high - most
+
+
+def _capability(plan: MemoryPlan) -> tuple[int, int] | None:
+    """The compute capability of the plan's card; None of one that is only a size."""
+    try:
+        return device_of(find_gpu(plan.gpu.name).gpu).compute_capability if plan.gpu else None
+    except PlannerError:
+        return None

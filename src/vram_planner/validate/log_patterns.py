@@ -51,6 +51,7 @@ VLLM = (
     _of("ep", "present", r"(\bWorker\w*_EP\d|enable_expert_parallel['\"]?[=:]\s*True|--enable-expert-parallel)"),
     _of("quantization", "text", r"(?:\bquantization=|'quantization': '|--quantization[= ])(?!None)(\w[\w-]*)"),
     _of("kv_cache_dtype", "text", r"(?:kv_cache_dtype['\"]?[=:]\s*'?|--kv-cache-dtype[= ])(\w+)"),
+    _of("prefix_caching", "flag", r"enable_prefix_caching['\"]?[=:]\s*(True|False)"),
     _of("enforce_eager", "flag", r"enforce_eager['\"]?[=:]\s*(True|False)"),
     _of("enforce_eager", "present", r"(\s--enforce-eager\b)"),
     _of("max_num_seqs", "whole", r"(?:max_num_seqs['\"]?[=:]\s*|--max-num-seqs[= ])(\d+)"),
