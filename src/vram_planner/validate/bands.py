@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vram_planner.engines.base import Device
 from vram_planner.engines.versions import band, profile_for
 from vram_planner.engines.vllm_parts import non_torch_kind
 from vram_planner.errors import PlannerError
@@ -73,14 +74,16 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
     if plan.request["ep"]:
         tp *= plan.request["dp"] or 1
-    kind = non_torch_kind(tp=tp, pp=pp, profile=profile, capability=_capability(plan))
+    kind = non_torch_kind(tp=tp, pp=pp, profile=profile, device=_device(plan))
     low, most, high = band(profile[kind])
     return most - low, high - most
 
 
-def _capability(plan: MemoryPlan) -> tuple[int, int] | None:
-    """The compute capability of the plan's card; None of one that is only a size."""
-    try:
-        return device_of(find_gpu(plan.gpu.name).gpu).compute_capability if plan.gpu else None
-    except PlannerError:
+def _device(plan: MemoryPlan) -> Device | None:
+    """The plan's card, with what the catalogue knows of it."""
+    if plan.gpu is None:
         return None
+    try:
+        return device_of(find_gpu(plan.gpu.name).gpu)
+    except PlannerError:
+        return Device(name=plan.gpu.name, total_bytes=plan.gpu.total_bytes)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vram_planner.units import parse_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NUMBER = r"(-?[\d,]+(?:\.\d+)?)"
 _SIZE = rf"{_NUMBER} ?(GiB|GB|MiB|MB|B|bytes)\b"
@@ -47,9 +50,17 @@ VLLM = (
         r"(?:max_seq_len[=:]\s*|max_model_len['\"]?[=:]\s*|Using max model len |--max-model-len[= ])(\d+[kKmM]?)\b",
     ),
     _of("tp", "whole", r"(?:tensor_parallel_size['\"]?[=:]\s*|--tensor-parallel-size[= ]|\s-tp[= ])(\d+)"),
-    _of("pp", "whole", r"(?:pipeline_parallel_size['\"]?[=:]\s*|--pipeline-parallel-size[= ]|\s-pp[= ])(\d+)"),
-    _of("ep", "present", r"(\bWorker\w*_EP\d|enable_expert_parallel['\"]?[=:]\s*True|--enable-expert-parallel)"),
-    _of("quantization", "text", r"(?:\bquantization=|'quantization': '|--quantization[= ])(?!None)(\w[\w-]*)"),
+    _of(
+        "pp", "whole", r"(?:pipeline_parallel_size['\"]?[=:]\s*|--pipeline-parallel-size[= ]|\s-pp[= ])(\d+)"
+    ),
+    _of(
+        "ep",
+        "present",
+        r"(\bWorker\w*_EP\d|enable_expert_parallel['\"]?[=:]\s*True|--enable-expert-parallel)",
+    ),
+    _of(
+        "quantization", "text", r"(?:\bquantization=|'quantization': '|--quantization[= ])(?!None)(\w[\w-]*)"
+    ),
     _of("kv_cache_dtype", "text", r"(?:kv_cache_dtype['\"]?[=:]\s*'?|--kv-cache-dtype[= ])(\w+)"),
     _of("prefix_caching", "flag", r"enable_prefix_caching['\"]?[=:]\s*(True|False)"),
     _of("enforce_eager", "flag", r"enforce_eager['\"]?[=:]\s*(True|False)"),
@@ -82,13 +93,18 @@ VLLM = (
     ),
     _of(".model_loading_gib", "size", r"Actual usage is SIZE for weight\b"),
     _of(".available_kv_cache_gib", "size", r"Available KV cache memory: SIZE"),
-    _of(".available_kv_cache_gib", "size", r"(?:KV Cache is |kv_cache_size=|available_kv_cache_memory\s+)SIZE"),
+    _of(
+        ".available_kv_cache_gib", "size", r"(?:KV Cache is |kv_cache_size=|available_kv_cache_memory\s+)SIZE"
+    ),
     _of(".available_kv_cache_gib", "size", r"Current kv cache memory in use is SIZE"),
     _of(".kv_cache_tokens", "whole", r"KV cache size: NUMBER tokens"),
     _of(".num_gpu_blocks", "whole", r"# (?!CPU)\w+ blocks: NUMBER"),
     _of(".num_gpu_blocks", "whole", r"num_gpu_blocks is: NUMBER"),
     _of(".max_concurrency", "number", r"Maximum concurrency for [\d,]+ tokens per request: NUMBERx"),
     _of(".max_concurrency_len", "whole", r"Maximum concurrency for NUMBER tokens per request"),
+    _of(".need_len", "whole", r"with the models?'s max seq len \((\d+)\)"),
+    _of(".need_gib", "size", r"\(SIZE KV cache is\s+needed"),
+    _of(".est_max_model_len", "whole", r"estimated maximum model\s+length is (\d+)"),
     _of(".peak_torch_memory_gib", "size", r"peak_torch_memory=SIZE"),
     _of(".activation_peak_gib", "size", r"torch peak memory increase: SIZE"),
     _of(".activation_peak_gib", "size", r"activation peak memory(?: takes|)\s+SIZE"),
@@ -103,7 +119,9 @@ VLLM = (
     _of(".cuda_graph_estimate_gib", "size", r"(?:Estimated CUDA graph memory: |\(actual\), )SIZE"),
 )
 # What V0 alone prints: blocks of the CPU too, and the profile of its worker.
-VLLM_V0 = re.compile(r"V0 LLM engine|# \w+ blocks: \d+, # CPU blocks|memory reserved for KV Cache is|peak_torch_memory=")
+VLLM_V0 = re.compile(
+    r"V0 LLM engine|# \w+ blocks: \d+, # CPU blocks|memory reserved for KV Cache is|peak_torch_memory="
+)
 SGLANG = (
     _of("model", "text", r"model_path='([^']+)'"),
     _of("tp", "whole", r"tp_size=(\d+)"),
@@ -176,23 +194,11 @@ def read_value(pattern: Pattern, found: re.Match[str]) -> Any:
     text = found[1]
     if pattern.kind == "size":
         return round(float(text.replace(",", "")) * _GIB_PER[found[2]], 6)
-    if pattern.kind == "whole":
-        return int(text.replace(",", "").split(".")[0])
-    if pattern.kind == "number":
-        return float(text.replace(",", ""))
-    if pattern.kind == "tokens":
-        return parse_tokens(text)
-    if pattern.kind == "present":
-        return True
-    if pattern.kind == "model":
-        return model_name(text)
-    if pattern.kind == "card":
-        return text.replace("_", " ")
-    if pattern.kind == "type":  # "Q4_K - Medium", of which the first letter was read
-        return text.replace(" - ", "_")
-    if pattern.kind == "flag":
-        return text.lower() in ("true", "1", "enabled", "on")
-    return text.strip()
+    return _READ[pattern.kind](text)
+
+
+def _flag(text: str) -> bool:
+    return text.lower() in ("true", "1", "enabled", "on")
 
 
 # Last parts of a path that name no model: where containers mount it.
@@ -213,3 +219,16 @@ def model_name(text: str) -> str | None:
     if path.count("/") > 1 or path.startswith(("/", ".", "~")):
         path = path.rpartition("/")[2]
     return None if path.lower() in _NO_NAME else path.replace("___", ".")
+
+
+_READ: Final[dict[str, Callable[[str], Any]]] = {
+    "whole": lambda text: int(text.replace(",", "").split(".", maxsplit=1)[0]),
+    "number": lambda text: float(text.replace(",", "")),
+    "tokens": parse_tokens,
+    "present": bool,
+    "model": model_name,
+    "card": lambda text: text.replace("_", " "),
+    "type": lambda text: text.replace(" - ", "_"),  # "Q4_K - Medium", of which the first letter was read
+    "flag": _flag,
+    "text": str.strip,
+}

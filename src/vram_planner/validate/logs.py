@@ -61,6 +61,9 @@ def _finish_vllm(row: dict[str, Any], lines: list[str]) -> None:
         row["model"] = served
     if any(known.VLLM_V0.search(line) for line in lines):
         row["v1"] = False
+    need = log.pop("need_len", None), log.pop("need_gib", None)
+    if None not in need:
+        log["kv_gib_needed_for_len"] = dict(zip(("len", "gib"), need, strict=True))
     # Since 0.27: "… GiB for consumed memory (weights + non-torch)"; what stays allocated after the run is in it.
     if log.get("non_torch_gib") is None and {"consumed_gib", "model_loading_gib"} <= log.keys():
         log["non_torch_gib"] = round(log["consumed_gib"] - log["model_loading_gib"], 4)

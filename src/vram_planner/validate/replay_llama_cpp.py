@@ -64,7 +64,9 @@ _CELLS = 256  # what a context is rounded up to, since October 2025
 _ROOM_BYTES = 1024 * GIB  # a card that never bounds what is compared
 _ALIKE = 0.01
 # What backends call a card; "all cards" is what the reader calls the sums that builds of 2023 printed.
-_CARD = re.compile(r"(?:(?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|CANN|Metal|MTL|OpenCL)\d*|all cards)(?= (?:KV|model)$)")
+_CARD = re.compile(
+    r"(?:(?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|CANN|Metal|MTL|OpenCL)\d*|all cards)(?= (?:KV|model)$)"
+)
 # Whose compute buffers the plan counts: HIP compiles CUDA's code.
 _AS_CUDA = re.compile(r"CUDA\d|ROCm\d")
 

@@ -15,7 +15,13 @@ from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
 from vram_planner.validate.bands import FROM_POOL, covered
-from vram_planner.validate.consistent import checkpoint_differs, first_stage, overfull, share_of, weights_alone
+from vram_planner.validate.consistent import (
+    checkpoint_differs,
+    first_stage,
+    overfull,
+    share_of,
+    weights_alone,
+)
 from vram_planner.validate.replay_pool import from_logged_pool, logs_pool
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ _SAME_SHAPES = {
     "Qwen/Qwen3-30B-A3B-Instruct": "Qwen/Qwen3-30B-A3B-Instruct-2507",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
     "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": "Qwen/Qwen3-8B",
+    "google/gemma-4-31B-it": "nvidia/Gemma-4-31B-IT-NVFP4",
     # Its weights (51.1 GiB) and tokens of a pool are Qwen3.5-27B's in a start-up log of 0.27.
     "Qwen/Qwen3.8-27B": "Qwen/Qwen3.5-27B",
 }
@@ -209,7 +216,7 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
                 raise RecordError(
                     f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint
                 ) from error
-            gpu = find_gpu(f"custom:{total_gib}GiB").gpu
+            gpu = replace(find_gpu(f"custom:{total_gib}GiB").gpu, name=str(row.get("gpu") or "any"))
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
     count = (request.tp or 1) * (request.pp or 1) * (1 if request.dp_attention else request.dp or 1)
