@@ -27,7 +27,9 @@ def complete(row: dict[str, Any]) -> bool:
 
 def main() -> None:
     found = list(replay_all(row for row in read_records() if complete(row)))
-    rows = [row for row in found if isinstance(row, Replayed)]
+    rows = [
+        row for row in found if isinstance(row, Replayed) and any(name in row.pairs for name in COMPONENTS)
+    ]
     for row in found:
         if not isinstance(row, Replayed):
             print(f"{row.id}: {row.reason}")

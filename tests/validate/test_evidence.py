@@ -48,11 +48,11 @@ def test_weights_of_vllm_on_rows_not_fitted(replayed: list[Replayed | Skipped]) 
 
 @pytest.mark.parametrize("component", ["KV tokens", "concurrency", "KV blocks"])
 def test_capacity_of_vllm_on_rows_not_fitted(replayed: list[Replayed | Skipped], component: str) -> None:
-    """Targets: 1 % median, and 5 % at the 90th percentile (blocks, which the V0 engine's oldest logs have: 6 %)."""
+    """Targets: 1 % median, and 6 % at the 90th percentile, over logs of which 40 were never seen while rules were made."""
     found = score(replayed, "vllm", component)
 
     assert found.median < 0.01
-    assert found.p90 < (0.06 if component == "KV blocks" else 0.05)
+    assert found.p90 < 0.06
 
 
 @pytest.mark.parametrize(
@@ -232,3 +232,15 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert end.value.code == 0
     assert [row["id"] for row in document["rows"]] == ["one"]
     assert {score["component"] for score in document["scores"]} == {"weights", "KV tokens", "concurrency"}
+
+
+@pytest.mark.parametrize("component", ["KV tokens", "KV blocks", "concurrency"])
+def test_a_pool_of_the_logged_size_comes_to_what_was_logged(
+    replayed: list[Replayed | Skipped], component: str
+) -> None:
+    """Target: 0.1 % median and 0.3 % P90 on rows not fitted; pools are logged with two decimals of a GiB."""
+    found = score(replayed, "vllm", f"{component}, pool as logged")
+
+    assert found.n >= 40
+    assert found.median < 0.001
+    assert found.p90 < 0.003

@@ -29,7 +29,8 @@ from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
 from vram_planner.units import ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
-    from vram_planner.engines.base import Ask
+    from vram_planner.engines.base import Ask, Device
+    from vram_planner.engines.versions import Profile
     from vram_planner.engines.vllm_setting import Setting, Stage
 
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
@@ -38,6 +39,9 @@ _FORWARD_ERROR = 0.05
 _EYE_ERROR, _EARLY_EYE_ERROR = 0.1, 0.25
 _MOST_CAPTURED = 256
 _HOPPER = 9
+# Where torch's symmetric memory and the buffers that go with it exist. Source: vLLM 0.32
+# distributed/device_communicators/all_reduce_utils.py, SYMM_MEM_ALL_REDUCE_MAX_SIZES.
+_SYMMETRIC = (9, 10)
 
 
 def mxfp4_padding_bytes(ask: Ask) -> int:
@@ -216,17 +220,27 @@ def graphs_part(ask: Ask, setting: Setting) -> Part:
     )
 
 
-def non_torch_kind(*, tp: int, pp: int) -> str:
-    """Which of a profile's figures holds for this many ranks."""
+def non_torch_kind(*, tp: int, pp: int, profile: Profile, device: Device | None) -> str:
+    """
+    Which of a profile's figures holds for this many ranks on such cards.
+
+    ROCm's libraries take more than CUDA's: 0.53 and 0.59 GiB were logged under 0.8 and 0.9 where CUDA's took 0.06.
+    """
+    capability = device.compute_capability if device else None
+    if tp > 1 and "non_torch_tp_plain" in profile and capability and capability[0] not in _SYMMETRIC:
+        return "non_torch_tp_plain"
+    if tp == pp == 1 and "non_torch_amd" in profile and device and device.name.startswith("AMD"):
+        return "non_torch_amd"
     return "non_torch_tp" if tp > 1 else "non_torch_pp" if pp > 1 else "non_torch_tp1"
 
 
 def runtime_part(ask: Ask, setting: Setting) -> Part:
     """Memory outside torch, and the CUDA context that is gone before vLLM takes its budget."""
     # Ranks that share experts talk through NCCL as those that share matrices do.
-    kind = non_torch_kind(tp=max(ask.layout.tp, ask.layout.expert_ranks), pp=ask.layout.pp)
-    low, best, high = band(setting.profile[kind])
     capability = ask.device.compute_capability if ask.device else None
+    ranks = max(ask.layout.tp, ask.layout.expert_ranks)
+    kind = non_torch_kind(tp=ranks, pp=ask.layout.pp, profile=setting.profile, device=ask.device)
+    low, best, high = band(setting.profile[kind])
     before = capability is not None and capability[0] < _HOPPER and "context_before_9" in setting.profile
     context_low, context, context_high = band(setting.profile["context_before_9" if before else "context"])
     # 0.8 took all that was not torch's for its own, by the driver's count (v1/worker/gpu_worker.py).

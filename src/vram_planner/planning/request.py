@@ -114,6 +114,7 @@ class PlanRequest:
     max_loras: int | None = None
     max_lora_rank: int | None = None
     fully_sharded_loras: bool = False
+    prefix_caching: bool | None = None
     speculative: str | None = None
     speculative_tokens: int | None = None
     draft_model: str | None = None
@@ -122,7 +123,6 @@ class PlanRequest:
     decode_context_parallel_size: int | None = None
     mmproj: str | None = None
     mmproj_offload: bool | None = None
-    prefix_caching: bool | None = None
     offline: bool = False
     calibration: bool = True
 

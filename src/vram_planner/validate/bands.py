@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vram_planner.engines.base import Device
 from vram_planner.engines.sglang_free import context_gib, slack_gib
 from vram_planner.engines.versions import band, profile_for
 from vram_planner.engines.vllm_parts import non_torch_kind
@@ -43,7 +44,7 @@ def covered(plan: MemoryPlan, pairs: dict[str, tuple[float, float]], version: st
             # Whole blocks, and a concurrency of two decimals.
             slack = _HALF_A_DECIMAL if name == "concurrency" else 1
             found[name] = bool(best) and ours * low / best - slack <= logged <= ours * high / best + slack
-        else:
+        elif name in _PARTS:
             parts = [part for part in plan.parts if part.name in _PARTS[name]]
             if name == "activation" and plan.part("cuda_graphs").in_budget:
                 parts.append(plan.part("cuda_graphs"))
@@ -76,7 +77,8 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
     if plan.request["ep"]:
         tp *= plan.request["dp"] or 1
-    low, most, high = band(profile[non_torch_kind(tp=tp, pp=pp)])
+    kind = non_torch_kind(tp=tp, pp=pp, profile=profile, device=_device(plan))
+    low, most, high = band(profile[kind])
     return most - low, high - most
 
 
@@ -139,3 +141,13 @@ def sglang_covered(
             continue
         found[name] = low - _HALF_A_DECIMAL <= logged <= high + _HALF_A_DECIMAL
     return found
+
+
+def _device(plan: MemoryPlan) -> Device | None:
+    """The plan's card, with what the catalogue knows of it."""
+    if plan.gpu is None:
+        return None
+    try:
+        return device_of(find_gpu(plan.gpu.name).gpu)
+    except PlannerError:
+        return Device(name=plan.gpu.name, total_bytes=plan.gpu.total_bytes)

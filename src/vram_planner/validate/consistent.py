@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from vram_planner.engines.versions import profile_for
+from vram_planner.units import GIB
+from vram_planner.validate.replay_pool import logs_pool
 
 # Logged figures have two decimals: four of them over a card of 8 GiB leave 0.25 %.
 _SHARE_ERROR = 0.005
 _IDENTITY = ("model_loading_gib", "activation_peak_gib", "non_torch_gib", "available_kv_cache_gib")
 _ANY_CARD_GIB, _ANY_CONTEXT = 1024.0, 2048
+_LEAST_OF_FILE, _MOST_OF_FILE = 0.9, 1.02
 _OF_THE_FIRST = "activation, KV pool: the log's are the first stage's, the plan's the fullest stage's"
 
 
@@ -61,6 +64,22 @@ def first_stage(row: dict[str, Any]) -> str | None:
     return _OF_THE_FIRST if (row.get("pp") or 1) > 1 and row["engine"] == "vllm" else None
 
 
+def checkpoint_differs(row: dict[str, Any], planned_bytes: int) -> str | None:
+    """
+    A remark where the checkpoint on disk, of which vLLM logs the size, is not what the planned format makes.
+
+    Files hold drafts that are not loaded, and online formats are made from larger ones, so that only a planned model
+    larger or much smaller than its file differs. Source: vLLM 0.19 model_loader/weight_utils.py.
+    """
+    size = row.get("checkpoint_gib")
+    if not size or "online" in str(row.get("quantization")) or row.get("quantization") == "fp8":
+        return None
+    share = planned_bytes / GIB / size
+    if _LEAST_OF_FILE <= share <= _MOST_OF_FILE:
+        return None
+    return f"its checkpoint has {size:g} GiB, and the planned format makes {planned_bytes / GIB:.2f}"
+
+
 def weights_alone(row: dict[str, Any], version: str | None) -> tuple[dict[str, Any], str | None]:
     """
     A vLLM record without card, version or context, filled up so that its weights can be planned; and what it lacks.
@@ -70,7 +89,7 @@ def weights_alone(row: dict[str, Any], version: str | None) -> tuple[dict[str, A
     """
     log = row["measured"]
     whole = row.get("partly") is False  # a log that was just read: what it lacks can be asked for
-    if row["engine"] != "vllm" or log.get("model_loading_gib") is None or whole:
+    if row["engine"] != "vllm" or whole or (log.get("model_loading_gib") is None and not logs_pool(row)):
         return row, None
     lacks, filled = [], dict(row)
     if not row.get("gpu") and not row.get("gpu_total_gib"):

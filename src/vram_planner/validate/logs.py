@@ -47,11 +47,26 @@ def _read_server(engine: str, patterns: tuple[known.Pattern, ...], lines: list[s
                 (row["measured"], pattern.field[1:]) if pattern.field[0] == "." else (row, pattern.field)
             )
             # The first line wins: with several ranks it is rank 0's.
-            if field not in where and (found := pattern.expression.search(line)):
+            if where.get(field) is None and (found := pattern.expression.search(line)):
                 where[field] = known.read_value(pattern, found)
-    if engine == "vllm" and any("V0 LLM engine" in line or "# GPU blocks" in line for line in lines):
+    if engine == "vllm":
+        _finish_vllm(row, lines)
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _finish_vllm(row: dict[str, Any], lines: list[str]) -> None:
+    """What follows from several lines: the engine, the model's name, and weights and the rest told in one sum."""
+    log, served = row["measured"], row.pop("served_name", None)
+    if row.get("model") is None:
+        row["model"] = served
+    if any(known.VLLM_V0.search(line) for line in lines):
         row["v1"] = False
-    return row
+    need = log.pop("need_len", None), log.pop("need_gib", None)
+    if None not in need:
+        log["kv_gib_needed_for_len"] = dict(zip(("len", "gib"), need, strict=True))
+    # Since 0.27: "… GiB for consumed memory (weights + non-torch)"; what stays allocated after the run is in it.
+    if log.get("non_torch_gib") is None and {"consumed_gib", "model_loading_gib"} <= log.keys():
+        log["non_torch_gib"] = round(log["consumed_gib"] - log["model_loading_gib"], 4)
 
 
 def _read_llama_cpp(lines: list[str]) -> dict[str, Any]:
@@ -69,6 +84,7 @@ def _read_llama_cpp(lines: list[str]) -> dict[str, Any]:
 def _read_start(engine: str, lines: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"id": "log", "engine": engine, "measured_mib": {}}
     buffers = row["measured_mib"]
+    several = sum(known.LLAMA_CPP_CARD.search(line) is not None for line in lines) > 1
     for line in lines:
         for pattern in known.LLAMA_CPP:
             if pattern.field not in row and (found := pattern.expression.search(line)):
@@ -80,6 +96,10 @@ def _read_start(engine: str, lines: list[str]) -> dict[str, Any]:
             buffers[f"{buffer[1]} model"] = buffers.get(f"{buffer[1]} model", 0.0) + float(buffer[2])
         elif total := known.LLAMA_CPP_TOTAL.search(line):
             buffers["KV total"] = buffers.get("KV total", 0.0) + float(total[1])
+        elif vram := known.LLAMA_CPP_VRAM.search(line):
+            # The first of the two lines is the tensors', the second the cache's; a sum over cards has no card's name.
+            kind = "KV" if "kv self" in line else "model"
+            buffers[f"{'all cards' if several else 'CUDA0'} {kind}"] = float(vram[1])
     return row
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.architecture.gguf import gguf_precision
+from vram_planner.architecture.gguf import by_whom, gguf_precision
 from vram_planner.architecture.parallel import Layout
+from vram_planner.architecture.weight import Role
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.llama_cpp import settle
 from vram_planner.engines.llama_cpp_cache import kv_bytes
@@ -55,11 +56,19 @@ _SAME_SHAPES = {
     "mistral-small3.2-24b-instruct-2506-q8_0": "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
 }
 _EMBEDS = re.compile(r"(?i)llama\.cpp \(|llama-cpp-python")
+_TYPE = re.compile(r"(?i)[-._](?P<ud>ud-)?(?P<type>i?q\d\w*|tq\d_0|mxfp4(?:_moe)?|b?f16|f32)$")
+_ALIKE_TYPES = frozenset({"f16", "bf16", "f32", "q8_0", "mxfp4_moe"})  # which every maker fills alike
 _QUANT = re.compile(r"(?i)[ _-]+(UD-)?(I?Q\d\w*|BF16|F16|XL)$")
 _TYPES = {"MXFP4": "mxfp4_moe"}  # as logs write it
 _CELLS = 256  # what a context is rounded up to, since October 2025
 _ROOM_BYTES = 1024 * GIB  # a card that never bounds what is compared
 _ALIKE = 0.01
+# What backends call a card; "all cards" is what the reader calls the sums that builds of 2023 printed.
+_CARD = re.compile(
+    r"(?:(?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|CANN|Metal|MTL|OpenCL)\d*|all cards)(?= (?:KV|model)$)"
+)
+# Whose compute buffers the plan counts: HIP compiles CUDA's code.
+_AS_CUDA = re.compile(r"CUDA\d|ROCm\d")
 
 
 def embedded(name: str) -> str:
@@ -80,9 +89,10 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     _check_latent(row, architecture)
     slots, gpus = row.get("n_parallel") or 1, _cards(row)
     done, _, of = str(row.get("offloaded") or "").partition("/")
+    mix = _mix(row, architecture)
     ask = Ask(
         architecture=architecture,
-        precision=_mix(row) or gguf_precision("F16"),
+        precision=mix or gguf_precision("F16"),
         workload=Workload(context=row["n_ctx"] // slots, concurrency=slots, prompt_tokens=1),
         layout=Layout(pp=gpus),
         options=Options(
@@ -96,7 +106,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         device=Device(name="any", total_bytes=_ROOM_BYTES),
     )
     found = {"version": row.get("engine_version") or "?", "fitted": False}
-    return found | {"pairs": _pairs(row, architecture, settle(ask), _mix(row))}
+    return found | {"pairs": _pairs(row, architecture, settle(ask), mix)}
 
 
 def _check(row: dict[str, Any]) -> None:
@@ -120,18 +130,36 @@ def _check_latent(row: dict[str, Any], architecture: Architecture) -> None:
 
 
 def _cards(row: dict[str, Any]) -> int:
-    """The cards that hold layers."""
-    names = {name.split()[0] for name in row["measured_mib"] if re.match(r"CUDA\d+ (KV|model)", name)}
-    return max(1, len(names))
+    return max(1, len(_card_names(row["measured_mib"])))
 
 
-def _mix(row: dict[str, Any]) -> GgufMix | None:
-    """The file's type; None where the log names none, or one that we do not know."""
-    name = str(row.get("file_type") or "")
-    try:
-        return gguf_precision(_TYPES.get(name, name)) if name else None
-    except PrecisionError:
+def _card_names(log: dict[str, float]) -> list[str]:
+    """The cards that hold layers, in the order of their numbers."""
+    names = {found[0] for name in log if (found := _CARD.match(name))}
+    return sorted(names, key=lambda name: int("".join(filter(str.isdigit, name)) or 0))
+
+
+def _mix(row: dict[str, Any], architecture: Architecture) -> GgufMix | None:
+    """
+    The file's type, by its own name where the log has that, for makers mix types of one name in their own ways.
+
+    None where neither is told or known, and where the maker of a file with experts is not.
+    """
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", str(row.get("file") or ""))
+    found = _TYPE.search(stem)
+    maker = "unsloth" if found and found["ud"] else str(row.get("quantized_by") or "").lower()
+    said = str(row.get("file_type") or "")
+    name = f"{found['ud'] or ''}{found['type']}".lower() if found else _TYPES.get(said, said)
+    experts = any(weight.role is Role.EXPERT for layer, _ in architecture.groups for weight in layer.weights)
+    if not name or (experts and not found and name.lower() not in _ALIKE_TYPES):
         return None
+    matrix = "-imatrix" if row.get("imatrix") and maker != "unsloth" else ""
+    for each in (f"{name}{matrix}", name):
+        try:
+            return by_whom(each, f"{maker}/gguf", architecture)
+        except PrecisionError:
+            continue
+    return None
 
 
 def _flash(row: dict[str, Any]) -> bool | None:
@@ -148,7 +176,9 @@ def _unified(row: dict[str, Any], slots: int) -> bool | None:
 def _architecture(row: dict[str, Any]) -> Architecture:
     kind = _MODEL_TYPES.get(str(row.get("arch")))
     needed = ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_vocab")
-    if kind is not None and all(row.get(name) for name in needed):
+    # Of a mixture by another name than Mixtral's, n_ff is the width that a block without experts would have.
+    mixed = row.get("n_expert") and row.get("arch") != "llama" and not row.get("n_ff_exp")
+    if kind is not None and not mixed and all(row.get(name) for name in needed):
         return architecture_from_config(_config(kind, row))
     if row.get("model") is None:
         raise RecordError("neither a model's name nor all hyperparameters", hint="add 'model'")
@@ -194,7 +224,7 @@ def _config(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": False,
     }
     if row.get("n_expert"):
-        width = row["n_ff"]
+        width = row.get("n_ff_exp") or row["n_ff"]
         config |= {
             "num_experts": row["n_expert"],
             "num_experts_per_tok": row.get("n_expert_used") or 8,
@@ -220,22 +250,22 @@ def _pairs(
 
     A build of 2024 copied less between cards than one of today does, and there are no newer logs.
     """
-    log, devices = row["measured_mib"], range(setting.gpus)
+    log, devices, names = row["measured_mib"], range(setting.gpus), _card_names(row["measured_mib"])
     ours = [kv_bytes(architecture, setting, device) / MIB for device in (*devices, HOST)]
     logged = log.get("KV total") or sum(value for name, value in log.items() if name.endswith(" KV"))
     pairs = {"KV cache": (sum(ours), float(logged))} if logged else {}
-    if not _placed_alike(log, ours[:-1]) or not _host_alike(log, architecture, setting, mix):
+    if not _placed_alike(log, names, ours[:-1]) or not _host_alike(log, architecture, setting, mix):
         return pairs
-    if mix is not None and all(log.get(f"CUDA{device} model") for device in devices):
+    if mix is not None and all(log.get(f"{name} model") for name in names):
         weights = sum(weights_on(architecture, mix, setting, device) for device in devices) / MIB
-        pairs["weights"] = (weights, float(sum(log[f"CUDA{device} model"] for device in devices)))
-    computed = [log.get(f"CUDA{device} compute") for device in devices]
+        pairs["weights"] = (weights, float(sum(log[f"{name} model"] for name in names)))
+    computed = [log.get(f"{name} compute") for name in names if _AS_CUDA.match(name)]
     known = mix is not None or not copies_weights(architecture, setting)
-    if row.get("flash_attn") is None or not known or not all(computed):
+    if row.get("flash_attn") is None or not known or not computed or not all(computed):
         return pairs
     kind, apart = mix or gguf_precision("F16"), ", several cards" if setting.gpus > 1 else ""
     buffers = sum(compute_bytes(architecture, kind, setting, device) for device in devices) / MIB
-    pairs[f"compute buffer{apart}"] = (buffers, float(sum(computed)))
+    pairs[f"compute buffer{apart}"] = (buffers, float(sum(filter(None, computed))))
     if "weights" in pairs and setting.gpu_layers is None:
         pairs[f"total{apart}"] = (
             sum(mine for mine, _ in pairs.values()),
@@ -244,10 +274,10 @@ def _pairs(
     return pairs
 
 
-def _placed_alike(log: dict[str, float], ours: list[float]) -> bool:
+def _placed_alike(log: dict[str, float], names: list[str], ours: list[float]) -> bool:
     """Whether each card's cache is as large as the plan's: then its layers are the same."""
-    theirs = [log.get(f"CUDA{device} KV") for device in range(len(ours))]
-    return all(
+    theirs = [log.get(f"{name} KV") for name in names]
+    return len(theirs) == len(ours) and all(
         value is not None and abs(value - own) <= _ALIKE * own
         for value, own in zip(theirs, ours, strict=True)
     )
@@ -257,5 +287,5 @@ def _host_alike(
     log: dict[str, float], architecture: Architecture, setting: Setting, mix: GgufMix | None
 ) -> bool:
     """Whether no more tensors were left on the host than in the plan: `-ot` is not in a log."""
-    logged = sum(value for name, value in log.items() if re.match(r"(CPU|CUDA_Host)\w* model", name))
+    logged = sum(value for name, value in log.items() if re.match(r"(CPU|\w+_Host)\w* model", name))
     return mix is None or logged <= 2 * weights_on(architecture, mix, setting, HOST) / MIB

@@ -16,9 +16,18 @@ from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
 from vram_planner.validate import replay_sglang, replay_tensorrt_llm
 from vram_planner.validate.bands import FROM_POOL, covered
-from vram_planner.validate.consistent import first_stage, overfull, share_of, weights_alone
+from vram_planner.validate.consistent import (
+    checkpoint_differs,
+    first_stage,
+    overfull,
+    share_of,
+    weights_alone,
+)
+from vram_planner.validate.replay_pool import from_logged_pool, logs_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vram_planner.planning.plan import MemoryPlan
 
 # How a checkpoint's name, or the log's word for its format, says how it is stored.
@@ -31,6 +40,7 @@ _FORMATS = (
     (r"^fp8|fp8 \(online", "fp8"),
 )
 _SUFFIX = re.compile(r"(?i)[-_.](quantized\.w\da\d+|fp8-dynamic|awq(-int4)?|gptq(-int4)?|int4-awq)$")
+_TUNED = re.compile(r"(?i)-(it|instruct|chat)$")
 _QUANTISERS = {"redhatai", "neuralmagic", "hugging-quants", "nousresearch", "unsloth", "jakiajk"}
 # Fine-tunes that keep the shapes of their base.
 _SAME_SHAPES = {
@@ -42,11 +52,15 @@ _SAME_SHAPES = {
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
     "moonshotai/Kimi-K2.6": "moonshotai/Kimi-K2.5",
     "Qwen/Qwen3.8-27B-FP8": "Qwen/Qwen3.5-27B",
+    "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": "Qwen/Qwen3-8B",
+    "google/gemma-4-31B-it": "nvidia/Gemma-4-31B-IT-NVFP4",
+    # Its weights (51.1 GiB) and tokens of a pool are Qwen3.5-27B's in a start-up log of 0.27.
+    "Qwen/Qwen3.8-27B": "Qwen/Qwen3.5-27B",
 }
 _V0 = "0.8"  # a V0 engine of unknown release: the newest that prints what its log prints
 _V0_FIRST = "0.6.4"  # its log says 'peak_torch_memory', which no later one does
 _SPECULATIVE = "it ran speculative decoding, which is not modelled"
-_SGLANG_OPTIONS = ("speculative", "speculative_tokens", "max_loras", "max_lora_rank")
+_SGLANG_OPTIONS = ("speculative", "speculative_tokens")
 
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
@@ -56,32 +70,39 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         return {**alone, "version": version_of(row) or "newest", "fitted": bool(row.get("constants_read"))}
     row, lacks = weights_alone(row, version_of(row))
     plan = plan_of(row)
-    word = str(row.get("quantization") or "")
-    if "fbgemm" in word:
-        raise RecordError(
-            f"its format {word!r} leaves tensors in 16 bits that it does not name",
-            hint="give the config.json",
-        )
-    if lacks is not None and version_of(row) is None and "mxfp4" in word:
-        raise RecordError("no engine_version, which decides how MXFP4 is padded", hint="add it")
-    if word and plan.model.precision.name in DTYPES:
-        raise RecordError(
-            f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
-        )
+    request = request_of(row, plan.engine)
+    pool = from_logged_pool(row, request, card_of(row, request)) if plan.engine == "vllm" else {}
+    if remark := _format_unknown(row, plan, lacks):
+        if not pool:
+            raise RecordError(remark, hint="name the checkpoint, or give its config.json")
+        lacks = f"only what the logged pool holds: {remark}"
     fitted = bool(row.get("constants_read"))
     if plan.engine == "vllm":
         profile, _ = profile_for("vllm", version_of(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
     pairs, left_out = _comparable(row, plan, _pairs(row, plan))
     if lacks is not None:
-        pairs, left_out = {name: pair for name, pair in pairs.items() if name == "weights"}, (lacks,)
+        kept = () if remark else ("weights",)
+        pairs, left_out = {name: pair for name, pair in pairs.items() if name in kept}, (lacks,)
     return {
-        "pairs": {**pairs, **alone.get("pairs", {})},
+        "pairs": {**pairs, **alone.get("pairs", {}), **pool},
         "version": version_of(row) or "newest",
         "fitted": fitted,
         "covered": {**covered(plan, pairs, version_of(row)), **alone.get("covered", {})},
         "notes": (*share_of(row)[1], *left_out),
     }
+
+
+def _format_unknown(row: dict[str, Any], plan: MemoryPlan, lacks: str | None) -> str | None:
+    """Why the planned bytes of the weights are not those of the record's checkpoint; None where they may be."""
+    word, precision = str(row.get("quantization") or ""), plan.model.precision
+    if "fbgemm" in word:
+        return f"its format {word!r} leaves tensors in 16 bits that it does not name"
+    if lacks is not None and version_of(row) is None and "mxfp4" in word:
+        return "no engine_version, which decides how MXFP4 is padded"
+    if word and precision.name in DTYPES:
+        return f"its format {word!r} is not told by the model's configuration"
+    return checkpoint_differs(row, plan.model.architecture.weights_bytes(precision))
 
 
 def _comparable(
@@ -155,6 +176,8 @@ def request_of(row: dict[str, Any], engine: str) -> PlanRequest:
         max_num_seqs=row.get("max_num_seqs"),
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
+        max_loras=row.get("max_loras") or (1 if row.get("enable_lora") else None),
+        max_lora_rank=row.get("max_lora_rank"),
         enforce_eager=row.get("enforce_eager"),
         prefix_caching=row.get("prefix_caching"),
         calibration=False,
@@ -163,7 +186,8 @@ def request_of(row: dict[str, Any], engine: str) -> PlanRequest:
 
 
 def _check_vllm(row: dict[str, Any], version: str | None) -> None:
-    if version is None and (row["measured"].get("model_loading_gib") is None or row.get("partly") is False):
+    told = row["measured"].get("model_loading_gib") is not None or logs_pool(row)
+    if version is None and (not told or row.get("partly") is False):
         raise RecordError("no engine_version", hint="add it")
     if row.get("cpu_offload_gb"):
         raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
@@ -199,7 +223,7 @@ def card_of(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
                 raise RecordError(
                     f"the card {row['gpu']!r} is not in the catalogue", hint=error.hint
                 ) from error
-            gpu = find_gpu(f"custom:{total_gib}GiB").gpu
+            gpu = replace(find_gpu(f"custom:{total_gib}GiB").gpu, name=str(row.get("gpu") or "any"))
     if total_gib:
         gpu = replace(gpu, torch_total_bytes=int(total_gib * GIB))
     count = (request.tp or 1) * (request.pp or 1) * (1 if request.dp_attention else request.dp or 1)
@@ -222,7 +246,7 @@ def _kv_dtype(row: dict[str, Any]) -> str:
 
 
 def _base(row: dict[str, Any]) -> tuple[str, str | None]:
-    """The catalogue's name for these shapes, and the format that name or log tell."""
+    """The catalogue's name for these shapes, and the format that name or log tell where the found model has none."""
     name, word = row["model"], str(row.get("quantization") or "").lower()
     words = f"{name} {word}".lower()
     quant = next(
@@ -233,12 +257,38 @@ def _base(row: dict[str, Any]) -> tuple[str, str | None]:
         ),
         None,
     )
+    if name in _SAME_SHAPES:
+        return _SAME_SHAPES[name], quant
     base = _SUFFIX.sub("", name)
     organisation, _, short = base.rpartition("/")
     if organisation.lower() in _QUANTISERS:
         base = short
     base = base.replace("Meta-Llama-3.1", "Llama-3.1").replace("Hermes-3-Llama", "Llama")
-    return _SAME_SHAPES.get(name, base), quant
+    if _known(base):
+        return base, quant
+    found = next((each for each in _spellings(name) if _known(each)), None)
+    if found is None:
+        return _SAME_SHAPES.get(base, base), quant
+    stored = resolve(found, offline=True).architecture.precision.name not in DTYPES
+    return found, None if stored else quant
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """As written; as another's copy; with and without the word that marks a fine-tune, which keeps the shapes."""
+    for each in (name, name.rpartition("/")[2]):
+        yield each
+        plain = _TUNED.sub("", each)
+        yield from (plain, f"{plain}-Instruct", f"{plain}-it") if plain != each else (f"{each}-Instruct",)
+        bare = _SUFFIX.sub("", each)
+        yield from (bare, _TUNED.sub("", bare))
+
+
+def _known(name: str) -> bool:
+    try:
+        resolve(name, offline=True)
+    except PlannerError:
+        return False
+    return True
 
 
 def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, float]]:
@@ -263,11 +313,22 @@ def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, floa
             capacity.kv_pool_bytes / share / GIB,
             log.get("available_before_kv_gib"),
         )
-    if plan.engine == "vllm" and _includes_graphs(plan):
+    if plan.engine == "vllm" and log.get("consumed_gib") is not None:
+        # What stays allocated after the profile run is then in the sum with the weights, not in the peak.
+        del predicted["activation"]
+        predicted["beside the pool"] = _beside_pool(plan, log)
+    elif plan.engine == "vllm" and _includes_graphs(plan):
         # From 0.25 on the logged peak includes the estimate of the graphs.
         graphs = parts["cuda_graphs"] / GIB
         predicted["activation"] = (predicted["activation"][0] + graphs, predicted["activation"][1])
     return {name: (ours, float(theirs)) for name, (ours, theirs) in predicted.items() if theirs is not None}
+
+
+def _beside_pool(plan: MemoryPlan, log: dict[str, Any]) -> tuple[float, float | None]:
+    """All that the budget gives to other things than the pool, and the log's two sums of that."""
+    ours = sum(part.budgeted_bytes for part in plan.parts if part.name not in ("kv_cache", "recurrent_state"))
+    peak = log.get("activation_peak_gib")
+    return ours / GIB, None if peak is None else log["consumed_gib"] + peak
 
 
 def _includes_graphs(plan: MemoryPlan) -> bool:
