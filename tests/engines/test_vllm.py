@@ -124,7 +124,7 @@ def test_weights_of_a_rank_are_what_vllm_allocates(
     weights = next(part for part in ENGINE.memory(ask).parts if part.name == "weights")
 
     # Without triton_kernels vLLM runs MXFP4 experts on Marlin, which pads them: the upper end of the band.
-    assert weights.n_bytes + vllm_parts.mxfp4_padding_bytes(ask) == row["param_bytes"]
+    assert weights.n_bytes + vllm_mxfp4.padding_bytes(ask) == row["param_bytes"]
     assert weights.high == row["param_bytes"]
 
 

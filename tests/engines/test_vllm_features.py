@@ -132,7 +132,7 @@ def test_weights_of_each_stage_and_replica_are_what_vllm_allocates(
     ask = ask_for(row, oracle_architecture)
     count = len(stage_asks(ask)[row["stage"]].architecture.layers)
     scalars = 2 * count if ask.architecture.model_type == "gemma4_text" else 0
-    planned = stage_weights(ask)[row["stage"]] + vllm_parts.mxfp4_padding_bytes(ask)
+    planned = stage_weights(ask)[row["stage"]] + vllm_mxfp4.padding_bytes(ask)
 
     assert planned == row["param_bytes"] + scalars
 

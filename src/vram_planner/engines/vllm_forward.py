@@ -9,10 +9,12 @@ state. What a compiled graph must hold is `graph_numbers`: the start-up logs lie
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
 from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.engines.vllm_dequantised import dense_matmul_bytes, stream_bytes
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
@@ -51,9 +53,9 @@ def _workspace(layer: Layer, run: Run) -> int:
     width, hidden = ceil_div(block.expert_intermediate, run.tp), block.latent or block.hidden
     if run.experts == "marlin":
         width, hidden = -(-width // 128) * 128, -(-hidden // 256) * 256
+    tokens = run.tokens * run.gathered
     return (
-        run.tokens
-        * run.gathered
+        (min(tokens, run.chunk) if run.chunk else tokens)
         * block.top_k
         * run.element_bytes
         * (max(width, hidden) + max((2 if block.gated else 1) * width, hidden))
@@ -84,9 +86,28 @@ def forward_bytes(architecture: Architecture, run: Run) -> int:
         latent = architecture.model_type not in _UNPACKED_LATENT
         numbers, is_latent = _attention_stage(layer, architecture.hidden, run)
         dummy = _mla_dummy_bytes(layer, run) if latent and is_latent else 0
-        stages = (_feed_forward_stage(layer, architecture, run), numbers)
-        most = max(most, workspace + _gathered(layer, run) + max(stages[0] * unit, stages[1] * unit + dummy))
-    return most
+        beside = workspace + _gathered(layer, run)
+        most = max(
+            most,
+            beside + _feed_forward_stage(layer, architecture, run) * unit,
+            beside + numbers * unit + dummy,
+            beside + _experts_bytes(layer, run),
+        )
+    copies = _copies(architecture.model_type, replace(run, reserved=True) if run.v0 else run)
+    return max(most, workspace + dense_matmul_bytes(architecture, copies, run)) + stream_bytes(architecture, run)
+
+
+def _experts_bytes(layer: Layer, run: Run) -> int:
+    """While the experts run: 5·H, and what FP8 makes of their input and of what is between their matrices, scales too."""
+    block = layer.feed_forward
+    if not isinstance(block, MixtureOfExperts):
+        return 0
+    width, tokens = ceil_div(block.expert_intermediate, run.tp), run.tokens * run.gathered
+    beside = 5 * block.hidden * run.tokens * run.element_bytes
+    at_once = min(tokens, run.chunk) if run.chunk else tokens
+    if run.experts == "swizzled":
+        return beside + at_once * block.top_k * (width + block.hidden) * run.element_bytes
+    return beside + run.bytes_experts * at_once * (block.hidden + block.top_k * width) * 33 // 32
 
 
 def _gathered(layer: Layer, run: Run) -> int:

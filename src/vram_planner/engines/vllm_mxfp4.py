@@ -46,6 +46,13 @@ def kernel_of(ask: Ask) -> Kernel:
     return "triton" if major == _HOPPER and ask.architecture.model_type == "gpt_oss" and not early else "marlin"
 
 
+def experts_run_as(ask: Ask) -> str:
+    """For the profile run: "marlin" pads, "swizzled" needs no workspace, "" for experts of other formats."""
+    if not any(_is_mxfp4(layer, ask) for layer, _ in ask.architecture.groups):
+        return ""
+    return "marlin" if kernel_of(ask) == "marlin" else "swizzled"
+
+
 def padding_bytes(ask: Ask) -> int:
     """
     What Marlin's kernel adds on one rank: width padded to 128 a rank, hidden size to 256, biases too.
@@ -69,6 +76,17 @@ def _on_rank(ask: Ask, kernel: Kernel, profile: Profile) -> int:
             held = _expert_bytes(block, kernel, ask, profile) - _expert_bytes(block, None, ask, profile)
             total += max(stage_layers(count, ask.layout.pp)) * experts * held
     return total
+
+
+def has_byte_experts(ask: Ask) -> bool:
+    """Whether experts are stored in a byte a number (FP8), and multiplied so."""
+    place = Place(ask.architecture, 0)
+    return any(
+        weight.elements <= ask.precision.weight_bytes(weight, place) < weight.elements * 5 // 4
+        for layer, _ in ask.architecture.groups
+        for weight in layer.weights
+        if weight.role is Role.EXPERT
+    )
 
 
 def _is_mxfp4(layer: Layer, ask: Ask) -> bool:

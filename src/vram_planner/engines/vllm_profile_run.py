@@ -34,7 +34,9 @@ class Run:
     The size of the profile run, and the rank that it runs on.
 
     `experts` names the kernel of MXFP4 experts: "marlin" pads them, "swizzled" (triton_kernels) needs no workspace.
-    `gathered` is how many replicas' tokens a rank of experts gets.
+    `gathered` is how many replicas' tokens a rank of experts gets, `chunk` how many go through the experts at once (0: all).
+    `matrices` names the kernel of 4-bit matrices, `half` says that activations are float16, `reduces` that Marlin sums
+    in float32, `bytes_experts` that experts are multiplied in FP8.
     """
 
     tokens: int
@@ -52,6 +54,11 @@ class Run:
     eyes: str = "heads"
     experts: str = ""
     gathered: int = 1
+    chunk: int = 0
+    matrices: str = ""
+    half: bool = False
+    reduces: bool = False
+    bytes_experts: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
