@@ -10,7 +10,7 @@ import vram_planner as vp
 from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.storage import BFLOAT16, MXFP4
 from vram_planner.architecture.weight import Role
-from vram_planner.engines import vllm_draft, vllm_log, vllm_lora, vllm_offload, vllm_parts, vllm_setting
+from vram_planner.engines import vllm_draft, vllm_log, vllm_lora, vllm_mxfp4, vllm_offload, vllm_setting
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.vllm_features import settled
 from vram_planner.engines.vllm_stages import stage_asks, stage_weights

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vram_planner.engines.vllm_profile_run import Peak
 
-_HOPPER = 9
+_VOLTA = 7
 _LONGEST = 1 << 27
 _FROM_POOL = ("kv_cache", "recurrent_state")
 _NOT_MODELLED = ("sleep mode and other processes on the card",)
@@ -63,9 +63,8 @@ class Vllm:
     def alike(self, ask: Ask) -> Hashable:
         """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""
         device = named_device(ask)
-        generation = min(device.compute_capability[0], 10) if device.compute_capability else None
-        if generation is not None and generation < _HOPPER:
-            generation = 0
+        # Kernels of 4-bit matrices and experts differ below 8, at 8, and from 9 on with each.
+        generation = max(device.compute_capability[0], _VOLTA) if device.compute_capability else None
         tier = (
             device.total_bytes >= BIG_CARD,
             device.total_bytes >= HUGE_CARD,

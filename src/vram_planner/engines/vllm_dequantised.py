@@ -105,4 +105,6 @@ def _segment(n_bytes: int) -> int:
 def dense_matmul_bytes(architecture: Architecture, copies: int, run: Run) -> int:
     """`matmul_bytes` of the widest dense block."""
     blocks = (layer.feed_forward for layer, _ in architecture.groups)
-    return max((matmul_bytes(block, copies, run) for block in blocks if isinstance(block, DenseMLP)), default=0)
+    return max(
+        (matmul_bytes(block, copies, run) for block in blocks if isinstance(block, DenseMLP)), default=0
+    )

@@ -35,8 +35,9 @@ _NAMED_GATE_UP: Final = frozenset(
 )  # fmt: skip
 # Modules that add the residual themselves, after a norm or a factor, and hold one copy less before the block.
 _PLAIN_RESIDUAL: Final = frozenset({"exaone4", "falcon", "granite", "minicpm", "minicpm3", "olmo2", "olmo3"})
-# Attention and feed-forward side by side: what the all-reduce returns takes the place of one's input.
+# Attention and feed-forward side by side: what the all-reduce returns takes the place of one's input; or not (Falcon).
 _PARALLEL: Final = frozenset({"cohere", "cohere2"})
+_PARALLEL_BESIDE: Final = frozenset({"falcon"})
 # In vLLM 0.32 these have latent attention in the configuration alone: minicpm3.py unpacks keys and values.
 _UNPACKED_LATENT: Final = frozenset({"minicpm3"})
 
@@ -69,7 +70,7 @@ def forward_bytes(architecture: Architecture, run: Run) -> int:
     feed-forward  T·b·(g·I/tp + 4·H), g 3 with a gate and 2 without; one H less where the module adds the residual itself,
                   one more where it holds the gate's output (and one for the all-reduce of tp)
     experts       W + T·b·(5·H + 3·Is/tp), Is the shared expert's width, or 7·H after both and 8·H under tp
-    attention     W + T·b·(5·H + qkv + q), one H more for the all-reduce under tp, q + k more for norms on heads
+    attention     W + T·b·(5·H + qkv + q), one H more for the all-reduce under tp, q + k more for norms on them
     MLA           W + dummy + T·b·(5·H + latents)
     Mamba         W + T·b·(3·I + 6·H), of Mamba-2 the projection + 2·I + 4·H, 3·I more where its norm works in groups
     gated delta   W + T·b·(6·A + 7·V + 5·H), A and V the widths of keys and values, one H more under tp
@@ -94,7 +95,9 @@ def forward_bytes(architecture: Architecture, run: Run) -> int:
             beside + _experts_bytes(layer, run),
         )
     copies = _copies(architecture.model_type, replace(run, reserved=True) if run.v0 else run)
-    return max(most, workspace + dense_matmul_bytes(architecture, copies, run)) + stream_bytes(architecture, run)
+    return max(most, workspace + dense_matmul_bytes(architecture, copies, run)) + stream_bytes(
+        architecture, run
+    )
 
 
 def _experts_bytes(layer: Layer, run: Run) -> int:
@@ -133,6 +136,7 @@ def _copies(family: str, run: Run) -> int:
     """How many times the hidden states are alive beside a dense feed-forward block."""
     copies, named = 3 if family in _PLAIN_RESIDUAL else 4, family in _NAMED_GATE_UP
     if not run.v0:
+        copies += run.tp > 1 and family in _PARALLEL_BESIDE
         return copies + named * (1 + (run.tp > 1 and family not in _PARALLEL))
     # Its norms worked in place, but its all-reduce did not: 2.07 and 2.99 GiB logged for 20,000 and 29,000 tokens of
     # Llama-3.1-8B, 0.74 for 10,000 of Qwen3-4B, which names the gate's output; the 70B at tp 2 takes 2 · H more, and 3 in
@@ -182,7 +186,7 @@ def _attention_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
         return max(5 * hidden, _recurrent_stage(mixer, hidden, run) if mixer.state is not None else 0), False
     keys = inner.cache.heads_on_rank(run.tp) * inner.head_dim
     queries = ceil_div(inner.n_heads, run.tp) * inner.head_dim
-    norms = queries + keys if inner.qk_norm == (inner.head_dim, inner.head_dim) else 0
+    norms = queries + keys if inner.qk_norm else 0
     return (5 + (run.tp > 1)) * hidden + 2 * queries + 2 * keys + norms, False
 
 
@@ -202,7 +206,11 @@ def _recurrent_stage(mixer: Mixer, hidden: int, run: Run) -> int:
         return 3 * ceil_div(mixer.inner, run.tp) + 6 * hidden
     if isinstance(mixer, Mamba2):
         inner = ceil_div(mixer.inner, run.tp)
-        projected = 2 * inner + 2 * mixer.groups * mixer.state_size // min(run.tp, mixer.groups) + mixer.heads // run.tp
+        projected = (
+            2 * inner
+            + 2 * mixer.groups * mixer.state_size // min(run.tp, mixer.groups)
+            + mixer.heads // run.tp
+        )
         return projected + (5 if mixer.groups > 1 else 2) * inner + 4 * hidden
     if isinstance(mixer, GatedDeltaNet):
         keys = ceil_div(mixer.key_heads * mixer.key_dim, run.tp)

@@ -43,7 +43,9 @@ def kernel_of(ask: Ask) -> Kernel:
         return "trtllm"
     version = ask.options.version
     early = version is not None and parse_version(version.removesuffix("+v0")) < _FIRST_TRITON
-    return "triton" if major == _HOPPER and ask.architecture.model_type == "gpt_oss" and not early else "marlin"
+    return (
+        "triton" if major == _HOPPER and ask.architecture.model_type == "gpt_oss" and not early else "marlin"
+    )
 
 
 def experts_run_as(ask: Ask) -> str:

@@ -164,7 +164,7 @@ def activation_part(ask: Ask, setting: Setting, peak: Peak) -> Part:
         basis=Basis.FORMULA,
         source=f"{_CODE}/v1/worker/gpu_worker.py",
         detail=peak.detail,
-        low_bytes=int(peak.n_bytes * (1 - error)),
+        low_bytes=min(int(peak.n_bytes * (1 - error)), peak.low_bytes),
         high_bytes=int(peak.n_bytes * (1 + error)),
     )
 

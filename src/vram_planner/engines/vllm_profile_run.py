@@ -10,11 +10,11 @@ layers/attention/mla_attention.py; its own code run on meta tensors agrees withi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.vllm_encoder import TOWER, Seen, see
-from vram_planner.engines.vllm_forward import forward_bytes, moe_workspace_bytes
+from vram_planner.engines.vllm_forward import forward_bytes, graph_numbers, moe_workspace_bytes
 from vram_planner.units import KIB, MIB, ceil_div
 
 if TYPE_CHECKING:
@@ -63,11 +63,17 @@ class Run:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Peak:
-    """The peak above the weights in bytes, which stage sets it, and its formula with numbers."""
+    """
+    The peak above the weights in bytes, which stage sets it, and its formula with numbers.
+
+    `low_bytes` is what it is at least: a compiled graph's own needs, and up to 0.16 a sampler that does not sort because
+    FlashInfer is installed, as in the project's images.
+    """
 
     n_bytes: int
     stage: str
     detail: str
+    low_bytes: int
 
 
 def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
@@ -117,4 +123,24 @@ def activation_peak(architecture: Architecture, run: Run) -> Peak:
     }
     stage = max(stages, key=lambda name: stages[name][0])
     most, of = stages[stage]
-    return Peak(base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B")
+    graph = run.tokens * run.element_bytes * graph_numbers(architecture, run) + seen.kept_bytes
+    least = max(
+        seen.tower_bytes,
+        min(graph or stages["forward"][0], stages["forward"][0]),
+        _least_sampler(architecture, run, kept),
+    )
+    return Peak(
+        base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B", base + min(least, most)
+    )
+
+
+def _least_sampler(architecture: Architecture, run: Run, kept: int | None) -> int:
+    """
+    From 0.8 to 0.16 V1's sampler left top-k and top-p to FlashInfer where that was installed, and did not sort.
+
+    Source: vLLM 0.8.3 and 0.10.1 v1/sample/ops/topk_topp_sampler.py, TopKTopPSampler: logits, the same in float32,
+    probabilities, FlashInfer's copy.
+    """
+    sorts = run.sampler == "sorted" and not run.v0
+    without = replace(run, sampler="v1", multiprocessors=1) if sorts else run
+    return sampler_bytes(architecture, without, kept)
