@@ -24,10 +24,10 @@ ROWS = [
 ]
 UNREAD = {"MiniMax-M2.5"}
 READ = [row for row in ROWS if row["model"] not in UNREAD]
-# NewGELU is five operators when it is not compiled (GPT-2, Phi-2); vLLM 0.32 runs OLMo 1 and 2 and GLM-4's first
-# checkpoints on transformers' modules, whose rotation in float32 and whose activation are operators of their own.
+# NewGELU is five operators when it is not compiled (GPT-2, Phi-2); vLLM 0.32 runs OLMo 1 and 2, GLM-4's first
+# checkpoints, Jais 2 and Youtu on transformers' modules, whose rotation in float32 and whose activation are operators of their own.
 # A compiled graph makes one kernel of each: the start-up log of Phi-2 (0.19, 0.79 GiB) has no room for the others.
-UNFUSED = {"gpt2-xl", "phi-2", "OLMo-7B", "OLMo-2-7B", "glm-4-9b-chat-hf"}
+UNFUSED = {"gpt2-xl", "phi-2", "OLMo-7B", "OLMo-2-7B", "glm-4-9b-chat-hf", "jais2", "youtu"}
 # Attention and feed-forward side by side share what goes in: one more of the hidden states.
 PARALLEL = {"command-r", "command-r7b", "falcon-7b", "falcon-40b", "pythia-6.9b", "stablelm-2-1.6b"}
 # What is off beyond 3 % and why is not known: Jamba's second all-reduce, and two with LayerNorm and experts.

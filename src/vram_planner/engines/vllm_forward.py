@@ -72,7 +72,8 @@ def forward_bytes(architecture: Architecture, run: Run) -> int:
     experts       W + T·b·(5·H + 3·Is/tp), Is the shared expert's width, or 7·H after both and 8·H under tp
     attention     W + T·b·(5·H + qkv + q), one H more for the all-reduce under tp, q + k more for norms on them
     MLA           W + dummy + T·b·(5·H + latents)
-    Mamba         W + T·b·(3·I + 6·H), of Mamba-2 the projection + 2·I + 4·H, 3·I more where its norm works in groups
+    Mamba         W + T·b·(3·I + 6·H), of Mamba-2 the projection + 2·I + 4·H, 3·I more where its norm works in groups,
+                  2·H more under tp
     gated delta   W + T·b·(6·A + 7·V + 5·H), A and V the widths of keys and values, one H more under tp
 
     Layers before the first with experts run before W is there.
@@ -205,13 +206,9 @@ def _recurrent_stage(mixer: Mixer, hidden: int, run: Run) -> int:
     if isinstance(mixer, Mamba):
         return 3 * ceil_div(mixer.inner, run.tp) + 6 * hidden
     if isinstance(mixer, Mamba2):
-        inner = ceil_div(mixer.inner, run.tp)
-        projected = (
-            2 * inner
-            + 2 * mixer.groups * mixer.state_size // min(run.tp, mixer.groups)
-            + mixer.heads // run.tp
-        )
-        return projected + (5 if mixer.groups > 1 else 2) * inner + 4 * hidden
+        inner, groups = ceil_div(mixer.inner, run.tp), max(1, mixer.groups // run.tp)
+        projected = 2 * inner + 2 * groups * mixer.state_size + mixer.heads // run.tp
+        return projected + (5 if groups > 1 else 2) * inner + (4 + 2 * (run.tp > 1)) * hidden
     if isinstance(mixer, GatedDeltaNet):
         keys = ceil_div(mixer.key_heads * mixer.key_dim, run.tp)
         values = ceil_div(mixer.value_heads * mixer.value_dim, run.tp)
