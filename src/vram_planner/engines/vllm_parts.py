@@ -29,6 +29,7 @@ from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
+    from vram_planner.engines.versions import Profile
     from vram_planner.engines.vllm_setting import Setting, Stage
 
 _CODE = "https://github.com/vllm-project/vllm/blob/v0.32.0/vllm"
@@ -195,15 +196,23 @@ def graphs_part(ask: Ask, setting: Setting) -> Part:
     )
 
 
-def non_torch_kind(*, tp: int, pp: int) -> str:
-    """Which of a profile's figures holds for this many ranks."""
-    return "non_torch_tp" if tp > 1 else "non_torch_pp" if pp > 1 else "non_torch_tp1"
+def non_torch_kind(profile: Profile, *, tp: int, pp: int, experts: bool) -> str:
+    """Which of a profile's figures holds for this many ranks; ranks of experts have a wider one where it is known."""
+    if tp > 1:
+        return "non_torch_ep" if experts and "non_torch_ep" in profile else "non_torch_tp"
+    return "non_torch_pp" if pp > 1 else "non_torch_tp1"
 
 
 def runtime_part(ask: Ask, setting: Setting) -> Part:
     """Memory outside torch, and the CUDA context that is gone before vLLM takes its budget."""
     # Ranks that share experts talk through NCCL as those that share matrices do.
-    kind = non_torch_kind(tp=max(ask.layout.tp, ask.layout.expert_ranks), pp=ask.layout.pp)
+    layout = ask.layout
+    kind = non_torch_kind(
+        setting.profile,
+        tp=max(layout.tp, layout.expert_ranks),
+        pp=layout.pp,
+        experts=layout.expert_parallel,
+    )
     low, best, high = band(setting.profile[kind])
     capability = ask.device.compute_capability if ask.device else None
     before = capability is not None and capability[0] < _HOPPER and "context_before_9" in setting.profile

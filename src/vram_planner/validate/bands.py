@@ -70,5 +70,5 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
     if plan.request["ep"]:
         tp *= plan.request["dp"] or 1
-    low, most, high = band(profile[non_torch_kind(tp=tp, pp=pp)])
+    low, most, high = band(profile[non_torch_kind(profile, tp=tp, pp=pp, experts=bool(plan.request["ep"]))])
     return most - low, high - most
