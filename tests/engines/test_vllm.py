@@ -14,7 +14,7 @@ from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.storage import BFLOAT16
 from vram_planner.basis import Basis
-from vram_planner.engines import vllm, vllm_parts, vllm_setting, vllm_weights
+from vram_planner.engines import vllm, vllm_mxfp4, vllm_setting, vllm_weights
 from vram_planner.engines.base import Ask, Device, Memory, Options, Workload
 from vram_planner.units import GIB
 
@@ -123,7 +123,7 @@ def test_weights_of_a_rank_are_what_vllm_allocates(
     weights = next(part for part in ENGINE.memory(ask).parts if part.name == "weights")
 
     # Without triton_kernels vLLM runs MXFP4 experts on Marlin, which pads them: the upper end of the band.
-    assert weights.n_bytes + vllm_parts.mxfp4_padding_bytes(ask) == row["param_bytes"]
+    assert weights.low + vllm_mxfp4.padding_bytes(ask) == row["param_bytes"]
     assert weights.high == row["param_bytes"]
 
 

@@ -10,7 +10,7 @@ import vram_planner as vp
 from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.storage import BFLOAT16, MXFP4
 from vram_planner.architecture.weight import Role
-from vram_planner.engines import vllm_draft, vllm_log, vllm_lora, vllm_offload, vllm_parts, vllm_setting
+from vram_planner.engines import vllm_draft, vllm_log, vllm_lora, vllm_mxfp4, vllm_offload, vllm_setting
 from vram_planner.engines.base import Ask, Device, Options, Workload
 from vram_planner.engines.vllm_features import settled
 from vram_planner.engines.vllm_stages import stage_asks, stage_weights
@@ -132,7 +132,7 @@ def test_weights_of_each_stage_and_replica_are_what_vllm_allocates(
     ask = ask_for(row, oracle_architecture)
     count = len(stage_asks(ask)[row["stage"]].architecture.layers)
     scalars = 2 * count if ask.architecture.model_type == "gemma4_text" else 0
-    planned = stage_weights(ask)[row["stage"]] + vllm_parts.mxfp4_padding_bytes(ask)
+    planned = stage_weights(ask)[row["stage"]] + vllm_mxfp4.padding_bytes(ask)
 
     assert planned == row["param_bytes"] + scalars
 

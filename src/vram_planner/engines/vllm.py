@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from vram_planner.engines.vllm_profile_run import Peak
 
-_HOPPER = 9
+_VOLTA = 7
 _LONGEST = 1 << 27
 _FROM_POOL = ("kv_cache", "recurrent_state")
 _NOT_MODELLED = ("sleep mode and other processes on the card",)
@@ -61,12 +61,12 @@ class Vllm:
     def alike(self, ask: Ask) -> Hashable:
         """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""
         device = named_device(ask)
-        generation = device.compute_capability[0] if device.compute_capability else None
-        if generation is not None and generation < _HOPPER:
-            generation = 0
+        # Kernels of 4-bit matrices and experts differ below 8, at 8, and from 9 on with each.
+        generation = max(device.compute_capability[0], _VOLTA) if device.compute_capability else None
         profile = release_of(ask).profile
         defaults = None if profile.get("v0") else card_defaults(profile, device)
-        return (defaults, generation, device.multiprocessors if profile["sampler"] == "v1" else None)
+        maker = device.name.partition(" ")[0]  # AMD's libraries take more
+        return (defaults, generation, maker, device.multiprocessors if profile["sampler"] == "v1" else None)
 
     def usable_bytes(self, ask: Ask) -> int:
         """gpu_memory_utilization × total; the whole card where the pool is fixed."""

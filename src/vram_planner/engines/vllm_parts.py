@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.feed_forward import MixtureOfExperts
-from vram_planner.architecture.parallel import (
-    Layout,
-    padded_vocabulary,
-    rank_weight_bytes,
-    stage_layers,
-)
-from vram_planner.architecture.precision import DTYPES, Place
-from vram_planner.architecture.storage import MXFP4
-from vram_planner.architecture.weight import Role
+from vram_planner.architecture.parallel import Layout, padded_vocabulary, rank_weight_bytes
+from vram_planner.architecture.precision import DTYPES
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.served import how_served
 from vram_planner.engines.versions import band
+from vram_planner.engines.vllm_dequantised import is_half, matrices_of
 from vram_planner.engines.vllm_encoder import profiled_requests
 from vram_planner.engines.vllm_held import (
     VOCABULARY_MULTIPLE,
@@ -25,8 +18,14 @@ from vram_planner.engines.vllm_held import (
     rotary_bytes,
     rounding_bytes,
 )
+from vram_planner.engines.vllm_mxfp4 import (
+    experts_run_as,
+    has_byte_experts,
+    held_beyond_bytes,
+    padding_bytes,
+)
 from vram_planner.engines.vllm_profile_run import Peak, Run, activation_peak
-from vram_planner.units import ceil_div, format_gib, round_up
+from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask, Device
@@ -44,48 +43,21 @@ _HOPPER = 9
 _SYMMETRIC = (9, 10)
 
 
-def mxfp4_padding_bytes(ask: Ask) -> int:
-    """
-    What Marlin's kernel adds to MXFP4 experts: width padded to 128 a rank, hidden size to 256, biases too.
-
-    Triton's kernels (Hopper and newer with triton_kernels installed) pad nothing. Source: vLLM 0.32
-    layers/quantization/mxfp4.py; its own allocation of gpt-oss agrees to the byte.
-    """
-    precision, place, total = ask.precision, Place(ask.architecture, 0), 0
-    for layer, count in ask.architecture.groups:
-        block = layer.feed_forward
-        experts = [weight for weight in layer.weights if weight.role is Role.EXPERT]
-        stored = sum(precision.weight_bytes(weight, place) for weight in experts)
-        if not isinstance(block, MixtureOfExperts) or stored != sum(map(MXFP4.nbytes, experts)):
-            continue
-        tp = 1 if ask.layout.expert_parallel else ask.layout.expert_tp
-        width, hidden = block.expert_intermediate // tp, block.hidden
-        wide, tall = round_up(width, 128), round_up(hidden, 256)
-        matrices = 3 * (wide * tall - width * hidden) * 17 // 32
-        biases = (2 * (wide - width) + tall - hidden) * precision.element_bytes if block.bias else 0
-        total += (
-            max(stage_layers(count, ask.layout.pp))
-            * ceil_div(block.n_experts, ask.layout.expert_ranks)
-            * (matrices + biases)
-        )
-    return total
-
-
 def weights_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
-    """One rank's tensors; MXFP4 experts may be padded by the kernel, by version and at the high end."""
+    """One rank's tensors, MXFP4 experts as the card's kernel holds them; at the high end as Marlin does, which runs anywhere."""
     layout = ask.layout
-    padding = mxfp4_padding_bytes(ask)
-    padded = padding * setting.profile.get("mxfp4_padding", 0) // 100
+    held = held_beyond_bytes(ask, setting.profile)
     share = "" if layout.tp * layout.pp == 1 else f": on the fullest of tp {layout.tp} × pp {layout.pp} ranks"
     return Part(
         name="weights",
-        n_bytes=stage.weights_bytes + padded,
+        n_bytes=stage.weights_bytes + held,
         basis=getattr(ask.precision, "basis", Basis.FORMULA),
         source=getattr(ask.precision, "source", "tensor shapes of the model's configuration"),
         detail=f"{ask.architecture.parameters:,} parameters × {ask.precision.element_bytes} B{share}"
         if ask.precision.name in DTYPES
         else f"{ask.architecture.parameters:,} parameters in {ask.precision.name}{share}",
-        high_bytes=_most_weights(ask, stage.weights_bytes + padding),
+        low_bytes=stage.weights_bytes,
+        high_bytes=_most_weights(ask, stage.weights_bytes + max(held, padding_bytes(ask))),
     )
 
 
@@ -174,6 +146,13 @@ def profile_peak(ask: Ask, setting: Setting) -> Peak:
         v0=v0,
         reserved=bool(setting.profile.get("reserved")),
         eyes=era,
+        experts=experts_run_as(ask),
+        gathered=ask.layout.dp if ask.layout.expert_parallel else 1,
+        chunk=int(setting.profile.get("moe_chunk", 0)),
+        matrices=matrices_of(ask),
+        half=is_half(ask),
+        reduces=bool(setting.profile.get("marlin_reduces")),
+        bytes_experts=has_byte_experts(ask),
     )
     return activation_peak(ask.architecture, run)
 
@@ -189,7 +168,7 @@ def activation_part(ask: Ask, setting: Setting, peak: Peak) -> Part:
         basis=Basis.FORMULA,
         source=f"{_CODE}/v1/worker/gpu_worker.py",
         detail=peak.detail,
-        low_bytes=int(peak.n_bytes * (1 - error)),
+        low_bytes=min(int(peak.n_bytes * (1 - error)), peak.low_bytes),
         high_bytes=int(peak.n_bytes * (1 + error)),
     )
 
@@ -220,13 +199,15 @@ def graphs_part(ask: Ask, setting: Setting) -> Part:
     )
 
 
-def non_torch_kind(*, tp: int, pp: int, profile: Profile, device: Device | None) -> str:
+def non_torch_kind(profile: Profile, *, tp: int, pp: int, experts: bool, device: Device | None) -> str:
     """
-    Which of a profile's figures holds for this many ranks on such cards.
+    Which of a profile's figures holds for this many ranks on such cards; ranks of experts have a wider one where it is known.
 
     ROCm's libraries take more than CUDA's: 0.53 and 0.59 GiB were logged under 0.8 and 0.9 where CUDA's took 0.06.
     """
     capability = device.compute_capability if device else None
+    if tp > 1 and experts and "non_torch_ep" in profile:
+        return "non_torch_ep"
     if tp > 1 and "non_torch_tp_plain" in profile and capability and capability[0] not in _SYMMETRIC:
         return "non_torch_tp_plain"
     if tp == pp == 1 and "non_torch_amd" in profile and device and device.name.startswith("AMD"):
@@ -237,10 +218,16 @@ def non_torch_kind(*, tp: int, pp: int, profile: Profile, device: Device | None)
 def runtime_part(ask: Ask, setting: Setting) -> Part:
     """Memory outside torch, and the CUDA context that is gone before vLLM takes its budget."""
     # Ranks that share experts talk through NCCL as those that share matrices do.
-    capability = ask.device.compute_capability if ask.device else None
-    ranks = max(ask.layout.tp, ask.layout.expert_ranks)
-    kind = non_torch_kind(tp=ranks, pp=ask.layout.pp, profile=setting.profile, device=ask.device)
+    layout = ask.layout
+    kind = non_torch_kind(
+        setting.profile,
+        tp=max(layout.tp, layout.expert_ranks),
+        pp=layout.pp,
+        experts=layout.expert_parallel,
+        device=ask.device,
+    )
     low, best, high = band(setting.profile[kind])
+    capability = ask.device.compute_capability if ask.device else None
     before = capability is not None and capability[0] < _HOPPER and "context_before_9" in setting.profile
     context_low, context, context_high = band(setting.profile["context_before_9" if before else "context"])
     # 0.8 took all that was not torch's for its own, by the driver's count (v1/worker/gpu_worker.py).

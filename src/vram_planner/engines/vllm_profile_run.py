@@ -10,19 +10,16 @@ layers/attention/mla_attention.py; its own code run on meta tensors agrees withi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import FullAttention, Latent, SlidingWindow
-from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.engines.vllm_encoder import TOWER, Seen, see
+from vram_planner.engines.vllm_forward import forward_bytes, graph_numbers, moe_workspace_bytes
 from vram_planner.units import KIB, MIB, ceil_div
 
 if TYPE_CHECKING:
-    from vram_planner.architecture.model import Architecture, Layer
+    from vram_planner.architecture.model import Architecture
 
-_LONGEST_MLA_DUMMY = 65_536
-_MLA_BLOCKS = 4
 # Bytes a (request, vocabulary entry) beside the logits when the sampler sorted, up to 0.16: logits in float32 (4),
 # what sort returns (4 + 8), its int64 index (8), and CUB's second buffers of keys and values (4 + 8).
 # Source: vLLM 0.8.3 v1/sample/ops/topk_topp_sampler.py; PyTorch aten/native/cuda/Sort.cu, segmented_sort_pairs.
@@ -33,7 +30,14 @@ _COMMON_MULTIPROCESSORS = 132
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Run:
-    """The size of the profile run, and the rank that it runs on."""
+    """
+    The size of the profile run, and the rank that it runs on.
+
+    `experts` names the kernel of MXFP4 experts: "marlin" pads them, "swizzled" (triton_kernels) needs no workspace.
+    `gathered` is how many replicas' tokens a rank of experts gets, `chunk` how many go through the experts at once (0: all).
+    `matrices` names the kernel of 4-bit matrices, `half` says that activations are float16, `reduces` that Marlin sums
+    in float32, `bytes_experts` that experts are multiplied in FP8.
+    """
 
     tokens: int
     requests: int
@@ -48,110 +52,33 @@ class Run:
     v0: bool = False
     reserved: bool = False
     eyes: str = "heads"
+    experts: str = ""
+    gathered: int = 1
+    chunk: int = 0
+    matrices: str = ""
+    half: bool = False
+    reduces: bool = False
+    bytes_experts: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Peak:
-    """The peak above the weights in bytes, which stage sets it, and its formula with numbers."""
+    """
+    The peak above the weights in bytes, which stage sets it, and its formula with numbers.
+
+    `low_bytes` is what it is at least: a compiled graph's own needs, and up to 0.16 a sampler that does not sort because
+    FlashInfer is installed, as in the project's images.
+    """
 
     n_bytes: int
     stage: str
     detail: str
+    low_bytes: int
 
 
 def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
     """32 MiB on compute capability 9 and up, 8.125 MiB below (PyTorch CUDABlas.cpp, chosen workspace size)."""
     return 32 * MIB if capability is None or capability[0] >= _HOPPER else 8 * MIB + 128 * KIB
-
-
-def moe_workspace_bytes(architecture: Architecture, run: Run) -> int:
-    """Triton's fused MoE keeps T·k·b·(max(Ie, H) + max(2·Ie, H)) alive from the first step on."""
-    hidden, most = architecture.hidden, 0
-    for layer, _ in architecture.groups:
-        block = layer.feed_forward
-        if isinstance(block, MixtureOfExperts):
-            width = ceil_div(block.expert_intermediate, run.tp)
-            most = max(
-                most,
-                run.tokens * block.top_k * run.element_bytes * (max(width, hidden) + max(2 * width, hidden)),
-            )
-    return most
-
-
-def forward_bytes(architecture: Architecture, run: Run) -> int:
-    """
-    The most that one layer keeps alive during a forward pass of T tokens, above the weights.
-
-    feed-forward  W + T·b·(3·I/tp + 4·H), 5·H with norms on both sides of a block (Gemma)
-    experts       W + T·b·(5·H + 3·Is/tp), Is the shared expert's width
-    attention     W + T·b·(5·H + qkv + q), one H more for the all-reduce under tp, q + k more for norms on heads
-    MLA           W + dummy + T·b·(5·H + latents)
-    """
-    unit, workspace = run.tokens * run.element_bytes, moe_workspace_bytes(architecture, run)
-    stages = (
-        stage
-        for layer, _ in architecture.groups
-        for stage in (
-            _feed_forward_stage(layer, architecture.hidden, run),
-            _attention_stage(layer, architecture.hidden, run),
-        )
-    )
-    dummy = max(_mla_dummy_bytes(layer, run) for layer, _ in architecture.groups)
-    return workspace + max(unit * numbers + (dummy if latent else 0) for numbers, latent in stages)
-
-
-def _feed_forward_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
-    block = layer.feed_forward
-    if isinstance(block, DenseMLP):
-        copies = 5 if len(layer.norms) >= 4 else 4  # noqa: PLR2004  norms before and after both blocks
-        if run.v0:
-            # Its norms worked in place, but its all-reduce did not: 2.07 and 2.99 GiB logged for 20,000 and
-            # 29,000 tokens of Llama-3.1-8B; the 70B at tp 2 takes 2 · H more, and 3 in later versions.
-            copies += -1 if run.tp == 1 else 1 if run.reserved else 2
-        kept = _projections(layer, run) if run.reserved else 0
-        return 3 * ceil_div(block.intermediate, run.tp) + copies * hidden + kept, False
-    shared = block.shared.intermediate if isinstance(block, MixtureOfExperts) and block.shared else 0
-    return 5 * hidden + 3 * ceil_div(shared, run.tp), False
-
-
-def _projections(layer: Layer, run: Run) -> int:
-    """
-    Up to 0.6.3 what torch had reserved counted, not what it had allocated: qkv's block is too small to serve again.
-
-    Source: vLLM 0.5.4 worker/worker.py, determine_num_available_blocks: free memory before and after.
-    """
-    inner = layer.mixer.inner if isinstance(layer.mixer, SlidingWindow) else layer.mixer
-    if not isinstance(inner, FullAttention):
-        return 0
-    keys = inner.cache.heads_on_rank(run.tp) * inner.head_dim
-    return ceil_div(inner.n_heads, run.tp) * inner.head_dim + 2 * keys
-
-
-def _attention_stage(layer: Layer, hidden: int, run: Run) -> tuple[int, bool]:
-    mixer = layer.mixer
-    if isinstance(mixer, Latent):
-        query = mixer.q_rank if mixer.q_rank is not None else mixer.kv_rank + _query_width(mixer, run)
-        return 5 * hidden + query + mixer.kv_rank + 2 * mixer.rope_dim, True
-    inner = mixer.inner if isinstance(mixer, SlidingWindow) else mixer
-    if not isinstance(inner, FullAttention):
-        return 5 * hidden, False
-    keys = inner.cache.heads_on_rank(run.tp) * inner.head_dim
-    queries = ceil_div(inner.n_heads, run.tp) * inner.head_dim
-    norms = queries + keys if inner.qk_norm == (inner.head_dim, inner.head_dim) else 0
-    return (5 + (run.tp > 1)) * hidden + 2 * queries + 2 * keys + norms, False
-
-
-def _query_width(mixer: Latent, run: Run) -> int:
-    return ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.rope_dim)
-
-
-def _mla_dummy_bytes(layer: Layer, run: Run) -> int:
-    """R·heads/tp·(nope + v)·b with R = min(max(8·L, 4·S·block), 65,536): what chunked prefill may unpack."""
-    mixer = layer.mixer
-    if not isinstance(mixer, Latent):
-        return 0
-    rows = min(max(8 * run.context, _MLA_BLOCKS * run.requests * run.block), _LONGEST_MLA_DUMMY)
-    return rows * ceil_div(mixer.n_heads, run.tp) * (mixer.nope_dim + mixer.value_dim) * run.element_bytes
 
 
 def sampler_bytes(architecture: Architecture, run: Run, kept_bytes: int | None = None) -> int:
@@ -196,4 +123,24 @@ def activation_peak(architecture: Architecture, run: Run) -> Peak:
     }
     stage = max(stages, key=lambda name: stages[name][0])
     most, of = stages[stage]
-    return Peak(base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B")
+    graph = run.tokens * run.element_bytes * graph_numbers(architecture, run) + seen.kept_bytes
+    least = max(
+        seen.tower_bytes,
+        min(graph or stages["forward"][0], stages["forward"][0]),
+        _least_sampler(architecture, run, kept),
+    )
+    return Peak(
+        base + most, stage, f"{stage} of {of}: {most:,} B + cuBLAS {base:,} B", base + min(least, most)
+    )
+
+
+def _least_sampler(architecture: Architecture, run: Run, kept: int | None) -> int:
+    """
+    From 0.8 to 0.16 V1's sampler left top-k and top-p to FlashInfer where that was installed, and did not sort.
+
+    Source: vLLM 0.8.3 and 0.10.1 v1/sample/ops/topk_topp_sampler.py, TopKTopPSampler: logits, the same in float32,
+    probabilities, FlashInfer's copy.
+    """
+    sorts = run.sampler == "sorted" and not run.v0
+    without = replace(run, sampler="v1", multiprocessors=1) if sorts else run
+    return sampler_bytes(architecture, without, kept)

@@ -77,7 +77,8 @@ def _spread(part: Part, plan: MemoryPlan, version: str | None) -> tuple[int, int
     tp, pp = plan.request["tp"] or 1, plan.request["pp"] or 1
     if plan.request["ep"]:
         tp *= plan.request["dp"] or 1
-    kind = non_torch_kind(tp=tp, pp=pp, profile=profile, device=_device(plan))
+    experts = bool(plan.request["ep"])
+    kind = non_torch_kind(profile, tp=tp, pp=pp, experts=experts, device=_device(plan))
     low, most, high = band(profile[kind])
     return most - low, high - most
 
