@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Find = Callable[[str], Architecture]
 
 # Release 0.5.0 (b11434), the CUDA backend asked in no-alloc mode on pretend GPUs: a grid of 1045 questions over 32 models,
-# and 246 that were asked after the model of the buffers was finished ("held out").
+# and 246 that were asked after the model of the buffers was finished ("held out"). Several GPUs were asked as
+# test_llama_cpp_split.py says: as a server reserves, which the plain no-alloc mode does not.
 ORACLE = Path(__file__).parent.parent / "oracles" / "llamacpp.jsonl"
 ROWS = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
 MODELS = sorted({row["model"] for row in ROWS})

@@ -11,6 +11,7 @@ from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.weight import Role
 from vram_planner.engines import llama_cpp_parts as parts
 from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory
+from vram_planner.engines.llama_cpp_builds import SET_ROWS, before
 from vram_planner.engines.llama_cpp_cache import (
     KV_TYPES,
     check_rows,
@@ -197,6 +198,7 @@ def settle(ask: Ask) -> Setting:
         moe_on_host=_moe_on_host(ask),
         kv_on_host=options.kv_offload is False,
         shares=shares,
+        row_numbers=not before(options.version, SET_ROWS),
     )
     check_rows(ask.architecture, setting)
     return setting

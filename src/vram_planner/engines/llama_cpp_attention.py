@@ -88,15 +88,24 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
         value = writer.made(widest, value)
     before = 4 * (width + kv_width) if mixer.fused_qkv else 0
     writer.stored(inputs, key, value, before=before)
-    if writer.attends_on_host:
-        graph.elsewhere(query)
-        mixed = writer.arrival(writer.row(mixer.n_heads * cache.value_dim))
-    else:
-        mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
+    mixed = _somewhere(writer, mixer, cache, inputs, query)
     if both is not None:
         gate = graph.in_place(writer.made(width, both))
         mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))
     return writer.product("o_proj", mixer.hidden, mixed)
+
+
+def _somewhere(writer: Writer, mixer: FullAttention, cache: KvCache, inputs: Inputs, query: int) -> int:
+    """The result of attention by the GPU or by the host."""
+    size = writer.row(mixer.n_heads * cache.value_dim)
+    if writer.attends_on_host:
+        writer.graph.elsewhere(query)
+        return writer.arrival(size)
+    if writer.setting.host_attends and not mixer.sinks:
+        scores = inputs.cells * writer.tokens * mixer.n_heads * 4
+        return writer.attended_on_host(query, size, scores=scores)
+    mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
+    return writer.gathered_on_host(mixed, inputs.mask) if writer.setting.host_attends else mixed
 
 
 def _projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
@@ -204,7 +213,10 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])
         scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
         mixed = writer.made(wide, turned, graph.in_place(scores, inputs.mask))
-    mixed = writer.made(narrow, writer.product("v_b_proj", narrow, mixed))
+    mixed = writer.product("v_b_proj", narrow, mixed)
+    if setting.host_attends:
+        return writer.product("o_proj", mixer.hidden, writer.gathered_on_host(mixed, inputs.mask))
+    mixed = writer.made(narrow, mixed)
     return writer.product("o_proj", mixer.hidden, mixed)
 
 

@@ -103,19 +103,24 @@ class GraphBuilder:
         self._outputs = setting.outputs
         self._late = architecture.model_type.startswith(_LATE_OUTPUT)
         self._last = architecture.model_type.startswith(_LAST_OUTPUT)
+        # Where all layers are on GPUs each norm is told to run with its layer, if it has weights.
+        self._scaled_apart = (
+            not setting.all_on_gpus(len(architecture.layers)) or architecture.model_type in _BARE_NORMS
+        )
 
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
         writer = self.writer
         if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
             states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
+            writer.waits = not (writer.pipelined or isinstance(stage.steps[0].layer.mixer, GatedDeltaNet))
         stream = writer.arrival(writer.row(self._hidden))
         # Next to a state that the host gathers, the host scales too.
         on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
         if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
             stream = writer.graph.in_place(stream)
             writer.graph.expand(stream)
-        if not stage.first and _normed_first(stage, self._architecture.model_type):
+        if self._scaled_apart and not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
         if stage.first and stage.steps:
@@ -135,7 +140,8 @@ class GraphBuilder:
         else:
             writer.graph.expand(stream)
             writer.graph.keep(stream)
-            writer.graph.use(writer.made(self._hidden, stream))
+            if self._scaled_apart:
+                writer.graph.use(writer.made(self._hidden, stream))
         return writer.graph.peak()
 
     def _layer(self, layer: Layer, stream: int, *, ends: bool) -> int:

@@ -36,7 +36,8 @@ class Setting:
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
-    --tensor-split, empty for equal cards.
+    --tensor-split, empty for equal cards. `row_numbers`: keys and values go to rows of the cache that inputs name, which
+    is so since August 2025.
     """
 
     slots: int
@@ -53,6 +54,7 @@ class Setting:
     moe_on_host: int = 0
     kv_on_host: bool = False
     shares: tuple[float, ...] = ()
+    row_numbers: bool = True
 
     @property
     def n_ctx(self) -> int:
@@ -77,6 +79,11 @@ class Setting:
     def stream_cells(self) -> int:
         """Cells of one of them in a layer that keeps all tokens."""
         return self.n_ctx // self.streams
+
+    @property
+    def host_attends(self) -> bool:
+        """Whether attention is told to run on the host. Source: src/llama-graph.cpp, build_attn_mha."""
+        return self.kv_on_host and not self.flash
 
     def all_on_gpus(self, n_layers: int) -> bool:
         """Whether every layer and the output are offloaded."""

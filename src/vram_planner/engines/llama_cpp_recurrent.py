@@ -62,6 +62,10 @@ def _gathered(writer: Writer, numbers: int) -> int:
     gathered = writer.graph.tensor(n_bytes, states_chosen(writer))
     writer.graph.expand(gathered)
     writer.graph.nothing(writer.input("no other states", 0))
+    if writer.waits:
+        # The GPU before ends its last layer only now.
+        writer.waits = False
+        writer.graph.elsewhere()
     return gathered
 
 
@@ -138,7 +142,7 @@ def _gate(writer: Writer, inner: int, both: int) -> int:
     """
     if not writer.hands_over:
         return writer.made(inner, both)
-    writer.graph.use(both)
+    writer.graph.elsewhere(both)
     return writer.arrival(writer.row(inner))
 
 
