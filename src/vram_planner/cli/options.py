@@ -108,6 +108,13 @@ precision_options = grouped(
     ),
     click.option("--kv-dtype", help="auto, fp8, int8, q8_0, q4_0, ... [default: auto]"),
 )
+
+
+def _joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Patterns given one by one are one list, as in llama.cpp."""
+    return ",".join(values) or None
+
+
 tuning_options = grouped(
     click.option(
         "--gpu-memory-utilization",
@@ -125,6 +132,15 @@ tuning_options = grouped(
     click.option("--ngl", type=WHOLE, help="llama.cpp: layers on the GPU, the last ones. [default: all]"),
     click.option(
         "--n-cpu-moe", type=WHOLE, help="llama.cpp: first layers whose experts stay on the host. [default: 0]"
+    ),
+    click.option("--cpu-moe", is_flag=True, default=None, help="llama.cpp: all experts stay on the host."),
+    click.option(
+        "--override-tensor",
+        metavar="PATTERN=BUFFER",
+        multiple=True,
+        callback=_joined,
+        help=r"llama.cpp: tensors whose names match go there: 'blk\.[0-9]\.ffn=CPU'; CPU or CUDA0, CUDA1, ...; "
+        "several; the first match wins.",
     ),
     click.option("--kv-unified", is_flag=True, default=None, help="llama.cpp: one cache for all slots."),
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),

@@ -50,6 +50,8 @@ class Options:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
+    cpu_moe: bool = False
+    override_tensor: str | None = None  # llama.cpp: PATTERN=BUFFER,...
     kv_unified: bool | None = None
     swa_full: bool | None = None
     kv_offload: bool | None = None
@@ -74,6 +76,8 @@ class Options:
 
 # Fields of `Options` that the engines named here have: the others refuse them.
 ENGINES_WITH = {
+    "cpu_moe": ("llama.cpp",),
+    "override_tensor": ("llama.cpp",),
     "max_loras": ("vllm",),
     "max_lora_rank": ("vllm",),
     "fully_sharded_loras": ("vllm",),

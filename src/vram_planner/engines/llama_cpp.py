@@ -196,12 +196,24 @@ def settle(ask: Ask) -> Setting:
         swa_full=options.swa_full is True,
         gpu_layers=None if options.ngl is None or options.ngl > layers else options.ngl,
         moe_on_host=_moe_on_host(ask),
+        overrides=overrides_of(ask.architecture, options.override_tensor, gpus),
         kv_on_host=options.kv_offload is False,
         shares=shares,
         row_numbers=not before(options.version, SET_ROWS),
     )
     check_rows(ask.architecture, setting)
     return setting
+
+
+def overrides_of(architecture: Architecture, text: str | None, gpus: int) -> tuple[tuple[str, int], ...]:
+    """The patterns of --override-tensor. Raises RequestError."""
+    if text is None:
+        return ()
+    from vram_planner.engines.llama_cpp_overrides import check_overrides, parse  # noqa: PLC0415  seldom needed
+
+    overrides = parse(text, gpus)
+    check_overrides(architecture, overrides)
+    return overrides
 
 
 def _shared(ask: Ask) -> tuple[int, tuple[float, ...]]:
@@ -232,14 +244,16 @@ def _shared(ask: Ask) -> tuple[int, tuple[float, ...]]:
 
 def _moe_on_host(ask: Ask) -> int:
     """The layers whose experts stay on the host: at most all. Raises RequestError where there are no experts."""
-    count = ask.options.n_cpu_moe or 0
+    layers = len(ask.architecture.layers)
+    count = layers if ask.options.cpu_moe else ask.options.n_cpu_moe or 0
     if count and not any(
         w.role is Role.EXPERT for layer, _ in ask.architecture.groups for w in layer.weights
     ):
         raise RequestError(
-            "--n-cpu-moe: this model has no experts", hint="leave it out, or keep layers back with --ngl"
+            "--n-cpu-moe and --cpu-moe: this model has no experts",
+            hint="leave it out, or keep layers back with --ngl",
         )
-    return min(count, len(ask.architecture.layers))
+    return min(count, layers)
 
 
 def _kv_types(name: str) -> tuple[str, str]:

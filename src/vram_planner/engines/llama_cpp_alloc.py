@@ -80,6 +80,10 @@ class Graph:
         """Something that reads tensors and writes elsewhere (the cache), or that only keeps them until here."""
         self.expand(self.tensor(0, *sources))
 
+    def store(self, *sources: int) -> None:
+        """Something that goes to the cache or to a state there."""
+        self.use(*sources)
+
     def nothing(self, *sources: int) -> None:
         """A tensor of no size that takes an address for a moment, which can keep gaps apart."""
         empty = self.tensor(0, *sources)
@@ -121,7 +125,7 @@ class Graph:
         for node in order:
             for source in self._sources[node]:
                 readers[source] += 1
-        gaps = _Gaps()
+        gaps = Gaps()
         offsets = [0] * len(self._sizes)
         owned = [False] * len(self._sizes)
         for node in order:
@@ -136,9 +140,7 @@ class Graph:
                     owned[source] = False
         return gaps.highest
 
-    def _place(
-        self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: _Gaps
-    ) -> int:
+    def _place(self, node: int, readers: list[int], offsets: list[int], owned: list[bool], gaps: Gaps) -> int:
         size = self._sizes[node]
         for other in self._over[node]:
             if (
@@ -154,7 +156,7 @@ class Graph:
         return gaps.take(size)
 
 
-class _Gaps:
+class Gaps:
     """The free parts of the buffer, by address; the last one has no end."""
 
     def __init__(self) -> None:

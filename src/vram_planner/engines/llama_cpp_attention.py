@@ -151,7 +151,7 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
         mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
     else:
         scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
-        scores = graph.in_place(scores, inputs.mask)
+        scores = graph.in_place(scores, inputs.mask, *writer.sinks)
         mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
     graph.expand(mixed)
     # Turned back only where the output's projection stands: after the feed-forward block if that is written first.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
-_EVERY_FOURTH_WITHOUT = ("smollm3",)
 _MOST_KEPT = 256
 _FEWEST = 4
 _LONGEST_PERIOD = 12
@@ -47,10 +46,16 @@ def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, de
 
 def copies_weights(architecture: Architecture, setting: Setting) -> bool:
     """Whether tensors lie on the host that a GPU works with."""
-    return setting.moe_on_host > 0 or not setting.all_on_gpus(len(architecture.layers))
+    moved = setting.moe_on_host > 0 or bool(setting.overrides)
+    return moved or not setting.all_on_gpus(len(architecture.layers))
 
 
 def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
+    if setting.gpus > 1 and (setting.overrides or setting.moe_on_host):
+        from vram_planner.engines.llama_cpp_spread import is_spread, spread_bytes  # noqa: PLC0415  seldom needed
+
+        if is_spread(architecture, mix, setting):
+            return spread_bytes(architecture, mix, setting)[device]
     return GraphBuilder(architecture, setting, {}).peak(_stage(architecture, mix, setting, device))
 
 
@@ -80,19 +85,17 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
 def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> Stage:
     stages: dict[tuple[object, ...], Stage] = vars(architecture).setdefault("_llama_cpp_stages", {})
     split = (setting.gpus, setting.shares, setting.gpu_layers)
-    key = (*split, setting.moe_on_host, setting.kv_on_host, mix.name, device)
+    key = (*split, setting.moe_on_host, setting.overrides, setting.kv_on_host, mix.name, device)
     if key not in stages:
         count, steps = len(architecture.layers), []
         for index, layer in enumerate(architecture.layers):
             place = device_of(index, count, setting)
             if max(0, place) != device:  # what the host holds, the first GPU computes
                 continue
-            copies = _copies(
-                architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
-            )
+            copies = _copies(architecture, mix, setting, index)
             on_host = setting.kv_on_host or place == HOST
             alone = _attends_on_host(architecture, setting, index)
-            steps.append(Step(layer, copies, on_host, alone, turns=_turns(architecture, index)))
+            steps.append(Step(layer, copies, on_host, alone, turns=GraphBuilder.turns(architecture, index)))
         end = device_of(count, count, setting)
         # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
         whole = architecture.indexers or architecture.states
@@ -107,14 +110,9 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             takes_over=takes,
             first=device == 0,
             last=device == max(0, end),
-            output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
+            output_copies=_copies(architecture, mix, setting, None),
         )
     return stages[key]
-
-
-def _turns(architecture: Architecture, index: int) -> bool:
-    """Whether that layer knows positions: every fourth of SmolLM3 does not. Source: src/models/smollm3.cpp, use_rope."""
-    return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
 
 
 def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -> bool:
@@ -174,14 +172,23 @@ def _at_once(layer: Layer) -> bool:
 
 
 def _copies(
-    architecture: Architecture, mix: GgufMix, index: int, *, whole: bool, experts: bool
+    architecture: Architecture, mix: GgufMix, setting: Setting, index: int | None
 ) -> Mapping[str, int]:
-    if not whole and not experts:
+    """Bytes of the tensors of a layer, or of the output, that lie on the host and are copied to be used."""
+    count = len(architecture.layers)
+    whole = device_of(count if index is None else index, count, setting) == HOST
+    apart = index is not None and index < setting.moe_on_host
+    if not whole and not apart and not setting.overrides:
         return {}
     sizes = copied_weights(architecture, mix, index)
-    if not whole:
+    if setting.overrides:
+        from vram_planner.engines.llama_cpp_overrides import moved  # noqa: PLC0415  seldom needed
+
+        places = moved(architecture, mix, setting, index)
+        sizes = {name: n for name, n in sizes.items() if places.get(name, HOST if whole else None) == HOST}
+    elif not whole:
         return {name: size for name, size in sizes.items() if is_experts(name)}
-    factors = rope_factor_bytes(architecture)
+    factors = rope_factor_bytes(architecture) if whole and index is not None else 0
     return sizes | {"rope_freqs": factors} if factors else sizes
 
 

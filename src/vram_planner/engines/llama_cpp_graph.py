@@ -35,6 +35,7 @@ _PARALLEL = ("gpt_neox",)
 _STREAM_BEFORE_ATTENTION = ("cohere", "gpt_neox")
 # Families that add the feed-forward to attention, not the other way round.
 _ATTENTION_FIRST = ("phi",)
+_EVERY_FOURTH_WITHOUT = ("smollm3",)
 # Families whose norms have no weights.
 _BARE_NORMS = ("olmo",)
 
@@ -108,6 +109,22 @@ class GraphBuilder:
             not setting.all_on_gpus(len(architecture.layers)) or architecture.model_type in _BARE_NORMS
         )
 
+    @staticmethod
+    def turns(architecture: Architecture, index: int) -> bool:
+        """
+        Whether that layer knows positions: every fourth of SmolLM3 does not.
+
+        Source: src/models/smollm3.cpp, use_rope.
+        """
+        return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
+
+    def _embedded(self, stream: int) -> int:
+        """The embedded tokens, scaled in some families."""
+        if self._architecture.model_type.startswith(_SCALED_EMBEDDING):
+            stream = self.writer.graph.in_place(stream)
+            self.writer.graph.expand(stream)
+        return stream
+
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
         writer = self.writer
@@ -117,9 +134,8 @@ class GraphBuilder:
         stream = writer.arrival(writer.row(self._hidden))
         # Next to a state that the host gathers, the host scales too.
         on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
-        if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
-            stream = writer.graph.in_place(stream)
-            writer.graph.expand(stream)
+        if stage.first and not on_host:
+            stream = self._embedded(stream)
         if self._scaled_apart and not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.gguf import GgufMix
     from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.storage import Storage
     from vram_planner.architecture.weight import Weight
 
 _ROW_PADDING = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
@@ -37,7 +38,7 @@ class Setting:
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
     --tensor-split, empty for equal cards. `row_numbers`: keys and values go to rows of the cache that inputs name, which
-    is so since August 2025.
+    is so since August 2025. `overrides` are the patterns of --override-tensor with their devices.
     """
 
     slots: int
@@ -55,6 +56,12 @@ class Setting:
     kv_on_host: bool = False
     shares: tuple[float, ...] = ()
     row_numbers: bool = True
+    overrides: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def without_overrides(self) -> Setting:
+        """The same with tensors where the layers are."""
+        return replace(self, overrides=()) if self.overrides else self
 
     @property
     def n_ctx(self) -> int:
@@ -95,7 +102,8 @@ class Setting:
 
         Source: src/llama-context.cpp, pipeline_parallel.
         """
-        return self.gpus > 1 and self.all_on_gpus(n_layers) and not self.kv_on_host and self.moe_on_host == 0
+        moved = self.moe_on_host > 0 or bool(self.overrides)
+        return self.gpus > 1 and self.all_on_gpus(n_layers) and not self.kv_on_host and not moved
 
 
 def row_bytes(type_name: str, elements: int) -> int:
@@ -199,9 +207,16 @@ def loaded(architecture: Architecture, mix: GgufMix) -> Loaded:
 def weights_on(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
     """Bytes of tensors on a GPU or the host, kept beside the architecture too."""
     kept: dict[tuple[object, ...], int] = vars(architecture).setdefault("_llama_cpp_weights", {})
-    key = (mix.name, setting.gpus, setting.shares, setting.gpu_layers, setting.moe_on_host, device)
+    key = (
+        *(mix.name, setting.gpus, setting.shares, setting.gpu_layers),
+        *(setting.moe_on_host, setting.overrides, device),
+    )
     if key not in kept:
         kept[key] = loaded(architecture, mix).on(setting, device)
+        if setting.overrides:
+            from vram_planner.engines.llama_cpp_overrides import overridden_bytes  # noqa: PLC0415  seldom needed
+
+            kept[key] += overridden_bytes(architecture, mix, setting, device)
     return kept[key]
 
 
@@ -256,14 +271,19 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 
 
+def sizes_of(stored: Storage, piece: Weight) -> tuple[int, int]:
+    """Bytes of a tensor in a CUDA buffer and in a host buffer."""
+    plain = stored.nbytes(piece)
+    padded = round_up(plain + row_padding(stored.name, piece.columns), _ALIGNMENT)
+    return padded, round_up(plain, _HOST_ALIGNMENT)
+
+
 def _weigh(mix: GgufMix, weights: Iterable[Weight], place: Place) -> Weighed:
     """Sizes padded and aligned as the buffers do: to 128 bytes on CUDA, to 32 on the host."""
     gpu = host = gpu_experts = host_experts = 0
     for weight in weights:
         for stored, piece in mix.stored(weight, place):
-            plain = stored.nbytes(piece)
-            padded = round_up(plain + row_padding(stored.name, piece.columns), _ALIGNMENT)
-            plain = round_up(plain, _HOST_ALIGNMENT)
+            padded, plain = sizes_of(stored, piece)
             gpu, host = gpu + padded, host + plain
             if is_experts(piece.name):
                 gpu_experts, host_experts = gpu_experts + padded, host_experts + plain

@@ -60,6 +60,7 @@ def _gathered(writer: Writer, numbers: int) -> int:
         writer.graph.elsewhere()
         return writer.graph.copied(n_bytes)
     gathered = writer.graph.tensor(n_bytes, states_chosen(writer))
+    writer.told(gathered)  # with the cache, whose first state is cleared just before
     writer.graph.expand(gathered)
     writer.graph.nothing(writer.input("no other states", 0))
     if writer.waits:
@@ -93,7 +94,7 @@ def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
         writer.cached_on_host = max(writer.cached_on_host, n_bytes)
         writer.graph.elsewhere(*sources)
     else:
-        writer.graph.use(*sources)
+        writer.graph.store(*sources)
 
 
 def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:

@@ -159,8 +159,19 @@ class Writer:
             scaled, self.scaled_before = self.scaled_before, None
         else:
             scaled = self.graph.tensor(size, tensor, over=() if view or self.layer_norm else (tensor,))
-        weighed = self.graph.in_place(scaled, *self.weight(name))
+        weights = self.weight(name)
+        if weights:
+            self.told(scaled)
+        weighed = self.graph.in_place(scaled, *weights)
         return self.biased(weighed, name)
+
+    @property
+    def sinks(self) -> tuple[int, ...]:
+        """Attention's sinks, where a softmax of its own is run with them."""
+        return ()
+
+    def told(self, node: int) -> None:
+        """A node that runs with its layer: the first step of a norm with weights, where all layers are on GPUs."""
 
     @property
     def turns(self) -> bool:
@@ -246,9 +257,9 @@ class Writer:
             self.cached_on_host = max(self.cached_on_host, self._sent)
             graph.elsewhere(*sent)
             return
-        for sent, rows in ((key, inputs.key_rows), (value, inputs.value_rows)):
-            if sent is not None:
-                graph.use(sent, *(() if rows is None else (rows,)))
+        for made, rows in ((key, inputs.key_rows), (value, inputs.value_rows)):
+            if made is not None:
+                graph.store(made, *(() if rows is None else (rows,)))
 
     def attended_on_host(self, query: int, n_bytes: int, *, scores: int) -> int:
         """

@@ -51,6 +51,7 @@ _OPTIONAL_NAMES = (
     "logits",
     "split_mode",
     "tensor_split",
+    "override_tensor",
     "speculative",
     "draft_model",
 )
@@ -99,6 +100,8 @@ class PlanRequest:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
+    cpu_moe: bool = False
+    override_tensor: str | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
     kv_offload: bool | None = None
