@@ -142,6 +142,10 @@ tuning_options = grouped(
         help=r"llama.cpp: tensors whose names match go there: 'blk\.[0-9]\.ffn=CPU'; CPU or CUDA0, CUDA1, ...; "
         "several; the first match wins.",
     ),
+    click.option(
+        "--cache-ram", type=SIZE, help="llama.cpp: prompt cache in host memory, at most. [default: 8GiB]"
+    ),
+    click.option("--ctx-checkpoints", type=WHOLE, help="llama.cpp: checkpoints a slot. [default: 32]"),
     click.option("--kv-unified", is_flag=True, default=None, help="llama.cpp: one cache for all slots."),
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),
     click.option(

@@ -52,6 +52,8 @@ class Options:
     n_cpu_moe: int | None = None
     cpu_moe: bool = False
     override_tensor: str | None = None  # llama.cpp: PATTERN=BUFFER,...
+    cache_ram: int | None = None  # llama.cpp: the most bytes of its prompt cache in host memory
+    ctx_checkpoints: int | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
     kv_offload: bool | None = None
@@ -76,13 +78,15 @@ class Options:
 
 # Fields of `Options` that the engines named here have: the others refuse them.
 ENGINES_WITH = {
+    "cache_ram": ("llama.cpp",),
+    "ctx_checkpoints": ("llama.cpp",),
     "cpu_moe": ("llama.cpp",),
     "override_tensor": ("llama.cpp",),
     "max_loras": ("vllm",),
     "max_lora_rank": ("vllm",),
     "fully_sharded_loras": ("vllm",),
-    "speculative": ("vllm",),
-    "speculative_tokens": ("vllm",),
+    "speculative": ("vllm", "llama.cpp"),
+    "speculative_tokens": ("vllm", "llama.cpp"),
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GgufMix
 from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.weight import Role
+from vram_planner.engines import llama_cpp_host as host
 from vram_planner.engines import llama_cpp_parts as parts
-from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory
+from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
 from vram_planner.engines.llama_cpp_builds import SET_ROWS, before
 from vram_planner.engines.llama_cpp_cache import (
     KV_TYPES,
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.precision import Precision
+    from vram_planner.engines.llama_cpp_draft import Draft
 
 _UBATCH = 512
 _MARGIN = GIB
 _STEP = 256
-_BY_REQUEST = ("kv_cache", "recurrent_state")
+_BY_REQUEST = ("kv_cache", "recurrent_state", "draft_kv_cache")
 _FLOATS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 _SPLIT_MODES = ("layer", "none")
 _LARGEST_SHARE = 1e9
@@ -80,7 +82,8 @@ class LlamaCpp:
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises UnsupportedArchitectureError, PrecisionError or RequestError."""
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
-        device = _fullest(architecture, mix, setting)
+        draft = _draft(ask, setting)
+        device = _fullest(architecture, mix, setting, draft)
         cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)
         more = kv_bytes(architecture, replace(setting, context=setting.context + _STEP), device)
         found = [
@@ -91,6 +94,10 @@ class LlamaCpp:
         ]
         if architecture.states:
             found.insert(2, parts.states(architecture, setting, device, states))
+        if draft is not None:
+            from vram_planner.engines.llama_cpp_draft import draft_parts  # noqa: PLC0415  for drafting alone
+
+            found[-1:-1] = draft_parts(draft, device)
         return Memory(
             parts=tuple(found),
             kv=KvNeed(
@@ -99,9 +106,10 @@ class LlamaCpp:
                 n_bytes=cache,
                 replicated_ranks=1,
             ),
-            settings=parts.settings(architecture, mix, setting),
-            launch=parts.launch(architecture, mix, setting, alone=ask.options.split_mode == "none"),
-            not_modelled=parts.NOT_MODELLED,
+            settings=parts.settings(architecture, mix, setting)
+            | host.settings(architecture, setting, ask.options),
+            launch=parts.launch(architecture, mix, setting, ask.options, draft=draft),
+            not_modelled=(*parts.NOT_MODELLED, host.in_words(architecture, setting, ask.options)),
             warnings=(*parts.warnings(ask, mix, setting), *self._way_out(ask, mix, setting)),
         )
 
@@ -110,6 +118,9 @@ class LlamaCpp:
         if ask.device is None or setting.gpu_layers is not None:
             return ()
         room = self.usable_bytes(ask) - parts.RUNTIME[1]
+        draft = _draft(ask, setting)
+        if draft is not None:
+            room -= max(draft.held(device) for device in range(setting.gpus))
         if all(device_bytes(ask.architecture, mix, setting, i) <= room for i in range(setting.gpus)):
             return ()
         if setting.moe_on_host == 0:
@@ -139,9 +150,7 @@ class LlamaCpp:
             num_blocks=None,
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
-            max_context=longest_context(
-                ask.architecture, mix_for(ask.precision), setting, usable - memory.bytes_of("runtime")
-            ),
+            max_context=_longest(ask, setting, usable - memory.bytes_of("runtime")),
         )
 
 
@@ -285,7 +294,39 @@ def _check_cache_types(architecture: Architecture, type_k: str, type_v: str, *, 
         )
 
 
-def _fullest(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
+def _draft(ask: Ask, setting: Setting) -> Draft | None:
+    if ask.draft is None and ask.options.speculative is None and ask.options.speculative_tokens is None:
+        return None
+    from vram_planner.engines.llama_cpp_draft import find_draft  # noqa: PLC0415  for drafting alone
+
+    return find_draft(ask, setting, mix_for)
+
+
+def _longest(ask: Ask, setting: Setting, room: int) -> int:
+    """The longest context of a slot that the cards hold, with that of a draft model beside it."""
+    mix, draft = mix_for(ask.precision), _draft(ask, setting)
+    alone = longest_context(ask.architecture, mix, setting, room)
+    if draft is None:
+        return alone
+
+    def fits(steps: int) -> bool:
+        context = _STEP * steps
+        longer = replace(setting, context=context, outputs=min(setting.ubatch, setting.slots * context))
+        beside = draft.beside(longer)
+        return all(
+            device_bytes(ask.architecture, mix, longer, device) + beside.held(device) <= room
+            for device in range(setting.gpus)
+        )
+
+    return _STEP * largest(fits, alone // _STEP)
+
+
+def _fullest(architecture: Architecture, mix: GgufMix, setting: Setting, draft: Draft | None) -> int:
     if setting.gpus == 1:
         return 0
-    return max(range(setting.gpus), key=lambda device: device_bytes(architecture, mix, setting, device))
+    return max(
+        range(setting.gpus),
+        key=lambda device: (
+            device_bytes(architecture, mix, setting, device) + (draft.held(device) if draft else 0)
+        ),
+    )

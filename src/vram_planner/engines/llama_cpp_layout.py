@@ -64,6 +64,11 @@ class Setting:
         return replace(self, overrides=()) if self.overrides else self
 
     @property
+    def without_slots(self) -> Setting:
+        """The same for one slot."""
+        return replace(self, slots=1)
+
+    @property
     def n_ctx(self) -> int:
         """Cells over all slots: what `-c` takes."""
         return self.slots * self.context

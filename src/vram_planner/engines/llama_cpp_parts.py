@@ -24,7 +24,8 @@ from vram_planner.units import MIB
 if TYPE_CHECKING:
     from vram_planner.architecture.gguf import GgufMix
     from vram_planner.architecture.model import Architecture
-    from vram_planner.engines.base import Ask
+    from vram_planner.engines.base import Ask, Options
+    from vram_planner.engines.llama_cpp_draft import Draft
     from vram_planner.engines.llama_cpp_layout import Setting
 
 RELEASE = "0.5.0"
@@ -42,11 +43,10 @@ _WORST_PERCENT_OF = {
 _CODE = f"https://github.com/ggml-org/llama.cpp/blob/{BUILD}"
 NOT_MODELLED = (
     "vision or audio projector (mmproj)",
-    "draft model and multi-token prediction layers",
+    "multi-token prediction layers and EAGLE heads",
     "LoRA adapters and control vectors",
     "-sm tensor, cards of unequal size",
     "temporaries that CUDA kernels take from ggml's pool while they run",
-    "prompt cache (8 GiB by default) and all else in host memory",
 )
 
 
@@ -190,8 +190,15 @@ def settings(architecture: Architecture, mix: GgufMix, setting: Setting) -> dict
     }
 
 
-def launch(architecture: Architecture, mix: GgufMix, setting: Setting, *, alone: bool = False) -> str:
-    """The command, `alone` on one card of several; `{model_file}` stands for the name of its file, without a folder."""
+def launch(
+    architecture: Architecture,
+    mix: GgufMix,
+    setting: Setting,
+    options: Options,
+    *,
+    draft: Draft | None = None,
+) -> str:
+    """The command; `{model_file}` stands for the name of its file, without a folder."""
     layers = max(_ALL, len(architecture.layers) + 1) if setting.gpu_layers is None else setting.gpu_layers
     file = getattr(mix, "path", "") or f"{{model_file}}-{mix.title}.gguf"
     words = [
@@ -212,9 +219,20 @@ def launch(architecture: Architecture, mix: GgufMix, setting: Setting, *, alone:
         words.append("-sm layer")
     if setting.shares:
         words.append("-ts " + ",".join(f"{share:g}" for share in setting.shares))
-    if alone:
+    if options.split_mode == "none":
         words.append("-sm none")
+    words += _host_words(options)
+    if draft is not None:
+        named = getattr(draft.mix, "path", "") or f"DRAFT-{draft.mix.title}.gguf"
+        words.append(f"--spec-type draft-simple -md {named} --spec-draft-n-max {draft.tokens}")
     return " ".join(words)
+
+
+def _host_words(options: Options) -> list[str]:
+    found = [] if options.cache_ram is None else [f"--cache-ram {options.cache_ram // MIB}"]
+    return found + (
+        [] if options.ctx_checkpoints is None else [f"--ctx-checkpoints {options.ctx_checkpoints}"]
+    )
 
 
 def as_words(overrides: tuple[tuple[str, int], ...]) -> str:
