@@ -86,7 +86,7 @@ def test_caches_and_states_on_each_gpu_and_on_the_host_are_exact(
 
 
 def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> None:
-    """GPUs: 98 % equal, 98.5 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
+    """GPUs: 99 % equal, 99.5 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
     errors, host_errors = [], []
     for row in ROWS:
         if row["tag"] == "cpu":
@@ -103,10 +103,10 @@ def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> N
         host_errors.append(compute_bytes(architecture, mix, setting, HOST) - row["host"][2])
 
     assert median(map(abs, errors)) == 0
-    assert sum(error == 0 for error in errors) >= 0.98 * len(errors)
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.985 * len(errors)
+    assert sum(error == 0 for error in errors) >= 0.99 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.995 * len(errors)
     assert min(errors) > -0.005
-    assert max(errors) < 0.15
+    assert max(errors) < 0.09
     assert set(host_errors) == {0}
 
 

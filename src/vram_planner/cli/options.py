@@ -161,10 +161,12 @@ tuning_options = grouped(
     click.option(
         "--speculative",
         metavar="METHOD[:MODEL]",
-        help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",
+        help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. [default: none]",
     ),
     click.option(
-        "--speculative-tokens", type=WHOLE, help="vLLM: tokens drafted at once. [mtp: the model's layers]"
+        "--speculative-tokens",
+        type=WHOLE,
+        help="vLLM, llama.cpp: tokens drafted at once. [mtp: the model's layers; llama.cpp: 3]",
     ),
     click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
     click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),

@@ -50,7 +50,7 @@ class Options:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
-    cpu_moe: bool = False
+    cpu_moe: bool | None = None
     override_tensor: str | None = None  # llama.cpp: PATTERN=BUFFER,...
     cache_ram: int | None = None  # llama.cpp: the most bytes of its prompt cache in host memory
     ctx_checkpoints: int | None = None

@@ -103,7 +103,7 @@ class PlanRequest:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
-    cpu_moe: bool = False
+    cpu_moe: bool | None = None
     override_tensor: str | None = None
     cache_ram: int | None = None
     ctx_checkpoints: int | None = None
