@@ -24,7 +24,7 @@ class Part:
     `detail` is the formula with its numbers filled in, in short up to the first colon, which is what a table
     shows; `source` says where the rule comes from.
     `in_budget` is False for what an engine spends beyond the share it gave itself
-    (vLLM before 0.21 captures CUDA graphs after it has sized the KV cache); `outside_bytes`
+    (vLLM before 0.20 captures CUDA graphs after it has sized the KV cache); `outside_bytes`
     says the same of some of the bytes (the CUDA context is gone before vLLM's first reading).
     """
 

@@ -13,6 +13,7 @@ import vram_planner as vp
 from vram_planner.basis import Basis, Part
 from vram_planner.planning.plan import headroom, judge
 from vram_planner.units import GIB
+from vram_planner.validate.bands import context_band
 from vram_planner.validate.evidence import RECORDS
 from vram_planner.validate.replay_servers import plan_of
 
@@ -49,10 +50,10 @@ def test_the_band_holds_what_is_gone_before_the_load(row: dict[str, Any]) -> Non
     """Total of the catalogue − logged "avail mem" before the load; tolerance: 0.01 GiB, the logged decimals."""
     plan = plan_of(row)
     assert plan.gpu is not None
-    part = plan.part("runtime")
     gone = plan.gpu.total_bytes / GIB - row["measured"]["avail_before_gb"]
+    _, low, high = context_band(plan)
 
-    assert (part.low - 0.3 * GIB) / GIB - 0.01 <= gone <= part.high / GIB + 0.01
+    assert low - 0.01 <= gone <= high + 0.01
 
 
 @pytest.mark.parametrize(

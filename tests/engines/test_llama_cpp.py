@@ -254,6 +254,6 @@ def test_a_model_of_states_alone_serves_any_context(oracle_architecture: Find) -
     )
 
 
-def test_layers_with_a_kind_of_state_that_we_do_not_know_are_refused(oracle_architecture: Find) -> None:
-    with pytest.raises(UnsupportedArchitectureError, match="KimiDelta"):
-        ENGINE.memory(ask_of(oracle_architecture("Kimi-Linear-48B-A3B")))
+def test_layers_of_a_kind_that_we_do_not_know_are_refused(oracle_architecture: Find) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match="CompressedAttention"):
+        ENGINE.memory(ask_of(oracle_architecture("DeepSeek-V4-Flash-8-layers")))

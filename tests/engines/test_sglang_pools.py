@@ -154,7 +154,9 @@ def test_state_of_a_gated_delta_net() -> None:
         for version in (None, "0.5.8")
     )
 
-    assert new == States(slot_bytes=36 * (2048 * 3 * 2 + 8 * 128 * 128 * 4), per_request=5, spare=1)
+    assert new == States(
+        slot_bytes=36 * (2048 * 3 * 2 + 8 * 128 * 128 * 4), per_request=5, spare=1, running=1
+    )
     assert old is not None
     assert (old.per_request, old.spare) == (3, 0)
 

@@ -14,7 +14,7 @@ from vram_planner.architecture.parallel import Layout
 from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.storage import BFLOAT16
 from vram_planner.basis import Basis
-from vram_planner.engines import vllm, vllm_cache, vllm_parts, vllm_setting, vllm_weights
+from vram_planner.engines import vllm, vllm_parts, vllm_setting, vllm_weights
 from vram_planner.engines.base import Ask, Device, Memory, Options, Workload
 from vram_planner.units import GIB
 
@@ -68,11 +68,10 @@ def with_pool(ask: Ask, pool_bytes: int) -> tuple[Ask, Memory]:
 
 
 def check_without_prefixes(ask: Ask, row: dict[str, Any]) -> None:
-    """Without prefix caching a state takes one block; no option asks for that, so the rule is asked itself."""
+    """Without prefix caching a state takes one block."""
+    ask = replace(ask, options=replace(ask.options, prefix_caching=False))
     setting = vllm_setting.settle(ask)
-    groups = vllm_cache.group_layers(
-        ask, block=setting.block, kv_bytes=setting.kv_bytes, hybrid=True, prefix_caching=False
-    )
+    groups = vllm_setting.stage_groups(ask, setting)
     blocks = groups.blocks_per_request(ask.workload.context, vllm_setting.in_flight(ask, setting))
     for result in row["results"]:
         assert groups.bytes_per_block == result["bytes_per_block"]
@@ -171,11 +170,11 @@ def test_experts_cut_too_fine_are_refused() -> None:
 
 
 def test_auto_follows_the_type_of_cache_that_the_checkpoint_asks_for() -> None:
-    """Source: vLLM 0.32.0 utils/torch_utils.py, get_kv_cache_quant_algo_string."""
+    """Source: vLLM utils/torch_utils.py of 0.14.0, resolve_kv_cache_dtype_string, which 0.13.0 has not."""
     model = "nvidia/Qwen3-235B-A22B-NVFP4"
-    auto = vp.plan(model, ctx=8192, concurrency=1)
+    auto = vp.plan(model, ctx=8192, concurrency=1, engine_version="0.14")
     wide = vp.plan(model, ctx=8192, concurrency=1, kv_dtype="bfloat16")
-    old = vp.plan(model, ctx=8192, concurrency=1, engine_version="0.19")
+    old = vp.plan(model, ctx=8192, concurrency=1, engine_version="0.13")
 
     assert auto.request["kv_dtype"] == "fp8"
     assert wide.kv.bytes_per_token == old.kv.bytes_per_token == 2 * auto.kv.bytes_per_token
@@ -276,7 +275,8 @@ def test_versions_take_their_profile(version: str | None, title: str, utilizatio
 def test_a_version_between_profiles_says_which_one_it_used() -> None:
     plan = vp.plan("8b", ctx=4096, concurrency=1, engine_version="0.14.1")
 
-    assert any("profile of 0.11" in warning for warning in plan.warnings)
+    assert plan.engine_title == "vLLM 0.14"
+    assert any("are known from 0.11" in warning for warning in plan.warnings)
 
 
 def test_an_older_version_than_any_is_refused() -> None:

@@ -291,8 +291,8 @@ def test_a_draft_model_is_named_in_one_option_or_in_two() -> None:
             {"model": "openai/gpt-oss-20b", "tp": 2, "decode_context_parallel_size": 2},
             "neither windows nor recurrent states",
         ),
-        ({"engine": "sglang", "max_loras": 1}, "SGLang has no --max-loras here"),
-        ({"engine": "sglang", "draft_model": "1.5b"}, "has no --draft-model here"),
+        ({"engine": "tensorrt-llm", "max_loras": 1}, "TensorRT-LLM has no --max-loras here"),
+        ({"engine": "ollama", "draft_model": "1.5b"}, "has no --draft-model here"),
         ({"cpu_offload": "8G"}, "cannot read the size"),
     ],
 )

@@ -36,6 +36,23 @@ class TestWithNumpy:
     def _numpy(self) -> None:
         pytest.importorskip("numpy")
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"model": "google/gemma-3-4b-it", "engine": "llama.cpp", "quant": "q4_k_m", "mmproj": "auto"},
+            {"model": "8b", "speculative": "draft:meta-llama/Llama-3.2-1B-Instruct", "speculative_tokens": 3},
+        ],
+        ids=["projector", "draft"],
+    )
+    def test_a_second_model_is_in_every_cell(self, options: dict[str, Any]) -> None:
+        plan = vp.plan(ctx=4096, concurrency=2, gpu="H100", calibration=False, **options)
+        model, quant = options.pop("model"), options.pop("quant", None)
+        table = vp.sweep(
+            models=[model], gpus=["H100"], ctx=[4096], concurrency=[2], quants=[quant], **options
+        )
+
+        assert next(iter(table.rows()))["total_bytes"] == plan.total_bytes
+
     @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         models=st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True),

@@ -111,17 +111,23 @@ def test_tensors_that_the_log_put_elsewhere_are_not_compared(replayed: list[Repl
 @pytest.mark.parametrize("component", ["KV pool", "KV tokens"])
 def test_sglang_pool(replayed: list[Replayed | Skipped], component: str) -> None:
     """
-    Target: 2 % median for the rule of the pool, from the free memory that the log states (10 starts).
+    Target, on starts that no constant was read from: 0.5 % median for the rule of the pool, from the logged free memory.
 
-    On a card of the catalogue, where what is gone before the load is an estimate, 5 % (10 starts, the worst 9 %).
+    On a card of the catalogue, where what is gone before the load is an estimate, 2 %, and three of four in the band.
     """
-    assert median(replayed, "sglang", f"{component}, free memory as logged") < 0.02
-    assert median(replayed, "sglang", component) < 0.05
+    as_logged = score(replayed, "sglang", f"{component}, free memory as logged")
+    on_card = score(replayed, "sglang", component)
+
+    assert min(as_logged.n, on_card.n) >= 10
+    assert as_logged.median < 0.005
+    assert on_card.median < 0.02
+    assert on_card.covered is not None
+    assert on_card.covered >= 0.75
 
 
 def test_weights_of_sglang(replayed: list[Replayed | Skipped]) -> None:
     """Target: 1 % median; the load is logged as a difference of free memory, so small models stand worse."""
-    assert median(replayed, "sglang", "weights") < 0.015
+    assert median(replayed, "sglang", "load") < 0.01
 
 
 def test_the_pool_of_tensorrt_llm(replayed: list[Replayed | Skipped]) -> None:

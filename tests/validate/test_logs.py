@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vram_planner.cli.main import main
 from vram_planner.errors import RecordError
 from vram_planner.validate.logs import compare_log, explain_difference, read_log
-from vram_planner.validate.replay_servers import logged_pool
+from vram_planner.validate.replay_sglang import logged_pool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,6 +29,15 @@ from vram_planner.architecture.gguf_names import (
     read_file_type,
     tensor_types,
 )
+from vram_planner.architecture.gguf_written import (
+    APART,
+    as_written,
+    convolutions,
+    split,
+    stacked,
+    unused_tensors,
+)
+from vram_planner.architecture.precision import Place
 from vram_planner.architecture.recurrent import GatedDeltaNet
 from vram_planner.architecture.storage import Blocks, Plain, Storage
 from vram_planner.architecture.weight import Role
@@ -39,7 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vram_planner.architecture.model import Architecture
-    from vram_planner.architecture.precision import Place
     from vram_planner.architecture.weight import Weight
 
 # Elements and bytes of a block. Source: llama.cpp, ggml/src/ggml-common.h (block_* and their static asserts).
@@ -60,12 +68,14 @@ _FALLBACK = {
     "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
     "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
 }  # fmt: skip
-_GEMMA_3_TOKENS = 262_144
 _LLAMA_3_TOKENS = 128_256
 _UNSCALED = 8192
 _FLOAT32 = (Role.NORM, Role.BIAS, Role.BUFFER, Role.ROUTER)
 _INDEXER_WEIGHTS = "indexer.weights_proj"
-_LEFT_IN_16_BITS = "per_layer_model_projection"  # Gemma 3n and 4: quantize &= ... "per_layer_model_proj"
+# Gemma 3n and 4: quantize &= ... "altup", "laurel", "per_layer_model_proj". Source: src/llama-quant.cpp.
+_LEFT_IN_16_BITS = ("per_layer_model_projection", "laurel.", "altup")
+_TINY = ("altup.correction_coefs", "altup.prediction_coefs")  # in float32: conversion/gemma.py
+_AFTER_UNUSED = "q_norm"  # where a layer that borrows its cache has tensors of its own all the same
 _TWO_BYTES = 2
 _LLAMAS = (
     "llama",
@@ -74,7 +84,6 @@ _LLAMAS = (
     "internlm3",
 )  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
-_FUSED_EXPERTS = ("gemma4",)
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
@@ -163,22 +172,27 @@ class GgufMix:
 
         MLA's up-projection is stored as two: attn_k_b with rows of one head's keys, attn_v_b with rows of the latent.
         """
-        whole = weight.role in _FLOAT32
+        if weight.name == _AFTER_UNUSED and (unused := unused_tensors(place)):
+            own = ((GGML_TYPES["f32"], weight),)
+            return (*own, *(pair for other in unused for pair in self.stored(other, place)))
+        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
+        narrow &= self.usual != "f32"
+        left = weight.name.startswith(_LEFT_IN_16_BITS)
+        whole = (weight.role in _FLOAT32 and not (narrow or left)) or weight.name.endswith(_TINY)
+        whole |= weight.name.startswith("indexer.") and place.architecture.model_type.startswith(APART)
         if weight.name == _INDEXER_WEIGHTS:  # in float32 only where nothing is quantised
             whole = self.usual in ("f32", "f16", "bf16")
-        narrow = weight.role is Role.ROUTER and place.architecture.model_type in _NARROW_ROUTERS
-        if narrow and self.usual != "f32":
-            return ((GGML_TYPES["f16"], weight),)
+        if left and not whole and len(weight.shape) > 1:
+            name = "f16" if self.element_bytes == _TWO_BYTES else "f32"
+            return tuple((GGML_TYPES[name], piece) for piece in stacked(weight, place.architecture))
         if whole or len(weight.shape) == 1:
             stored = "f16" if weight.role is Role.ROUTER and self.rules == RULES_2023 else "f32"
-            return ((GGML_TYPES[stored], weight),)
-        if weight.role is Role.TOWER or (
-            weight.name == _LEFT_IN_16_BITS and self.element_bytes == _TWO_BYTES
-        ):
+            return tuple((GGML_TYPES[stored], piece) for piece in convolutions(weight, place))
+        if weight.role is Role.TOWER or narrow:
             return ((GGML_TYPES["f16"], weight),)
         # The published dynamic files are older than the split of MLA's up-projection.
         fused = self.dynamic and self._of_r1(place.architecture)
-        pieces = _split(_as_written(weight, place), place, fused=fused)
+        pieces = split(as_written(weight, place), place, fused=fused)
         return tuple((GGML_TYPES[self._type(piece, place)], piece) for piece in pieces)
 
     def _of_r1(self, architecture: Architecture) -> bool:
@@ -275,53 +289,6 @@ def rope_factor_bytes(architecture: Architecture) -> int:
     return max(widths) // 2 * 4
 
 
-def _as_written(weight: Weight, place: Place) -> Weight:
-    """Gemma 3 pads its table to 262,208 rows; the converter keeps those that the tokenizer has."""
-    if weight.role in (Role.EMBEDDING, Role.HEAD) and place.architecture.model_type.startswith("gemma3"):
-        return replace(weight, shape=(stored_rows(place.architecture), weight.columns))
-    return weight
-
-
-def stored_rows(architecture: Architecture) -> int:
-    """Rows of the embedding in the file. Source: llama.cpp b11434, conversion/gemma.py."""
-    rows = architecture.vocabulary
-    return min(rows, _GEMMA_3_TOKENS) if architecture.model_type.startswith("gemma3") else rows
-
-
-def _split(weight: Weight, place: Place, *, fused: bool) -> tuple[Weight, ...]:
-    """
-    The matrices that the file keeps apart though the checkpoint has them in one, and the other way round.
-
-    Source: llama.cpp b11434, conversion/deepseek.py (kv_b), qwen.py (in_proj_qkvz), granite.py (shared_mlp.input_linear).
-    """
-    if place.layer is None or fused:
-        return (weight,)
-    mixer = place.architecture.layers[place.layer].mixer
-    latent = getattr(mixer, "inner", mixer)
-    if weight.name == "kv_b_proj" and isinstance(latent, Latent):
-        heads = latent.n_heads
-        return (
-            replace(weight, name="k_b_proj", shape=(heads, latent.kv_rank, latent.nope_dim)),
-            replace(weight, name="v_b_proj", shape=(heads, latent.value_dim, latent.kv_rank)),
-        )
-    if weight.name == "in_proj_qkvz" and isinstance(mixer, GatedDeltaNet):
-        gate = mixer.value_heads * mixer.value_dim
-        return (
-            replace(weight, name="in_proj_qkv", shape=(weight.rows - gate, weight.columns)),
-            replace(weight, name="in_proj_z", shape=(gate, weight.columns)),
-        )
-    if weight.name in ("experts.gate", "experts.up") and place.architecture.model_type.startswith(
-        _FUSED_EXPERTS
-    ):
-        stack, width, columns = weight.shape
-        both = replace(weight, name="experts.gate_up", shape=(stack, 2 * width, columns))
-        return (both,) if weight.name == "experts.gate" else ()
-    if weight.name == "shared_mlp.gate_up_proj":
-        half = (weight.rows // 2, weight.columns)
-        return tuple(replace(weight, name=f"shared_mlp.{part}_proj", shape=half) for part in ("gate", "up"))
-    return (weight,)
-
-
 def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
     fused = facts["fused"] and weight.name in ("q_proj", "k_proj", "v_proj")
     layer = place.layer or 0
@@ -360,7 +327,8 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
     n_downs = 0
     expert_layers = []
     for index, layer in enumerate(architecture.layers):
-        categories = [category_of(weight.name) for weight in layer.weights if len(weight.shape) > 1]
+        weights = (*layer.weights, *unused_tensors(Place(architecture, index)))
+        categories = [category_of(weight.name) for weight in weights if len(weight.shape) > 1]
         if Category.ATTENTION_V in categories or Category.ATTENTION_QKV in categories:
             values[index] = len(values)
         downs.append(n_downs)
@@ -382,8 +350,9 @@ def _find_facts(architecture: Architecture) -> dict[str, Any]:
         "n_experts": n_experts if n_experts > 1 else 0,
         "is_70b": _is_70b(architecture.model_type, n_layers, first.n_heads, kv_heads),
         "tied": architecture.tied_head,
-        "fused": any(weight.name == "qkv_proj" for weight in architecture.layers[0].weights)
-        or bool(getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))),
+        "fused": bool(
+            getattr(first, "fused_qkv", getattr(getattr(first, "inner", None), "fused_qkv", False))
+        ),
         "falcon": architecture.model_type == "falcon",
         "first_experts": expert_layers[0] if expert_layers else 0,
         "latent_experts": bool(expert_layers) and isinstance(first, Latent),

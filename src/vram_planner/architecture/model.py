@@ -71,8 +71,9 @@ class Architecture:
     numbers of an image stand behind one token of it, where there is a vision tower (else 0). `eye` is how the
     tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
     linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
-    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine. `vision` is what the
-    config says of the encoder, where there is one.
+    of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine; `kv_dtype_by` is
+    the tool that asks ("modelopt", "compressed-tensors"). `vision` is what the config says of the encoder, where
+    there is one.
     `unstored` are parameters that transformers' own module allocates but no checkpoint or other engine holds;
     they are not in `parameters`.
     """
@@ -96,6 +97,7 @@ class Architecture:
     towers: tuple[Weight, ...] = ()
     max_context: int | None = None
     kv_dtype: str | None = None
+    kv_dtype_by: str | None = None
     vision: Vision | None = None
     unstored: int = 0
     notes: tuple[str, ...] = field(default=())

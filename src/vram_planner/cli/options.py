@@ -155,18 +155,29 @@ tuning_options = grouped(
     click.option(
         "--tensor-split", metavar="N,N", help="llama.cpp: shares of the GPUs, as in 3,1. [default: equal]"
     ),
-    click.option("--max-loras", type=WHOLE, help="vLLM: slots for LoRA adapters. [default: none]"),
-    click.option("--max-lora-rank", type=WHOLE, help="vLLM: rank of those slots. [default: 16]"),
+    click.option(
+        "--mmproj",
+        metavar="auto|TYPE|FILE",
+        help="llama.cpp: the vision projector too: its GGUF file, or f16, bf16, q8_0, f32 worked out. [default: none]",
+    ),
+    click.option(
+        "--mmproj-offload/--no-mmproj-offload",
+        default=None,
+        help="llama.cpp: the projector on the GPU. [default: on]",
+    ),
+    click.option("--max-loras", type=WHOLE, help="vLLM, SGLang: slots for LoRA adapters. [default: none]"),
+    click.option("--max-lora-rank", type=WHOLE, help="Rank of those slots. [vLLM: 16]"),
     click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),
     click.option(
         "--speculative",
         metavar="METHOD[:MODEL]",
-        help="vLLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. [default: none]",
+        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. "
+        "[default: none]",
     ),
     click.option(
         "--speculative-tokens",
         type=WHOLE,
-        help="vLLM, llama.cpp: tokens drafted at once. [mtp: the model's layers; llama.cpp: 3]",
+        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own; llama.cpp: 3]",
     ),
     click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
     click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),
@@ -175,6 +186,11 @@ tuning_options = grouped(
         "--decode-context-parallel-size",
         type=WHOLE,
         help="vLLM: ranks of --tp that share out a request's tokens. [default: 1]",
+    ),
+    click.option(
+        "--prefix-caching/--no-prefix-caching",
+        default=None,
+        help="vLLM: keep beginnings of prompts; takes room beside recurrent states. [default: the release's]",
     ),
     click.option("--attn", help="transformers: sdpa, eager or flash_attention_2. [default: sdpa]"),
     click.option("--cache", help="transformers: dynamic or static. [default: dynamic]"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.parallel import Layout
     from vram_planner.architecture.precision import Precision
+    from vram_planner.architecture.projector import Projector
     from vram_planner.basis import Part
     from vram_planner.engines.measured import Measured
 
@@ -27,10 +28,11 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Device:
-    """What an engine needs to know of one card; None where it is not known."""
+    """What an engine needs to know of one card; None where it is not known. `nvml_bytes` is nvidia-smi's total."""
 
     name: str
     total_bytes: int
+    nvml_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
     multiprocessors: int | None = None
 
@@ -66,30 +68,37 @@ class Options:
     logits: str | None = None  # transformers: last, all or float32
     padded: bool | None = None  # transformers: prompts of unlike length, filled up to the longest
     offload: bool | None = None  # transformers: layers that do not fit stay in the CPU's memory
-    max_loras: int | None = None  # vLLM: None or 0 serves no adapters
+    max_loras: int | None = None  # vLLM, SGLang: None or 0 serves no adapters
     max_lora_rank: int | None = None
     fully_sharded_loras: bool = False
-    speculative: str | None = None  # vLLM: mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
+    speculative: str | None = None  # mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
     speculative_tokens: int | None = None
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
     decode_context_parallel_size: int | None = None
+    mmproj_offload: bool | None = (
+        None  # llama.cpp: the projector lies on the GPU; the file itself is Ask.projector
+    )
+    prefix_caching: bool | None = None  # vLLM: beside recurrent states it takes a state more a request
 
 
-# Fields of `Options` that the engines named here have: the others refuse them.
+# Options that the engines named here have: the others refuse them.
 ENGINES_WITH = {
     "cache_ram": ("llama.cpp",),
     "ctx_checkpoints": ("llama.cpp",),
     "cpu_moe": ("llama.cpp",),
     "override_tensor": ("llama.cpp",),
-    "max_loras": ("vllm",),
-    "max_lora_rank": ("vllm",),
+    "max_loras": ("vllm", "sglang"),
+    "max_lora_rank": ("vllm", "sglang"),
     "fully_sharded_loras": ("vllm",),
-    "speculative": ("vllm", "llama.cpp"),
-    "speculative_tokens": ("vllm", "llama.cpp"),
+    "speculative": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
+    "speculative_tokens": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),
+    "mmproj": ("llama.cpp", "ollama"),
+    "mmproj_offload": ("llama.cpp",),
+    "prefix_caching": ("vllm",),
 }
 
 
@@ -104,6 +113,7 @@ class Ask:
     options: Options
     device: Device | None = None
     draft: Architecture | None = None  # the model that `options.speculative` names
+    projector: Projector | None = None  # the file that llama.cpp is given with --mmproj
     measured: Measured | None = None  # what this machine taught, where it has been measured
 
 

@@ -27,6 +27,14 @@ from vram_planner.engines.llama_cpp_fit import (
     most_gpu_layers,
 )
 from vram_planner.engines.llama_cpp_layout import Setting
+from vram_planner.engines.llama_cpp_projector_part import (
+    on_first_gpu,
+    projector_left_out,
+    projector_parts,
+    projector_settings,
+    projector_warnings,
+    with_projector,
+)
 from vram_planner.errors import PrecisionError, RequestError
 from vram_planner.units import GIB, format_gib
 
@@ -51,7 +59,7 @@ class LlamaCpp:
     """
     llama-server of release 0.5.0 (b11434) on CUDA, every layer on the GPUs unless `-ngl` says otherwise.
 
-    Memory = tensors + cache of slots × context cells + states + compute buffer + CUDA context; nothing grows with use.
+    Memory = tensors + cache of slots × context cells + states + compute buffer + CUDA context; nothing grows with use (but MiniMax-M3's graph, which is counted in full).
     Several GPUs share the model by layers (`-sm layer`): `pp` is their number, and `tp` is read as such too.
     Checked against the release's own CUDA backend asked in no-alloc mode.
     """
@@ -92,6 +100,8 @@ class LlamaCpp:
             parts.compute(architecture, mix, setting, device),
             parts.runtime(),
         ]
+        if device == 0:
+            found += projector_parts(ask)
         if architecture.states:
             found.insert(2, parts.states(architecture, setting, device, states))
         if draft is not None:
@@ -107,10 +117,19 @@ class LlamaCpp:
                 replicated_ranks=1,
             ),
             settings=parts.settings(architecture, mix, setting)
-            | host.settings(architecture, setting, ask.options),
-            launch=parts.launch(architecture, mix, setting, ask.options, draft=draft),
-            not_modelled=(*parts.NOT_MODELLED, host.in_words(architecture, setting, ask.options)),
-            warnings=(*parts.warnings(ask, mix, setting), *self._way_out(ask, mix, setting)),
+            | host.settings(architecture, setting, ask.options)
+            | projector_settings(ask),
+            launch=with_projector(parts.launch(architecture, mix, setting, ask.options, draft=draft), ask),
+            not_modelled=(
+                *projector_left_out(ask),
+                *parts.NOT_MODELLED,
+                host.in_words(architecture, setting, ask.options),
+            ),
+            warnings=(
+                *parts.warnings(ask, mix, setting),
+                *projector_warnings(ask),
+                *self._way_out(ask, mix, setting),
+            ),
         )
 
     def _way_out(self, ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
@@ -209,6 +228,7 @@ def settle(ask: Ask) -> Setting:
         kv_on_host=options.kv_offload is False,
         shares=shares,
         row_numbers=not before(options.version, SET_ROWS),
+        projector=on_first_gpu(ask),
     )
     check_rows(ask.architecture, setting)
     return setting

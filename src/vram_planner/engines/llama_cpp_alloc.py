@@ -24,8 +24,9 @@ class Graph:
     soon.
     """
 
-    def __init__(self, *, inputs_first: bool = False) -> None:
+    def __init__(self, *, inputs_first: bool = False, alignment: int = _ALIGNMENT) -> None:
         self._inputs_first = inputs_first
+        self._alignment = alignment
         self._sizes: list[int] = []
         self._sources: list[tuple[int, ...]] = []
         self._over: list[tuple[int, ...]] = []
@@ -41,7 +42,7 @@ class Graph:
 
     def tensor(self, n_bytes: int, *sources: int, over: tuple[int, ...] = ()) -> int:
         """A tensor computed from others; `over` names those that it may be written over, in order."""
-        self._sizes.append(-(-n_bytes // _ALIGNMENT) * _ALIGNMENT)
+        self._sizes.append(-(-n_bytes // self._alignment) * self._alignment)
         self._sources.append(sources)
         self._over.append(over)
         self._placed.append(False)
@@ -194,9 +195,10 @@ class Gaps:
                     self._join(at - 1)
                 return
         # A range of no size inside a gap puts the list out of order, so this is not the number of smaller ones.
-        at = next(at for at, start in enumerate(offsets) if start >= offset)
-        offsets.insert(at, offset)
-        sizes.insert(at, size)
+        first = next((at for at, start in enumerate(offsets) if start >= offset), None)
+        if first is not None:  # else of no size, within the last gap
+            offsets.insert(first, offset)
+            sizes.insert(first, size)
 
     def _join(self, at: int) -> None:
         """Make one of a gap and the next."""

@@ -10,20 +10,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import BorrowedKv, FullAttention, Latent, SlidingWindow
-from vram_planner.architecture.cross import ChunkedAttention, UnevenAttention
+from vram_planner.architecture.cross import BlockSparse, ChunkedAttention, UnevenAttention
 from vram_planner.architecture.sparse import SparseLatent
+from vram_planner.engines.llama_cpp_alloc import Gaps
 from vram_planner.engines.llama_cpp_cache import value_width
 from vram_planner.engines.llama_cpp_layout import row_bytes
 from vram_planner.engines.llama_cpp_writer import Inputs, unknown
+from vram_planner.units import round_up
 
 if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.sparse import Indexer
+    from vram_planner.engines.llama_cpp_layout import Setting
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
-_NORMED_VALUES = ("gemma4",)
+_HOST_ALIGNMENT = 32
+# What the flash attention kernel for one token takes: head sizes, and types of keys and values alike.
+_WIDEST_VECTOR, _VECTOR_STEP = 256, 64
+_VECTOR_TYPES = ("q4_0", "q8_0")
+_NORMED_VALUES = ("gemma3n", "gemma4")
 # Families that turn queries and keys first and scale them after it.
 _TURNED_FIRST = ("hunyuan",)
 # Families whose full layers know no positions but scale queries by them.
@@ -36,18 +43,22 @@ def attention(writer: Writer, mixer: Mixer, normed: int) -> int:
         return _sparse(writer, mixer, normed)
     if isinstance(mixer, Latent):
         return _latent(writer, mixer, normed)
-    if isinstance(mixer, SlidingWindow) and isinstance(mixer.inner, FullAttention):
-        return _grouped(writer, mixer.inner, mixer.cache, normed)
-    if isinstance(mixer, FullAttention):
-        return _grouped(writer, mixer, mixer.cache, normed)
-    if isinstance(mixer, ChunkedAttention | UnevenAttention):
-        return _grouped(writer, mixer.inner, mixer.cache, normed)
+    if isinstance(mixer, FullAttention | SlidingWindow | ChunkedAttention | UnevenAttention):
+        inner = mixer if isinstance(mixer, FullAttention) else mixer.inner
+        if isinstance(inner, FullAttention):
+            return grouped(writer, inner, mixer.cache, normed)
+    if isinstance(mixer, BlockSparse):
+        # Its module uses this one's tools.
+        from vram_planner.engines.llama_cpp_blocks import block_sparse  # noqa: PLC0415
+
+        return block_sparse(writer, mixer, normed)
     if isinstance(mixer, BorrowedKv):
         return _borrowed(writer, mixer, normed)
     raise unknown(mixer)
 
 
-def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
+def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -> int:
+    """Queries against keys and values of their own or of a group, kept in `cache`."""
     graph, inputs = writer.graph, writer.attention_inputs(cache)
     width, kv_width = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
     own_values = cache.n_heads * cache.value_dim
@@ -57,36 +68,36 @@ def _grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) 
     if mixer.gated_query:
         both = writer.product("q_proj", 2 * width, normed)
         query = _normed(writer, both, "q", width, mixer)
-        key = _turned(writer, _projected(writer, "k", kv_width, normed, mixer), inputs.rotate_keys)
-        value = _turned(writer, _projected(writer, "v", kv_width, normed, mixer), inputs.rotate_values)
-        query = _turned(writer, query, inputs.rotate_keys)
+        key = turned(writer, projected(writer, "k", kv_width, normed, mixer), inputs.rotate_keys)
+        value = turned(writer, projected(writer, "v", kv_width, normed, mixer), inputs.rotate_values)
+        query = turned(writer, query, inputs.rotate_keys)
     elif mixer.fused_qkv:
         fused = graph.tensor(
             writer.row(width + 2 * kv_width), *writer.weight("qkv_proj", "q_proj", "k_proj", "v_proj"), normed
         )
         fused = writer.biased(fused, "qkv_proj", "q_proj", "k_proj", "v_proj")
-        query = writer.made(width, fused, writer.positions)
-        key = writer.made(kv_width, fused, writer.positions)
-        seen = writer.setting.flash or writer.cache_on_host
-        value = fused if seen else writer.made(kv_width, fused)
+        query = _part(writer, fused, width, inputs.rotate_keys)
+        key = _part(writer, fused, kv_width, inputs.rotate_keys)
+        seen = (writer.setting.flash or writer.cache_on_host) and inputs.rotate_values is None
+        value = fused if seen else turned(writer, writer.made(kv_width, fused), inputs.rotate_values)
     else:
-        query = _turned(writer, _projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
+        query = turned(writer, projected(writer, "q", width, normed, mixer), inputs.rotate_keys)
         if mixer.values_from_keys:
             value = writer.product("k_proj", kv_width, normed)
             key = _normed(writer, value, "k", kv_width, mixer)
         else:
-            key = _projected(writer, "k", kv_width, normed, mixer)
-            value = _projected(writer, "v", own_values, normed, mixer)
+            key = projected(writer, "k", kv_width, normed, mixer)
+            value = projected(writer, "v", own_values, normed, mixer)
         if writer.architecture.model_type.startswith(_NORMED_VALUES):
             value = writer.made(kv_width, value)
-        key, value = _turned(writer, key, inputs.rotate_keys), _turned(writer, value, inputs.rotate_values)
+        key, value = turned(writer, key, inputs.rotate_keys), turned(writer, value, inputs.rotate_values)
     # One cache for all layers: values come before keys in the graph; with two caches after them.
     graph.expand(query, *((key, value) if writer.windowed else (value, key)))
     widest = value_width(writer.architecture, cache, writer.setting)
     if widest > own_values:  # transposed values are padded to the widest layer's
         graph.expand(query, key, value)
         value = writer.made(widest, value)
-    before = 4 * (width + kv_width) if mixer.fused_qkv else 0
+    before = 4 * (width + kv_width) if mixer.fused_qkv and inputs.rotate_values is None else 0
     writer.stored(inputs, key, value, before=before)
     mixed = _somewhere(writer, mixer, cache, inputs, query)
     if both is not None:
@@ -99,6 +110,9 @@ def _somewhere(writer: Writer, mixer: FullAttention, cache: KvCache, inputs: Inp
     """The result of attention by the GPU or by the host."""
     size = writer.row(mixer.n_heads * cache.value_dim)
     if writer.attends_on_host:
+        gaps = Gaps()
+        attend_on_host(writer, gaps, cache, mixer.n_heads)
+        writer.cached_on_host = max(writer.cached_on_host, gaps.highest)
         writer.graph.elsewhere(query)
         return writer.arrival(size)
     if writer.setting.host_attends and not mixer.sinks:
@@ -108,7 +122,34 @@ def _somewhere(writer: Writer, mixer: FullAttention, cache: KvCache, inputs: Inp
     return writer.gathered_on_host(mixed, inputs.mask) if writer.setting.host_attends else mixed
 
 
-def _projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
+def _part(writer: Writer, fused: int, width: int, rotation: int | None) -> int:
+    """Queries or keys out of a fused projection: turned by position, else a view, which a rotation needs copied."""
+    if writer.turns:
+        return turned(writer, writer.made(width, fused, writer.positions), rotation)
+    return fused if rotation is None else turned(writer, writer.made(width, fused), rotation)
+
+
+def attend_on_host(writer: Writer, gaps: Gaps, cache: KvCache, heads: int) -> None:
+    """What the host takes to attend over copies of key, value and query; the result stays."""
+
+    def take(n_bytes: int) -> tuple[int, int]:
+        size = round_up(n_bytes, _HOST_ALIGNMENT)
+        return gaps.take(size), size
+
+    sizes = (cache.n_heads * cache.key_dim, cache.n_heads * cache.value_dim, heads * cache.key_dim)
+    key, value, query = (take(writer.row(numbers)) for numbers in sizes)
+    gaps.give_back(*key)
+    gaps.give_back(*value)
+    if not writer.setting.flash:
+        scores = take(writer.setting.stream_cells * writer.tokens * heads * 4)
+        gaps.give_back(*query)
+        query = take(writer.row(heads * cache.value_dim))
+        gaps.give_back(*scores)
+    take(writer.row(heads * cache.value_dim))
+    gaps.give_back(*query)
+
+
+def projected(writer: Writer, letter: str, width: int, normed: int, mixer: FullAttention) -> int:
     """
     A projection; its bias is written over it, its norm and rotary embedding over a second tensor.
 
@@ -134,7 +175,7 @@ def _normed(writer: Writer, tensor: int, letter: str, width: int, mixer: FullAtt
     return writer.made(width, tensor, writer.positions, *writer.rotary_factors)
 
 
-def _turned(writer: Writer, tensor: int, rotation: int | None, size: int | None = None) -> int:
+def turned(writer: Writer, tensor: int, rotation: int | None, size: int | None = None) -> int:
     """Keys, queries, values or the result times a Hadamard matrix, for a quantised cache."""
     if rotation is None:
         return tensor
@@ -145,21 +186,33 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
     graph, size = writer.graph, writer.row(heads * cache.value_dim)
     copies = writer.cached(cache, inputs.cells)
     if writer.setting.flash:
-        extra = _half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, inputs)
         sinks = writer.copies.get("sinks", 0)
         small = (graph.copied(sinks),) if sinks else ()
         mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
     else:
         scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
-        scores = graph.in_place(scores, inputs.mask, *writer.sinks)
+        scores = graph.in_place(scores, inputs.mask, *writer.weight("sinks"))
         mixed = graph.tensor(size, graph.tensor(size, *copies[1:], scores))
     graph.expand(mixed)
     # Turned back only where the output's projection stands: after the feed-forward block if that is written first.
-    return _turned(writer, mixed, inputs.rotate_values, size)
+    return turned(writer, mixed, inputs.rotate_values, size)
 
 
-def _half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
-    """Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves."""
+def _read_as_they_are(setting: Setting, cache: KvCache, tokens: int) -> bool:
+    fits = cache.key_dim <= _WIDEST_VECTOR and cache.key_dim % _VECTOR_STEP == 0
+    return tokens == 1 and fits and setting.type_k == setting.type_v and setting.type_k in _VECTOR_TYPES
+
+
+def half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
+    """
+    Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves.
+
+    With one token a stream another kernel reads quantised keys and values of one type as they are.
+    Source (b11434): ggml/src/ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel, ggml_cuda_get_fattn_vec_case.
+    """
+    if _read_as_they_are(writer.setting, cache, writer.tokens // writer.setting.streams):
+        return 0
     setting = writer.setting
     cells = inputs.cells * setting.streams * cache.n_heads
     widths = [cache.key_dim] if setting.type_k != "f16" else []
@@ -187,14 +240,14 @@ def _latent_query(writer: Writer, mixer: Latent, normed: int) -> tuple[int, int 
         low = writer.norm(writer.product("q_a_proj", mixer.q_rank, normed), "q_a_layernorm", mixer.q_rank)
         query = writer.product("q_b_proj", width, low)
     absorbed = writer.product("k_b_proj", heads * mixer.kv_rank, query)
-    rotary = writer.made(heads * mixer.rope_dim, query, writer.positions)
+    rotary = writer.made(heads * mixer.rope_dim, query, writer.positions) if writer.turns else query
     return graph.tensor(writer.row(heads * (mixer.kv_rank + mixer.rope_dim)), absorbed, rotary), low
 
 
 def _latent_key(writer: Writer, mixer: Latent, normed: int) -> int:
     both = writer.product("kv_a_proj_with_mqa", mixer.kv_rank + mixer.rope_dim, normed)
     latent = writer.norm(both, "kv_a_layernorm", mixer.kv_rank, view=True)
-    rotary = writer.made(mixer.rope_dim, both, writer.positions)
+    rotary = writer.made(mixer.rope_dim, both, writer.positions) if writer.turns else both
     return writer.made(mixer.kv_rank + mixer.rope_dim, latent, rotary)
 
 
@@ -207,7 +260,9 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         tail = row_bytes(setting.type_k, mixer.rope_dim)
         copies += (graph.copied(graph.size(copies[0]) - tail),)
     if setting.flash:
-        extra = _half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, inputs)
+        if copies and setting.type_k != "f16":  # the values' copy is no view of the keys' any more
+            extra += inputs.cells * setting.streams * mixer.kv_rank * 2
         mixed = graph.tensor(writer.row(wide) + extra, query, *copies, inputs.mask)
     else:
         turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])
@@ -286,8 +341,8 @@ def _borrowed(writer: Writer, mixer: BorrowedKv, normed: int) -> int:
     """Queries of its own against the cache of an earlier layer."""
     inner = mixer.inner
     inputs = writer.attention_inputs(replace(inner.cache, window=mixer.window))
-    query = _turned(
-        writer, _projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
+    query = turned(
+        writer, projected(writer, "q", inner.n_heads * inner.head_dim, normed, inner), inputs.rotate_keys
     )
     writer.graph.expand(query)
     return writer.product(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
 from vram_planner.architecture.cache import StateCache
+from vram_planner.architecture.cross import BlockSparse
 from vram_planner.architecture.gguf import GGML_TYPES
 from vram_planner.architecture.storage import Blocks
 from vram_planner.engines.llama_cpp_layout import HOST, device_of, row_bytes, row_padding
@@ -161,6 +162,8 @@ def held_on(architecture: Architecture, setting: Setting, device: int) -> Held:
                 if cache is not None:
                     if not isinstance(cache, StateCache):
                         cache = as_served(architecture, cache)  # noqa: PLW2901
+                        if extra and isinstance(mixer, BlockSparse):  # keys, and values that nothing reads
+                            cache = replace(cache, value_dim=mixer.inner.head_dim)  # noqa: PLW2901
                     counts[cache, extra] = counts.get((cache, extra), 0) + 1
         kept[key] = tuple((cache, extra, count) for (cache, extra), count in counts.items())
     return kept[key]

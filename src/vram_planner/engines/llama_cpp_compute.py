@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.attention import NoMixer
-from vram_planner.architecture.feed_forward import DenseMLP, NoFeedForward
+from vram_planner.architecture.attention import BorrowedKv, NoMixer
+from vram_planner.architecture.cross import BlockSparse
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts, NoFeedForward
 from vram_planner.architecture.gguf import rope_factor_bytes
 from vram_planner.architecture.recurrent import Mamba, Mamba2, ShortConv
-from vram_planner.engines.llama_cpp_graph import GraphBuilder, Stage, Step
+from vram_planner.architecture.side_by_side import SideBySide
+from vram_planner.engines.llama_cpp_graph import (
+    LEARNED_POSITIONS,
+    NORMED_RESIDUALS,
+    GraphBuilder,
+)
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
-from vram_planner.engines.llama_cpp_writer import COPIES
+from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
+from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
 if TYPE_CHECKING:
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
+# Gemma 3n's first ten layers. Source: src/models/models.h, n_layer_sparsity.
+_CUTTING_OFF, _FIRST_CUTTING_OFF = "gemma3n", 10
 _MOST_KEPT = 256
 _FEWEST = 4
 _LONGEST_PERIOD = 12
@@ -29,7 +38,29 @@ _LONGEST_PERIOD = 12
 
 def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
     """
-    Bytes of the compute buffer of one GPU, or of the host, for a micro-batch of `setting.tokens`.
+    Bytes of the compute buffer of one GPU, or of the host, at their most while it serves.
+
+    That is what llama.cpp reserves at its start, but for two families. MiniMax-01's graph of one slot's tokens alone is
+    larger than that of all slots, and reserved after it (src/llama-context.cpp, TAG_RESERVE_DIAG_DECAY; without
+    allocations only the first is counted). MiniMax-M3's graph grows with the positions in its cache
+    (src/llama-kv-cache-msa.cpp, get_n_pos).
+    """
+    return max(reserved_bytes(architecture, mix, one, device) for one in _served(architecture, setting))
+
+
+def _served(architecture: Architecture, setting: Setting) -> tuple[Setting, ...]:
+    if architecture.model_type in NORMED_RESIDUALS and setting.slots > 1:
+        # All tokens of the micro-batch are one slot's; a unified cache has all cells for it.
+        cells = max(setting.stream_cells, min(setting.n_ctx, setting.ubatch))
+        return setting, replace(setting, slots=1, context=cells)
+    if any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups):
+        return setting, replace(setting, grown=True)
+    return (setting,)
+
+
+def reserved_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
+    """
+    Bytes that llama.cpp reserves for a micro-batch of `setting.tokens`, as it says in its log.
 
     The last answers are kept beside the architecture.
     """
@@ -56,7 +87,10 @@ def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int
 
         if is_spread(architecture, mix, setting):
             return spread_bytes(architecture, mix, setting)[device]
-    return GraphBuilder(architecture, setting, {}).peak(_stage(architecture, mix, setting, device))
+    stage = _stage(architecture, mix, setting, device)
+    if not stage.steps and not stage.last:  # fewer offloaded layers than GPUs
+        return 0
+    return GraphBuilder(architecture, setting, {}).peak(stage)
 
 
 def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
@@ -71,14 +105,18 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
         builder = GraphBuilder(architecture, setting, inputs)
         builder.peak(_stage(architecture, mix, setting, device))
         cached = max(cached, builder.writer.cached_on_host)
-    embedded = 4 * architecture.hidden * setting.tokens
+    embedded = looked_up = 4 * architecture.hidden * setting.tokens
+    if any(weight.name == LEARNED_POSITIONS for weight in architecture.embedding_extras):
+        looked_up += embedded
+        inputs["positions"] = round_up(4 * setting.tokens, _HOST_ALIGNMENT)
     copies = COPIES if setting.pipelined(len(architecture.layers)) else 1
-    states = round_up(inputs.pop("states", 0), _HOST_ALIGNMENT)
+    single = [name for name in inputs if name == "states" or name.startswith(ONCE)]
+    states = sum(round_up(inputs.pop(name), _HOST_ALIGNMENT) for name in single)
     return (
         copies * (sum(inputs.values()) + round_up(4 * setting.tokens, _HOST_ALIGNMENT))
         + states
         + embedded
-        + max(embedded, cached)
+        + max(looked_up, cached)
     )
 
 
@@ -87,15 +125,28 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
     split = (setting.gpus, setting.shares, setting.gpu_layers)
     key = (*split, setting.moe_on_host, setting.overrides, setting.kv_on_host, mix.name, device)
     if key not in stages:
-        count, steps = len(architecture.layers), []
+        count = len(architecture.layers)
+        steps: list[Step] = []
+        guests: list[Step] = []
         for index, layer in enumerate(architecture.layers):
             place = device_of(index, count, setting)
-            if max(0, place) != device:  # what the host holds, the first GPU computes
-                continue
-            copies = _copies(architecture, mix, setting, index)
-            on_host = setting.kv_on_host or place == HOST
-            alone = _attends_on_host(architecture, setting, index)
-            steps.append(Step(layer, copies, on_host, alone, turns=GraphBuilder.turns(architecture, index)))
+            away = (
+                place > 0 and index < setting.moe_on_host and isinstance(layer.feed_forward, MixtureOfExperts)
+            )
+            if max(0, place) != device and not (away and device == 0):
+                continue  # what the host holds, the first GPU computes
+            (steps if max(0, place) == device else guests).append(
+                Step(
+                    layer,
+                    _copies(architecture, mix, setting, index),
+                    setting.kv_on_host or _cache_place(architecture, setting, index) == HOST,
+                    _attends_on_host(architecture, setting, index),
+                    turns=turns(architecture, index),
+                    cuts_off=architecture.model_type.startswith(_CUTTING_OFF) and index < _FIRST_CUTTING_OFF,
+                    experts_away=away,
+                    stream_away=away and _stream_away(architecture, index),
+                )
+            )
         end = device_of(count, count, setting)
         # With indexers each layer has a tensor of its own; with states the gaps never settle into a pattern.
         whole = architecture.indexers or architecture.states
@@ -108,11 +159,38 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             steps=told,
             hands_over=hands,
             takes_over=takes,
+            guests=_telling(guests),
             first=device == 0,
             last=device == max(0, end),
             output_copies=_copies(architecture, mix, setting, None),
         )
     return stages[key]
+
+
+def _stream_away(architecture: Architecture, index: int) -> bool:
+    """Whether nothing with tensors of its own stands between a layer's experts and the next norm."""
+    layers = architecture.layers
+    layer, after = layers[index], layers[index + 1 : index + 2]
+    alone = isinstance(layer.feed_forward, MixtureOfExperts) and layer.feed_forward.shared is None
+    normed = any(weight.name.startswith("post_feedforward") for weight in layer.norms)
+    return alone and not normed and not any(other.mixer.state is not None for other in after)
+
+
+def _cache_place(architecture: Architecture, setting: Setting, index: int) -> int:
+    """
+    The GPU, or the host, that holds the cache that a layer reads: of one that borrows it, the last lender's of its kind.
+
+    Source: src/llama-model.cpp, create_memory (reuse).
+    """
+    layers = architecture.layers
+    mixer = layers[index].mixer
+    if isinstance(mixer, BorrowedKv):
+        index = max(
+            at
+            for at, layer in enumerate(layers[:index])
+            if layer.mixer.cache is not None and layer.mixer.cache.window == mixer.window
+        )
+    return device_of(index, len(layers), setting)
 
 
 def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -> bool:
@@ -125,6 +203,8 @@ def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -
     """
     layers = architecture.layers
     layer = layers[index]
+    if isinstance(layer.mixer, SideBySide):  # its own state comes next
+        return setting.kv_on_host or device_of(index, len(layers), setting) == HOST
     if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
         return False
     gathers = isinstance(layers[index + 1].mixer, Mamba | Mamba2 | ShortConv)

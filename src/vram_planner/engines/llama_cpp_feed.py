@@ -23,13 +23,27 @@ _PLAIN_WEIGHTS = ("deepseek_v2", "qwen2_moe", "llama4", "jamba")
 # Families whose experts' inputs, not outputs, are weighed.
 _WEIGHED_BEFORE = ("llama4",)
 # Families that scale the weights by a constant in a tensor of its own.
-_SCALED_WEIGHTS = ("deepseek_v3", "kimi_k2", "nemotron_h", "glm_moe_dsa", "glm4_moe")
+_SCALED_WEIGHTS = (
+    "deepseek_v3",
+    "kimi_k2",
+    "nemotron_h",
+    "glm_moe_dsa",
+    "glm4_moe",
+    "kimi_linear",
+    "minimax_m3",
+)
 # DeepSeek-V3: of 8 groups of experts the best 4 are looked at.
 _GROUPED = ("deepseek_v3", "deepseek_v32")
 _GROUPED_EXPERTS = 256
 _GROUPS = 8
 _GROUPS_USED = 4
+_APART = ("minimax_m3",)  # families whose fused matrices are two in the file
 _STORED_APART = "shared_mlp."  # Granite's shared expert: one matrix in the checkpoint, two in the file
+
+
+def weighed_before(model_type: str) -> bool:
+    """Whether the family weighs what goes into its experts, not what comes out."""
+    return model_type.startswith(_WEIGHED_BEFORE)
 
 
 def feed(writer: Writer, block: FeedForward, normed: int, tokens: int) -> int:
@@ -44,7 +58,8 @@ def feed(writer: Writer, block: FeedForward, normed: int, tokens: int) -> int:
 def mlp(writer: Writer, block: DenseMLP, normed: int, tokens: int) -> int:
     """Gate and up, their product in a third tensor, down."""
     graph, name, width = writer.graph, block.prefix, block.intermediate
-    if block.fused and block.gated and name != _STORED_APART:
+    apart = name == _STORED_APART or writer.architecture.model_type.startswith(_APART)
+    if block.fused and block.gated and not apart:
         both = writer.product(f"{name}gate_up_proj", 2 * width, normed, tokens=tokens)
         inner = writer.made(width, both, tokens=tokens)
     elif not block.gated:
@@ -62,8 +77,14 @@ def experts(writer: Writer, block: MixtureOfExperts, normed: int, tokens: int) -
     chosen, weights, steps = routing(writer, block, normed, tokens)
     graph.expand(weights)
     graph.use(*steps)
-    result = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
-    graph.expand(result)
+    if writer.experts_away:
+        if weighed_before(writer.architecture.model_type):
+            normed = _weighed_inputs(writer, block, normed, weights, tokens)
+        graph.elsewhere(normed, chosen, weights)
+        result = writer.arrival(writer.row(block.hidden, tokens))
+    else:
+        result = routed(writer, block, normed, tokens, chosen=chosen, weights=weights)
+        graph.expand(result)
     if block.shared is None:
         return result
     shared = mlp(writer, block.shared, normed, tokens)
@@ -83,17 +104,18 @@ def routed(
     weights: int,
     fused_gate: bool = False,
     scaled: bool = False,
+    weighed: bool = False,
 ) -> int:
     """
     The chosen experts' work, weighed and summed.
 
-    `fused_gate`: gate and up are one tensor; `scaled`: each expert's output has a factor of its own (Gemma 4).
+    `fused_gate`: gate and up are one tensor; `scaled`: each expert's output has a factor of its own (Gemma 4);
+    `weighed`: the inputs are weighed already.
     """
     graph, width = writer.graph, block.top_k * block.expert_intermediate
-    before = writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
-    if before:
-        # REPEAT, then MUL by the weights in place.
-        normed = graph.in_place(writer.made(block.top_k * block.hidden, normed, tokens=tokens), weights)
+    before = weighed_before(writer.architecture.model_type)
+    if before and not weighed:
+        normed = _weighed_inputs(writer, block, normed, weights, tokens)
 
     def picked(name: str, numbers: int, source: int) -> int:
         made = graph.tensor(writer.row(numbers, tokens), *writer.weight(f"experts.{name}"), source, chosen)
@@ -113,6 +135,12 @@ def routed(
     if before:
         return writer.made(block.hidden, down, tokens=tokens)
     return _weighted(writer, block, down, weights, tokens, chosen=chosen if scaled else None)
+
+
+def _weighed_inputs(writer: Writer, block: MixtureOfExperts, normed: int, weights: int, tokens: int) -> int:
+    """REPEAT, then MUL by the weights in place."""
+    repeated = writer.made(block.top_k * block.hidden, normed, tokens=tokens)
+    return writer.graph.in_place(repeated, weights)
 
 
 def _weighted(
@@ -190,9 +218,12 @@ def routing(
     count = block.n_experts
     power = (count & (count - 1) == 0 and count <= _MOST_FUSED_EXPERTS) or count in _ALSO_FUSED
     grouped = count == _GROUPED_EXPERTS and writer.architecture.model_type in _GROUPED
-    fused = power and not grouped and not writer.architecture.model_type.startswith(_WEIGHED_BEFORE)
+    # A correction that lies on the host starts another split, and nothing is fused across two.
+    apart = block.correction_bias and "router.correction" in writer.copies
+    before = weighed_before(writer.architecture.model_type)
+    fused = power and not (grouped or before or apart)
     probabilities = graph.tensor(size, logits, over=() if fused else (logits,))
-    if writer.architecture.model_type.startswith(_WEIGHED_BEFORE):
+    if before:
         chosen = graph.tensor(size, logits)
         return chosen, graph.tensor(few, probabilities, chosen), ()
     biased = probabilities

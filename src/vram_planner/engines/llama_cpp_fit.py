@@ -28,12 +28,13 @@ _MOST_KEPT = 256
 
 
 def device_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
-    """Weights, cache, states and compute buffer of a GPU or the host."""
+    """Weights, cache, states and compute buffer of a GPU or the host, and the projector on the first GPU."""
     return (
         weights_on(architecture, mix, setting, device)
         + kv_bytes(architecture, setting, device)
         + states_bytes(architecture, setting, device)
         + compute_bytes(architecture, mix, setting, device)
+        + (setting.projector if device == 0 else 0)
     )
 
 
@@ -90,7 +91,8 @@ def longest_context(architecture: Architecture, mix: GgufMix, setting: Setting, 
                 device,
                 room
                 - weights_on(architecture, mix, setting, device)
-                - states_bytes(architecture, setting, device),
+                - states_bytes(architecture, setting, device)
+                - (setting.projector if device == 0 else 0),
             )
             for device in range(setting.gpus)
         )

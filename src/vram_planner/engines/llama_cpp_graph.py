@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import NoMixer
-from vram_planner.architecture.gguf import stored_rows
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
+from vram_planner.architecture.gguf_written import stored_rows
+from vram_planner.architecture.recurrent import GatedDeltaNet, LightningAttention, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.side_by_side import SideBySide
 from vram_planner.engines.llama_cpp_attention import attention
-from vram_planner.engines.llama_cpp_feed import beside, feed
-from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared
-from vram_planner.engines.llama_cpp_recurrent import recurrent, states_chosen, taken_over
-from vram_planner.engines.llama_cpp_writer import Writer
+from vram_planner.engines.llama_cpp_feed import beside, feed, routed, weighed_before
+from vram_planner.engines.llama_cpp_layer_inputs import check_inputs, joined, prepared, streams_of
+from vram_planner.engines.llama_cpp_linear import lightning
+from vram_planner.engines.llama_cpp_recurrent import recurrent, taken_over
+from vram_planner.engines.llama_cpp_side_by_side import side_by_side
+from vram_planner.engines.llama_cpp_states import states_chosen
+from vram_planner.engines.llama_cpp_streams import folded, spread, streamed
+from vram_planner.engines.llama_cpp_writer import Writer, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.engines.llama_cpp_layout import Setting
+    from vram_planner.engines.llama_cpp_stage import Stage, Step
 
 # Families whose graph picks the output tokens after the last layer, or after the last norm, instead of inside the layer.
 _LATE_OUTPUT = ("gpt_oss", "gpt-oss")
@@ -35,42 +39,17 @@ _PARALLEL = ("gpt_neox",)
 _STREAM_BEFORE_ATTENTION = ("cohere", "gpt_neox")
 # Families that add the feed-forward to attention, not the other way round.
 _ATTENTION_FIRST = ("phi",)
-_EVERY_FOURTH_WITHOUT = ("smollm3",)
 # Families whose norms have no weights.
 _BARE_NORMS = ("olmo",)
+# Families whose residual is the norm's result, not what goes into it.
+NORMED_RESIDUALS = ("minimax", "minimax_m1", "minimax_text_01")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """
-    One layer that a GPU runs: the tensors that it must copy from the host, where its cache is, and who attends.
-
-    `turns`: queries and keys are turned by their positions.
-    `attends_on_host`: between its keys and its output's projection stands the next layer's state, gathered by the host.
-    """
-
-    layer: Layer
-    copies: Mapping[str, int]
-    cache_on_host: bool
-    attends_on_host: bool = False
-    turns: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The part of a model that one GPU runs: its layers, and whether it begins or ends the model."""
-
-    steps: tuple[Step, ...]
-    first: bool
-    last: bool
-    output_copies: Mapping[str, int]
-    hands_over: Step | None = None
-    takes_over: Mamba | Mamba2 | None = None
-
-
+LEARNED_POSITIONS = "positions"
+_EMBEDDING_NORMS = ("word_embeddings_layernorm",)
 # Names that families give to the norm before attention, and to the one before the feed-forward block.
-_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn")
-_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp")
+_FIRST_NORMS = ("input_layernorm", "norm_1", "operator_norm", "ln_attn", "ln_1")
+_SECOND_NORMS = ("post_attention_layernorm", "pre_ff_layernorm", "norm_2", "ffn_norm", "ln_mlp", "ln_2")
 
 
 def _first_norm(names: list[str]) -> str | None:
@@ -102,6 +81,7 @@ class GraphBuilder:
         self._architecture = architecture
         self._hidden = architecture.hidden
         self._outputs = setting.outputs
+        self._streams = streams_of(architecture)
         self._late = architecture.model_type.startswith(_LATE_OUTPUT)
         self._last = architecture.model_type.startswith(_LAST_OUTPUT)
         # Where all layers are on GPUs each norm is told to run with its layer, if it has weights.
@@ -109,56 +89,117 @@ class GraphBuilder:
             not setting.all_on_gpus(len(architecture.layers)) or architecture.model_type in _BARE_NORMS
         )
 
-    @staticmethod
-    def turns(architecture: Architecture, index: int) -> bool:
-        """
-        Whether that layer knows positions: every fourth of SmolLM3 does not.
-
-        Source: src/models/smollm3.cpp, use_rope.
-        """
-        return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
-
-    def _embedded(self, stream: int) -> int:
-        """The embedded tokens, scaled in some families."""
-        if self._architecture.model_type.startswith(_SCALED_EMBEDDING):
-            stream = self.writer.graph.in_place(stream)
-            self.writer.graph.expand(stream)
-        return stream
-
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
+        writer, stream = self.writer, self._begun(stage)
+        for index, step in enumerate(stage.steps):
+            writer.hands_over, writer.begins = step is stage.hands_over, stage.first and index == 0
+            ends = stage.last and index == len(stage.steps) - 1
+            writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
+            writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
+            writer.experts_away, writer.stream_away = step.experts_away, step.stream_away
+            if self._streams > 1:
+                stream = self._streamed(step, stream)
+            else:
+                stream = self._layer(step.layer, stream, ends=ends)
+        if stage.last:
+            writer.copies = stage.output_copies
+            if self._streams > 1:
+                stream = self._pick(folded(writer, stream))
+            self._head(stream)
+        elif not writer.stream_away:
+            self._handed_on(stream, kept=not stage.guests)
+        for guest in stage.guests:
+            self._hosted(guest)
+        return writer.graph.peak()
+
+    def _begun(self, stage: Stage) -> int:
+        """The stream that its first layer reads, and what else is there before."""
         writer = self.writer
-        if not stage.first and any(step.layer.mixer.state is not None for step in stage.steps[:1]):
+        writer.first = stage.first
+        stateful = any(step.layer.mixer.state is not None for step in stage.steps[:1])
+        if not stage.first and stateful:
             states_chosen(writer)  # read before the layer's norm, so that it arrives before the stream
-            writer.waits = not (writer.pipelined or isinstance(stage.steps[0].layer.mixer, GatedDeltaNet))
-        stream = writer.arrival(writer.row(self._hidden))
+            gathers = isinstance(stage.steps[0].layer.mixer, Mamba | Mamba2 | ShortConv)
+            writer.stream_to_come = gathers and not writer.pipelined
+        stream = self._arrived(stage)
         # Next to a state that the host gathers, the host scales too.
-        on_host = any(step.cache_on_host and step.layer.mixer.state is not None for step in stage.steps[:1])
-        if stage.first and not on_host:
-            stream = self._embedded(stream)
-        if self._scaled_apart and not stage.first and _normed_first(stage, self._architecture.model_type):
+        on_host = stateful and stage.steps[0].cache_on_host
+        if stage.first and not on_host and self._architecture.model_type.startswith(_SCALED_EMBEDDING):
+            stream = writer.graph.in_place(stream)
+            writer.graph.expand(stream)
+        if not stage.first and stateful and self._architecture.model_type in NORMED_RESIDUALS:
+            # The sum that ends the layer before is this GPU's work: its state is read before that.
+            stream = self._sum(stream, writer.graph.in_place(writer.arrival(writer.row(self._hidden))))
+        elif self._scaled_apart and not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
             writer.scaled_before = writer.arrival(writer.row(self._hidden))
         if stage.first and stage.steps:
             writer.copies = stage.steps[0].copies
             self._inputs = prepared(writer, stream)
-        if stage.takes_over is not None:
+            if self._streams > 1:
+                writer.copies = stage.output_copies
+                stream = spread(writer, stream)
+        if stage.takes_over is not None and writer.stream_to_come:
+            writer.gate_to_come = stage.takes_over
+        elif stage.takes_over is not None:
             taken_over(writer, stage.takes_over)
-        for index, step in enumerate(stage.steps):
-            writer.hands_over = step is stage.hands_over
-            ends = stage.last and index == len(stage.steps) - 1
-            writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
-            writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
-            stream = self._layer(step.layer, stream, ends=ends)
-        if stage.last:
-            writer.copies = stage.output_copies
-            self._head(stream)
+        return stream
+
+    def _handed_on(self, stream: int, *, kept: bool) -> None:
+        """The stream goes to the next GPU; the first step of that one's norm is done here if it is not told otherwise."""
+        graph = self.writer.graph
+        graph.expand(stream)
+        scaled = (self.writer.made(self._hidden, stream),) if self._scaled_apart else ()
+        if kept:
+            graph.keep(stream)
+            graph.use(*scaled)
         else:
+            graph.expand(*scaled)
+            graph.elsewhere(*scaled, stream)
+
+    def _hosted(self, guest: Step) -> None:
+        """
+        Experts of another GPU's layer, whose matrices lie on the host: the first GPU copies and multiplies them.
+
+        Source (b11434): ggml/src/ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur (op_offload: the first that can).
+        """
+        writer, block = self.writer, guest.layer.feed_forward
+        if not isinstance(block, MixtureOfExperts):
+            raise unknown(block)
+        writer.copies, writer.experts_away = guest.copies, False
+        tokens = writer.tokens
+        before = weighed_before(self._architecture.model_type)
+        normed = writer.arrival(writer.row(self._hidden * (block.top_k if before else 1)))
+        chosen = writer.arrival(4 * ((tokens - 1) * block.n_experts + block.top_k))
+        weights = writer.arrival(writer.row(block.top_k))
+        found = routed(writer, block, normed, tokens, chosen=chosen, weights=weights, weighed=before)
+        writer.graph.expand(found)
+        if guest.stream_away:
+            self._handed_on(self._sum(found, writer.arrival(writer.row(self._hidden))), kept=False)
+        else:
+            writer.graph.elsewhere(found)
+
+    def _arrived(self, stage: Stage) -> int:
+        """The stream from the host or the GPU before: at the model's start with learned positions added, or scaled to unit size."""
+        writer = self.writer
+        stream = writer.arrival(writer.row(self._hidden))
+        names = [weight.name for weight in self._architecture.embedding_extras] if stage.first else []
+        if LEARNED_POSITIONS in names:
+            places = writer.arrival(writer.row(self._hidden))
+            stream = self._sum(stream, places)
+        norm = next((name for name in names if name in _EMBEDDING_NORMS), None)
+        if norm is not None and stage.steps:
+            writer.copies = stage.steps[0].copies
+            stream = self._norm(stream, norm)
             writer.graph.expand(stream)
-            writer.graph.keep(stream)
-            if self._scaled_apart:
-                writer.graph.use(writer.made(self._hidden, stream))
-        return writer.graph.peak()
+        return stream
+
+    def _streamed(self, step: Step, streams: int) -> int:
+        block = step.layer.feed_forward
+        if self._inputs is None or not isinstance(block, DenseMLP):
+            raise unknown(block)
+        return streamed(self.writer, step.layer, streams, self._inputs, block, cuts_off=step.cuts_off)
 
     def _layer(self, layer: Layer, stream: int, *, ends: bool) -> int:
         names = [weight.name for weight in layer.norms]
@@ -166,6 +207,14 @@ class GraphBuilder:
             return self._single(layer, stream, ends=ends)
         if isinstance(layer.mixer, NoMixer):
             return self._fed_alone(layer, stream, ends=ends)
+        if self._architecture.model_type in NORMED_RESIDUALS:
+            return self._from_norms(layer, stream, ends=ends)
+        if isinstance(layer.mixer, SideBySide):
+            return self._side_by_side(layer, layer.mixer, stream, ends=ends)
+        return self._usual(layer, stream, names, ends=ends)
+
+    def _usual(self, layer: Layer, stream: int, names: list[str], *, ends: bool) -> int:
+        """A mixer, then a feed-forward block, each added to the stream."""
         before = self._normed_before(names)
         normed, found = self._mixed(layer, stream, (_first_norm(names) or "") if before else None)
         picks = ends and not self._late and not self._last
@@ -229,6 +278,11 @@ class GraphBuilder:
         else:
             normed = self._norm(middle, second, tokens) if before else middle
             fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        if self.writer.stream_away:
+            self.writer.graph.elsewhere(middle)
+            if self._scaled_apart:
+                self.writer.scaled_before = self.writer.arrival(self.writer.row(self._hidden, tokens))
+            return self.writer.arrival(self.writer.row(self._hidden, tokens))
         if sandwich or not before:
             fed = self._norm(fed, "post_feedforward_layernorm", tokens)
         first = self._architecture.model_type.startswith(_RESIDUAL_FIRST)
@@ -251,6 +305,32 @@ class GraphBuilder:
             found, stream = self._pick(found), self._pick(stream)
             return self._sum(found, stream)
         return self._sum(found, stream, first_is_view=self._reshaped(layer))
+
+    def _from_norms(self, layer: Layer, stream: int, *, ends: bool) -> int:
+        """Residuals are taken behind the norms, and scaled (MiniMax-01). Source: src/models/minimax-01.cpp."""
+        graph, tokens, mixer = self.writer.graph, self.writer.tokens, layer.mixer
+        if isinstance(mixer, LightningAttention):
+            found, normed = lightning(self.writer, mixer, lambda: self._norm(stream, "input_layernorm"))
+        else:
+            normed = self._norm(stream, "input_layernorm")
+            found = attention(self.writer, mixer, normed)
+        if ends:
+            found, normed, tokens = self._pick(found), self._pick(normed), self._outputs
+        view = isinstance(mixer, LightningAttention) and not ends
+        middle = self._sum(found, graph.in_place(normed), first_is_view=view)
+        normed = self._norm(middle, "post_attention_layernorm", tokens)
+        fed = feed(self.writer, layer.feed_forward, normed, tokens)
+        return self._sum(fed, graph.in_place(normed))
+
+    def _side_by_side(self, layer: Layer, mixer: SideBySide, stream: int, *, ends: bool) -> int:
+        """Attention and a recurrent mixer, both added to the stream (Falcon-H1)."""
+        names, tokens = [weight.name for weight in layer.norms], self.writer.tokens
+        first = _first_norm(names) or ""
+        both = side_by_side(self.writer, mixer, lambda: self._norm(stream, first))
+        middle = self._sum(both, stream)
+        if ends:
+            middle, tokens = self._pick(middle), self._outputs
+        return self._fed(layer, names, middle, tokens)
 
     def _fed_alone(self, layer: Layer, stream: int, *, ends: bool) -> int:
         """A layer without attention, whose MLP has the second norm (Llama-Nemotron). Source: src/models/deci.cpp."""

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 TABLE = "embed_tokens_per_layer"
 _PROJECTION = "per_layer_model_projection"
-_WITH_FIRST_LAYER = (_PROJECTION, "per_layer_projection_norm")
+_WITH_FIRST_LAYER = (_PROJECTION, "per_layer_projection_norm", "word_embeddings_layernorm")
 _STREAMS = "altup"
+_MADE = "altup_projections."
 
 
 def with_first_layer(architecture: Architecture) -> tuple[Weight, ...]:
@@ -29,6 +30,16 @@ def with_first_layer(architecture: Architecture) -> tuple[Weight, ...]:
     )
 
 
+def with_output(architecture: Architecture) -> tuple[Weight, ...]:
+    """Tensors beside the embedding that go where the output goes: what makes and folds Gemma 3n's streams."""
+    return tuple(weight for weight in architecture.embedding_extras if weight.name.startswith(_STREAMS))
+
+
+def streams_of(architecture: Architecture) -> int:
+    """How many streams run side by side: 1, or Gemma 3n's 4."""
+    return 1 + sum(weight.name.startswith(_MADE) for weight in architecture.embedding_extras)
+
+
 def inputs_width(architecture: Architecture) -> int:
     """Numbers a token of the inputs of all layers, 0 without such inputs."""
     return next((weight.columns for weight in architecture.embedding_extras if weight.name == TABLE), 0)
@@ -36,14 +47,9 @@ def inputs_width(architecture: Architecture) -> int:
 
 def check_inputs(architecture: Architecture, gpus: int) -> None:
     """Refuse the graphs that we do not know. Raises UnsupportedArchitectureError."""
-    if any(weight.name.startswith(_STREAMS) for weight in architecture.embedding_extras):
-        raise UnsupportedArchitectureError(
-            "llama.cpp's graph of several streams side by side (Gemma 3n's AltUp) is not modelled",
-            hint="choose another --engine",
-        )
     if gpus > 1 and inputs_width(architecture):
         raise UnsupportedArchitectureError(
-            "llama.cpp's copies of the layers' own inputs between GPUs (Gemma 4 E2B, E4B) are not modelled",
+            "llama.cpp's copies of the layers' own inputs between GPUs (Gemma 3n, Gemma 4 E2B, E4B) are not modelled",
             hint="plan one GPU: these models are small",
         )
 

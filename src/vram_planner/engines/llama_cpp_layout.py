@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
-from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer
+from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer, with_output
 from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ROW_PADDING = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
 _ALIGNMENT = 128  # of tensors in a CUDA buffer
 _HOST_ALIGNMENT = 32  # of tensors in a host buffer
-_TWICE = ("gemma4",)  # families whose head is a copy of the embedding on the host too
+_TWICE = ("gemma3n", "gemma4")  # families whose head is a copy of the embedding on the host too
 HOST = -1  # the device that is no GPU
 _EXPERTS = ("experts.", "router.per_expert_scale")  # ffn_{gate,up,gate_up,down}_exps.* in a file
 
@@ -38,7 +38,9 @@ class Setting:
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
     --tensor-split, empty for equal cards. `row_numbers`: keys and values go to rows of the cache that inputs name, which
-    is so since August 2025. `overrides` are the patterns of --override-tensor with their devices.
+    is so since August 2025. `overrides` are the patterns of --override-tensor with their devices. `projector` are the
+    bytes of a multimodal projector, on the first GPU. `grown` asks for the graph of a full cache where that is larger than
+    the one that llama.cpp reserves at its start (MiniMax-M3).
     """
 
     slots: int
@@ -57,6 +59,8 @@ class Setting:
     shares: tuple[float, ...] = ()
     row_numbers: bool = True
     overrides: tuple[tuple[str, int], ...] = ()
+    projector: int = 0
+    grown: bool = False
 
     @property
     def without_overrides(self) -> Setting:
@@ -249,7 +253,8 @@ def copied_weights(architecture: Architecture, mix: GgufMix, index: int | None) 
 def outside(architecture: Architecture) -> tuple[Weight, ...]:
     """The tensors of the output: norm and head, the embedding itself where it serves as head."""
     tables = [weight for weight in architecture.embedding if weight.name == "embed_tokens"]
-    return (*architecture.final_norm, *architecture.head, *(tables if architecture.tied_head else ()))
+    tied = tables if architecture.tied_head else ()
+    return (*architecture.final_norm, *architecture.head, *tied, *with_output(architecture))
 
 
 def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
@@ -258,6 +263,7 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         for index, layer in enumerate(architecture.layers)
     )
     nowhere, first = Place(architecture, None), with_first_layer(architecture)
+    elsewhere = (*first, *with_output(architecture))
     if first:
         more = _weigh(mix, first, nowhere)
         layers = (
@@ -271,7 +277,9 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         again = _weigh(mix, tied, nowhere)
         output = Weighed(output.gpu, output.host - again.host, 0, 0)
     embedding = sum(
-        mix.weight_bytes(weight, nowhere) for weight in architecture.embedding if weight not in first
+        round_up(mix.weight_bytes(weight, nowhere), _HOST_ALIGNMENT)
+        for weight in architecture.embedding
+        if weight not in elsewhere
     )
     return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
 

@@ -34,7 +34,8 @@ RUNTIME = (244 * MIB, 350 * MIB, 453 * MIB)
 _BATCH = 2048
 _UBATCH = 512
 _ALL = 99
-# Of 1,363 compute buffers asked of llama.cpp none is 0.5 % above ours, and of 745 of 44 further models none is 2 %.
+# Of 1,363 compute buffers asked of llama.cpp none is 0.5 % above ours, and of 879 of 52 further models none is 2 %. Of 1,452
+# for requests drawn at random 12 are more than 5 % above ours, all with layers or caches on the host or several GPUs.
 _WORST_PERCENT = 2
 _WORST_PERCENT_MOVED = 9  # of 1,466 with --override-tensor all but one
 _WORST_PERCENT_OF = {
@@ -42,7 +43,6 @@ _WORST_PERCENT_OF = {
 }
 _CODE = f"https://github.com/ggml-org/llama.cpp/blob/{BUILD}"
 NOT_MODELLED = (
-    "vision or audio projector (mmproj)",
     "multi-token prediction layers and EAGLE heads",
     "LoRA adapters and control vectors",
     "-sm tensor, cards of unequal size",

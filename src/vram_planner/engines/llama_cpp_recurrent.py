@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.recurrent import GatedDeltaNet, Mamba, Mamba2, ShortConv
+from vram_planner.architecture.recurrent import GatedDeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
+from vram_planner.engines.llama_cpp_linear import kimi_delta
+from vram_planner.engines.llama_cpp_states import awaited, gathered, joined, states_chosen, written
 from vram_planner.engines.llama_cpp_writer import unknown
+from vram_planner.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 # Families that scale step, B and C by norms without weights (ssm_dt_b_c_rms).
 _BARE_STEP_NORMS = ("falcon_mamba",)
+# What CUDA's scan takes: states and multiples of the channels of a head (Mamba-2), or of all channels (Mamba).
+_SCANNED_STATES, _SCANNED_HEADS = (96, 128, 256), 16
+_SCANNED_MAMBA, _SCANNED_CHANNELS = 16, 128
 
 
 def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
@@ -37,6 +43,8 @@ def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
         return _mamba2(writer, mixer, norm)
     if isinstance(mixer, GatedDeltaNet):
         return _delta(writer, mixer, norm)
+    if isinstance(mixer, KimiDelta):
+        return kimi_delta(writer, mixer, norm)
     if isinstance(mixer, ShortConv):
         return _short_conv(writer, mixer, norm)
     raise unknown(mixer)
@@ -45,66 +53,48 @@ def recurrent(writer: Writer, mixer: Mixer, norm: Norm) -> int:
 def _short_conv(writer: Writer, mixer: ShortConv, norm: Norm) -> int:
     """Three projections in one, two of them multiplied and convolved, the third multiplied in. Source: src/models/lfm2.cpp."""
     state, graph = mixer.state, writer.graph
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    _stream_awaited(writer)
     fed = writer.product("in_proj", 3 * state.conv_channels, norm())
-    both = _joined(writer, state, kept, writer.made(state.conv_channels, fed))
+    both = joined(writer, state, kept, writer.made(state.conv_channels, fed))
     convolved = graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv"))
     return writer.product("out_proj", mixer.hidden, graph.in_place(convolved, fed))
 
 
-def _gathered(writer: Writer, numbers: int) -> int:
-    """One state of each slot, read from the cache; a copy of what the host gathered if the cache is there."""
-    n_bytes = 4 * numbers * writer.setting.slots
-    if writer.cache_on_host:
-        writer.host_inputs["states"] = 4 * writer.setting.slots
-        writer.graph.elsewhere()
-        return writer.graph.copied(n_bytes)
-    gathered = writer.graph.tensor(n_bytes, states_chosen(writer))
-    writer.told(gathered)  # with the cache, whose first state is cleared just before
-    writer.graph.expand(gathered)
-    writer.graph.nothing(writer.input("no other states", 0))
-    if writer.waits:
-        # The GPU before ends its last layer only now.
-        writer.waits = False
-        writer.graph.elsewhere()
-    return gathered
-
-
-def states_chosen(writer: Writer) -> int:
-    """Numbers of the slots' states."""
-    return writer.input("states", 4 * writer.setting.slots)
-
-
 def _convolved(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
     """Kept inputs and new ones in one tensor, the last of them written back, then the convolution."""
-    both = _joined(writer, state, kept, fed)
+    both = joined(writer, state, kept, fed)
     return writer.graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d"))
 
 
-def _joined(writer: Writer, state: StateCache, kept: int, fed: int) -> int:
-    slots, width = writer.setting.slots, writer.tokens // writer.setting.slots + state.conv_tokens
-    both = writer.graph.tensor(4 * state.conv_channels * width * slots, kept, fed)
-    # What is written back is a view of the last inputs of every channel: its copy spans nearly all.
-    _written(writer, 4 * (state.conv_channels * slots - 1) * width + 4 * state.conv_tokens, both)
-    return both
+def _check_scan(mixer: Mamba | Mamba2) -> None:
+    """
+    Refuse what CUDA has no scan for: the host would do it then, which is not modelled.
 
-
-def _written(writer: Writer, n_bytes: int, *sources: int) -> None:
-    if writer.cache_on_host:
-        writer.cached_on_host = max(writer.cached_on_host, n_bytes)
-        writer.graph.elsewhere(*sources)
+    Raises UnsupportedArchitectureError.
+    Source (b11434): ggml/src/ggml-cuda/ggml-cuda.cu, ggml_backend_cuda_device_supports_op, GGML_OP_SSM_SCAN.
+    """
+    if isinstance(mixer, Mamba2):
+        taken = mixer.state_size in _SCANNED_STATES and mixer.head_dim % _SCANNED_HEADS == 0
     else:
-        writer.graph.store(*sources)
+        taken = mixer.state_size == _SCANNED_MAMBA and mixer.inner % _SCANNED_CHANNELS == 0
+    if not taken:
+        raise UnsupportedArchitectureError(
+            f"llama.cpp's CUDA backend has no scan for states of {mixer.state_size} with such heads; what the host "
+            "would do in its place is not modelled",
+            hint="choose another --engine",
+        )
 
 
 def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
     """The scan: outputs of every token and, behind them, the new states, which are written back."""
+    _check_scan(mixer)
     state, graph = mixer.state, writer.graph
     new_states = 4 * state.state_elements * writer.setting.slots
     if "A_log" in writer.copies:
         # A result of one dimension counts as one row: too few to be worked out on the GPU with tensors of the host.
         writer.cached_on_host = max(
-            writer.cached_on_host, _scan_inputs(writer, mixer) + writer.row(mixer.inner) + new_states
+            writer.cached_on_host, sum(scan_inputs(writer, mixer)) + writer.row(mixer.inner) + new_states
         )
         graph.elsewhere(*sources)
         return graph.copied(writer.row(mixer.inner))
@@ -114,19 +104,19 @@ def _scanned(writer: Writer, mixer: Mamba | Mamba2, *sources: int) -> int:
     )
     graph.expand(scanned)
     graph.nothing(*rest, writer.input("no other states", 0))
-    _written(writer, new_states, scanned)
+    written(writer, new_states, scanned)
     return scanned
 
 
-def _scan_inputs(writer: Writer, mixer: Mamba | Mamba2) -> int:
+def scan_inputs(writer: Writer, mixer: Mamba | Mamba2) -> tuple[int, ...]:
     """Bytes of x, step, B and C on the host; the copy of a view spans nearly all of what it views."""
     before = 4 * (writer.tokens - 1)
     if isinstance(mixer, Mamba2):
         channels, each = mixer.state.conv_channels, mixer.groups * mixer.state_size
-        views = 3 * before * channels + 4 * (mixer.inner + 2 * each)
-        return views + writer.row(mixer.heads)
-    narrow = mixer.step_rank + 2 * mixer.state_size
-    return 2 * writer.row(mixer.inner) + 2 * (before * narrow + 4 * mixer.state_size)
+        narrow = before * channels + 4 * each
+        return before * channels + 4 * mixer.inner, writer.row(mixer.heads), narrow, narrow
+    narrow = before * (mixer.step_rank + 2 * mixer.state_size) + 4 * mixer.state_size
+    return writer.row(mixer.inner), writer.row(mixer.inner), narrow, narrow
 
 
 def _summed(writer: Writer, scanned: int, skipped: int) -> int:
@@ -156,9 +146,18 @@ def taken_over(writer: Writer, mixer: Mamba | Mamba2) -> None:
     writer.graph.use(writer.made(mixer.inner, writer.arrival(view)))
 
 
+def _stream_awaited(writer: Writer) -> None:
+    """The gate of the GPU before, then the end of its last layer."""
+    if writer.gate_to_come is not None:
+        taken_over(writer, writer.gate_to_come)
+        writer.gate_to_come = None
+    awaited(writer)
+
+
 def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    _stream_awaited(writer)
     both = writer.product("in_proj", 2 * inner, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -182,7 +181,8 @@ def _mamba(writer: Writer, mixer: Mamba, norm: Norm) -> int:
 
 def _mamba2(writer: Writer, mixer: Mamba2, norm: Norm) -> int:
     graph, inner, state = writer.graph, mixer.inner, mixer.state
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
+    _stream_awaited(writer)
     both = writer.product("in_proj", inner + state.conv_channels + mixer.heads, norm())
     convolved = graph.in_place(_convolved(writer, state, kept, both), *writer.weight("conv1d.bias"))
     convolved = graph.in_place(convolved)
@@ -203,10 +203,10 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
     keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
     normed = norm()
     graph.expand(normed)
-    kept = _gathered(writer, state.conv_channels * state.conv_tokens)
+    kept = gathered(writer, state.conv_channels * state.conv_tokens)
     fed = writer.product("in_proj_qkv", state.conv_channels, normed)
-    both = _joined(writer, state, kept, fed)
-    gathered = _gathered(writer, state.state_elements)
+    both = joined(writer, state, kept, fed)
+    old = gathered(writer, state.state_elements)
     convolved = graph.in_place(graph.tensor(writer.row(state.conv_channels), both, *writer.weight("conv1d")))
     fused = "in_proj_ba" in mixer.fused
     query, key = (
@@ -222,8 +222,8 @@ def _delta(writer: Writer, mixer: GatedDeltaNet, norm: Norm) -> int:
         correction = writer.made(mixer.value_heads, writer.product("in_proj_b", mixer.value_heads, normed))
     decay = graph.in_place(graph.in_place(decay), *writer.weight("A_log"))
     new_states = 4 * state.state_elements * writer.setting.slots
-    ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, gathered)
-    _written(writer, new_states, ruled)
+    ruled = graph.tensor(writer.row(values) + new_states, query, key, convolved, decay, correction, old)
+    written(writer, new_states, ruled)
     scaled = writer.norm(ruled, "norm", values, view=True)
     gate = writer.made(values, writer.product("in_proj_z", values, normed))
     gated = graph.in_place(scaled, gate)

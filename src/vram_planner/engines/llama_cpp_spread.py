@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_planner.architecture.cross import BlockSparse
 from vram_planner.engines.llama_cpp_graph import GraphBuilder
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of
 from vram_planner.engines.llama_cpp_overrides import moved
 from vram_planner.engines.llama_cpp_schedule import Schedule
+from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
 from vram_planner.engines.llama_cpp_writer import Writer
 from vram_planner.errors import RequestError
 from vram_planner.units import round_up
@@ -56,9 +58,9 @@ class SpreadWriter(Writer):
         """What the host worked out: the embedded tokens."""
         return self.graph.on_host(n_bytes)
 
-    def weight(self, *names: str) -> tuple[int, ...]:
-        """A tensor of the model, wherever it lies."""
-        if self._lies is None:
+    def weight(self, *names: str, view: bool = False) -> tuple[int, ...]:
+        """A tensor of the model, wherever it lies; views are of recurrent layers, which are whole."""
+        if self._lies is None or view:
             return ()
         sizes = self._lies.sizes
         found = [name for name in names if name in sizes]
@@ -66,11 +68,6 @@ class SpreadWriter(Writer):
             return ()
         place = self._lies.places.get(found[0], self._lies.home)
         return (self.graph.weight(sum(sizes[name] for name in found), place),)
-
-    @property
-    def sinks(self) -> tuple[int, ...]:
-        """They draw the softmax to their own device; flash attention does not go by them."""
-        return self.weight("sinks")
 
     def told(self, node: int) -> None:
         """See `Writer.told`."""
@@ -101,14 +98,23 @@ def is_spread(architecture: Architecture, mix: GgufMix, setting: Setting) -> boo
     if setting.gpus == 1 or not (setting.overrides or setting.moe_on_host):
         return False
     count = len(architecture.layers)
+    if not setting.overrides and _chooses_blocks(architecture):
+        return False
     if setting.all_on_gpus(count) and not setting.kv_on_host:
         return True
+    if not setting.overrides:
+        return False  # experts on the host beside layers or caches there: guests of the first GPU's stage
     for index in (*range(count), None):
         home = device_of(count if index is None else index, count, setting)
         places = moved(architecture, mix, setting, index).values()
         if any(place != HOST or home > 0 for place in places):
             return True
     return False
+
+
+def _chooses_blocks(architecture: Architecture) -> bool:
+    """Whether each GPU gets parts of the mask from the first (MiniMax-M3), which are views: no tensors of the schedule."""
+    return any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups)
 
 
 class _Spread(GraphBuilder):
@@ -123,7 +129,8 @@ class _Spread(GraphBuilder):
         self._check(layers)
         writer = self.writer
         writer.enter(layers[0])
-        stream = self._embedded(writer.arrival(writer.row(self._hidden)))
+        begun = () if layers[0].layer is None else (Step(layers[0].layer, {}, cache_on_host=False),)
+        stream = self._begun(Stage(begun, first=True, last=False, output_copies={}))
         for index, lies in enumerate(layers):
             writer.enter(lies)
             if lies.layer is None:
@@ -140,12 +147,17 @@ class _Spread(GraphBuilder):
                 home=device_of(count if index is None else index, count, setting),
                 sizes=copied_weights(architecture, mix, index),
                 places=moved(architecture, mix, setting, index),
-                turns=index is None or self.turns(architecture, index),
+                turns=index is None or turns(architecture, index),
             )
             for index in (*range(count), None)
         ]
 
     def _check(self, layers: list[Lies]) -> None:
+        if _chooses_blocks(self._architecture):
+            raise RequestError(
+                "tensors moved between several GPUs are not modelled for attention over chosen blocks",
+                hint="leave out --override-tensor, or plan one GPU",
+            )
         if self._setting.kv_on_host or any(lies.home == HOST for lies in layers):
             raise RequestError(
                 "tensors moved between several GPUs are not modelled beside layers or caches on the host",

@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.recurrent import Mamba, Mamba2
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
+ONCE = "once: "  # inputs that only views are made of: a pipeline's host has them once, not four times
 COPIES = 4  # GGML_SCHED_MAX_COPIES: of each input where several GPUs work as a pipeline
 # Families whose rotary embedding has sections: four positions a token.
 _SECTIONED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 # Families whose rotary factors are those of full layers only.
 _FAR_FACTORS = ("gemma4",)
 # Families with states whose attention knows no positions.
-_NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba")
+_NO_POSITIONS = ("nemotron_h", "granitemoehybrid", "jamba", "kimi_linear")
+# Families that add positions to the embedding, or to the scores.
+_UNTURNED = ("gpt2", "gpt_bigcode", "bloom", "mpt")
 # Families whose full layers know no positions; those with a window do.
 _NEAR_POSITIONS = ("cohere2",)
 # Families with LayerNorm, which is never written over what it reads, as RMSNorm is.
@@ -94,19 +98,37 @@ class Writer:
         self.setting = setting
         self.windowed = honours_window(architecture)
         self.tokens = setting.tokens
-        self.rotary = not (architecture.states and architecture.model_type.startswith(_NO_POSITIONS))
+        kind = architecture.model_type
+        self.rotary = not (architecture.states and kind.startswith(_NO_POSITIONS)) and kind not in _UNTURNED
         self.scaled_by_position: int | None = None
         self.layer_norm = _has_layer_norm(architecture.model_type)
         self.chosen: int | None = None  # cells that the last indexer chose
+        self.wide_mask: int | None = None  # the mask in float32 (MiniMax-M3)
         self.scaled_before: int | None = None  # the first step of the first norm, done on the GPU before
         self._in_window = False
-        self.copies: Mapping[str, int] = {}
+        self._copies: Mapping[str, int] = {}
+        self._copied: dict[tuple[str, ...], int] = {}
         self.cache_on_host = self.attends_on_host = self.hands_over = False
         self.layer_turns = True
-        self.waits = False  # between its first state and the rest another GPU works
+        self.experts_away = self.stream_away = False
+        self.gate_to_come: Mamba | Mamba2 | None = (
+            None  # whose gate is made between those states and the stream
+        )
+        self.stream_to_come = False  # whether states are gathered before the GPU before is done
+        self.first = True  # whether this GPU begins the model
+        self.begins = False  # whether the model's first layer is being written
         self.host_inputs = host_inputs
         self.cached_on_host = self._sent = 0
         self._inputs: dict[str, int] = {}
+
+    @property
+    def copies(self) -> Mapping[str, int]:
+        """Bytes of the tensors of this layer that lie on the host; each is copied once."""
+        return self._copies
+
+    @copies.setter
+    def copies(self, copies: Mapping[str, int]) -> None:
+        self._copies, self._copied = copies, {}
 
     def row(self, numbers: int, tokens: int | None = None) -> int:
         """Bytes of float32 activations of that many numbers a token."""
@@ -135,10 +157,18 @@ class Writer:
                 self.graph.expand(other)
         return copy
 
-    def weight(self, *names: str) -> tuple[int, ...]:
-        """A copy of a tensor that stays on the host; nothing where the GPU has it. Several names: one fused tensor."""
+    def weight(self, *names: str, view: bool = False) -> tuple[int, ...]:
+        """
+        A copy of a tensor that stays on the host; nothing where the GPU has it. Several names: one fused tensor.
+
+        A `view` of one is no weight in the scheduler's eyes, and starts no split of its own.
+        """
         n_bytes = sum(self.copies.get(name, 0) for name in names)
-        return (self.graph.copied(n_bytes, matrix=True),) if n_bytes else ()
+        if not n_bytes:
+            return ()
+        if names not in self._copied:
+            self._copied[names] = self.graph.copied(n_bytes, matrix=not view)
+        return (self._copied[names],)
 
     def product(self, name: str, numbers: int, source: int, *, tokens: int | None = None) -> int:
         """A matrix times activations, and its bias written over the result where it has one."""
@@ -164,11 +194,6 @@ class Writer:
             self.told(scaled)
         weighed = self.graph.in_place(scaled, *weights)
         return self.biased(weighed, name)
-
-    @property
-    def sinks(self) -> tuple[int, ...]:
-        """Attention's sinks, where a softmax of its own is run with them."""
-        return ()
 
     def told(self, node: int) -> None:
         """A node that runs with its layer: the first step of a norm with weights, where all layers are on GPUs."""
@@ -204,8 +229,8 @@ class Writer:
         """Keep the tokens whose logits are asked for."""
         return self.graph.tensor(numbers * self.setting.outputs * 4, tensor, self.output_ids)
 
-    def attention_inputs(self, cache: KvCache) -> Inputs:
-        """Mask, row numbers and rotations for a cache; layers of one kind share them."""
+    def attention_inputs(self, cache: KvCache, *, masked: bool = True) -> Inputs:
+        """Mask, row numbers and rotations for a cache; layers of one kind share them. `masked`: it reads the mask itself."""
         setting = self.setting
         cells = cells_of(as_served(self.architecture, cache), setting, windowed=self.windowed)
         self._in_window = cache.window is not None and self.windowed
@@ -224,7 +249,8 @@ class Writer:
             value_rows = self._row_numbers(
                 f"{kind} value rows", 1 if setting.flash else value_width(self.architecture, cache, setting)
             )
-        mask = self.input(f"{kind} mask", cells * self.tokens * (2 if setting.flash else 4))
+        size = cells * self.tokens * (2 if setting.flash else 4)
+        mask = self.input(f"{kind} mask", size) if masked else -1
         return Inputs(mask, key_rows, value_rows, cells, rotate_keys, rotate_values)
 
     def _row_numbers(self, name: str, each: int) -> int | None:

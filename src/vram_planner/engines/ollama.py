@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.engines.layouts import per_replica
 from vram_planner.engines.llama_cpp import LlamaCpp
+from vram_planner.engines.llama_cpp_projector_part import projector_of
 from vram_planner.errors import RequestError
 from vram_planner.units import GIB, MIB
 
@@ -20,6 +21,7 @@ _DEFAULT_BATCH = 512
 # batch -> from so many tokens of all slots on, only while the model takes at most this share, what it may add
 _LARGER = ((2048, 32_768, 60, 2 * GIB), (1024, 4_096, 75, 768 * MIB))
 _MOST_PERCENT = 80
+_PROJECTOR_ROOM = GIB
 
 
 class Ollama(LlamaCpp):
@@ -60,6 +62,9 @@ class Ollama(LlamaCpp):
                 "--no-kv-offload on to llama-server",
                 hint="leave them out, or plan for --engine llama.cpp",
             )
+        if _keeps_projector_back(ask):
+            options = replace(options, mmproj_offload=False)
+            ask = replace(ask, options=options)
         if options.ubatch is not None:
             return ask
         batch = next((size for size, above, *_ in _LARGER if _all_tokens(ask) > above), _DEFAULT_BATCH)
@@ -81,6 +86,25 @@ class Ollama(LlamaCpp):
             ):
                 return size
         return _DEFAULT_BATCH
+
+
+def _keeps_projector_back(ask: Ask) -> bool:
+    """
+    Whether Ollama leaves the projector on the host: beside layers there, or on cards that it and 1 GiB do not fit.
+
+    Source: llm/llama_server.go, shouldDisableMMProjOffload; what is free is taken for the whole card.
+    """
+    if ask.projector is None:
+        return False
+    ngl, layers = ask.options.ngl, len(ask.architecture.layers) + 1
+    if ngl is not None and ngl < layers:
+        return True
+    found = projector_of(ask)
+    return (
+        found is not None
+        and ask.device is not None
+        and ask.device.total_bytes < found.weights + _PROJECTOR_ROOM
+    )
 
 
 def _all_tokens(ask: Ask) -> int:

@@ -28,7 +28,9 @@ class Cells:
     Tokens of one rank: `unit_bytes` for each `unit` of them, whole numbers where a pool is a fraction of another.
 
     `share` of the tokens, as (up, down), is what sliding layers of `window` get; None where they get all. `extra` slots a
-    request takes beside its context (the image of cross-attention), `fixed_bytes` whatever it runs.
+    request takes beside its context (the image of cross-attention), `fixed_bytes` whatever it runs. `counted_bytes` is what
+    the release counts for a unit as it sizes the pool, where that is not what it then allocates; `draft_bytes` is what of a
+    unit is a draft model's; `split` says whether keys and values are logged apart.
     """
 
     unit_bytes: int
@@ -38,6 +40,9 @@ class Cells:
     share: tuple[int, int] = _WINDOW_SHARE
     extra: int = 0
     fixed_bytes: int = 0
+    counted_bytes: int | None = None
+    draft_bytes: int = 0
+    split: bool = False
 
     @property
     def cell_bytes(self) -> int:
@@ -57,8 +62,14 @@ class Cells:
         return ceil_div(slots * self.unit_bytes, self.unit)
 
     def held(self, n_bytes: int) -> int:
-        """Slots that fit, whole pages of them."""
-        return max(0, n_bytes) * self.unit // self.unit_bytes // self.page * self.page
+        """Slots that fit by what is counted, whole pages of them."""
+        return max(0, n_bytes) * self.unit // (self.counted_bytes or self.unit_bytes) // self.page * self.page
+
+    def beyond(self, slots: int) -> int:
+        """Bytes that slots take and the sizing does not count: outside the budget. Negative where it counts more."""
+        if self.counted_bytes is None:
+            return 0
+        return ceil_div(slots * (self.unit_bytes - self.counted_bytes), self.unit)
 
 
 def element_bytes(ask: Ask) -> int:
@@ -127,7 +138,15 @@ def plain_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) -> 
             sliding, window = sliding + n_bytes, max(window or 0, cache.window)
         else:
             full += n_bytes
+    split = not any(cache.latent for cache, _ in ask.architecture.caches)
     if not full:  # all slide: no full pool to relate to, and every token is counted
-        return Cells(unit_bytes=sliding, page=page, extra=extra)
+        return Cells(unit_bytes=sliding, page=page, extra=extra, split=split)
     share, whole = _WINDOW_SHARE if sliding else (1, 1)
-    return Cells(unit_bytes=full * whole + sliding * share, unit=whole, page=page, window=window, extra=extra)
+    return Cells(
+        unit_bytes=full * whole + sliding * share,
+        unit=whole,
+        page=page,
+        window=window,
+        extra=extra,
+        split=split,
+    )

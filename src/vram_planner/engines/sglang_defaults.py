@@ -38,7 +38,7 @@ class Setup:
     """
     What the defaults follow from beside the card: the ranks, what the user set (`chunk`, `running`), and the model.
 
-    `vision` is None for models without an encoder.
+    `vision` is None for models without an encoder; `drafting_gib` is what the release keeps back for speculation.
     """
 
     tp: int = 1
@@ -49,6 +49,7 @@ class Setup:
     mla: bool = False
     model_type: str = ""
     vision: Vision | None = None
+    drafting_gib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +194,7 @@ def defaults_for(version: str | None, total_bytes: int | None, setup: Setup) -> 
         reserved = _reserved_mib(profile, chosen, graphs, setup)
         if total_mib > _LARGE_CARD_MIB:
             reserved = max(reserved, _LARGE_CARD_RESERVE_MIB)
+    reserved += setup.drafting_gib * 1024
     rule = f"({total_mib:,.0f} − {reserved:,.0f}) / {total_mib:,.0f} MiB, the reserve of SGLang {profile['title']}"
     if share != 1:
         rule += f", × {share:.3f} for the vision encoder"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica, replica
-from vram_planner.engines.sglang_cells import Cells, cache_of, plain_cells
+from vram_planner.engines.sglang_cells import Cells, cache_of, element_bytes, plain_cells
 from vram_planner.engines.sglang_defaults import Profile, profile_of
 from vram_planner.engines.sglang_sparse import compressed_cells, sparse_cells
 from vram_planner.engines.sglang_state import States, states_of
@@ -76,7 +76,24 @@ def _cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) -> Cells
     kinds = ask.architecture.kinds
     if "compressed" in kinds:
         return compressed_cells(layers, ask, profile)
-    return (sparse_cells if "indexer" in kinds else plain_cells)(layers, ask, profile)
+    cells = (sparse_cells if "indexer" in kinds else plain_cells)(layers, ask, profile)
+    if ask.options.speculative is None:
+        return cells
+    from vram_planner.engines.sglang_draft import drafted, with_draft  # noqa: PLC0415  rarely asked for
+
+    caches = [(cache, count) for layer, count in layers if (cache := cache_of(layer.mixer)) is not None]
+    whole = next((cache for cache, _ in caches if cache.window is None), None)
+    row = 0 if whole is None else whole.elements_per_token(ask.layout.attention_tp) * element_bytes(ask)
+    held = with_draft(cells, ask, sum(count for _, count in caches), row)
+    return replace(held, extra=held.extra + drafted(ask))
+
+
+def _drafted(ask: Ask) -> int:
+    if ask.options.speculative is None:
+        return 0
+    from vram_planner.engines.sglang_draft import drafted  # noqa: PLC0415  rarely asked for
+
+    return drafted(ask)
 
 
 def fullest(ask: Ask) -> Rank:
@@ -88,7 +105,7 @@ def fullest(ask: Ask) -> Rank:
         (cache.ranks_holding_each_head(layout.attention_tp) for cache in caches if cache), default=1
     )
     # What waits in DeepSeek-V4's compressors is no slot of its own: its pools hold it.
-    states = None if "compressed" in architecture.kinds else states_of(ask, profile)
+    states = None if "compressed" in architecture.kinds else states_of(ask, profile, _drafted(ask))
     weights = rank_weight_bytes(architecture, ask.precision, replica(ask), vocabulary_multiple=64)
     ranks, start = [], 0
     for count, n_bytes in zip(stage_layers(len(architecture.layers), layout.pp), weights, strict=True):

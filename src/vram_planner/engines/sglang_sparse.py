@@ -52,6 +52,7 @@ def sparse_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) ->
         by blocks (MiniMax-M3)          heads/tp · (d_k + d_v) · b, indexer d_k in the model's dtype; pages of 128
 
     The default is FP8 on compute capability 10 and up, else bfloat16. Up to 0.5.18 every layer keeps indexer keys.
+    Up to 0.5.16 an FP8 row is counted as 576 B where 656 B are allocated, so the pool outgrows its budget.
     Source: calculate_mla_kv_cache_dim and _should_elide_dsa_index_k, mem_cache/kv_cache_configurator.py;
     DefaultPoolConfigurator._compute_dsa_indexer_cell_size; _dsa_kv_cache_dtype_default, arg_groups/overrides.py.
     Raises UnsupportedArchitectureError for releases that run no such model.
@@ -62,7 +63,7 @@ def sparse_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) ->
             f"SGLang {profile['title']} runs no models with an indexer",
             hint="leave --engine-version out for the newest release",
         )
-    total, page = 0, int(rule["page"])
+    total, counted, page = 0, 0, int(rule["page"])
     for layer, count in layers:
         cache, chooser = layer.mixer.cache, layer.mixer.indexer
         if cache is None:
@@ -70,12 +71,20 @@ def sparse_cells(layers: list[tuple[Layer, int]], ask: Ask, profile: Profile) ->
         if cache.latent:
             width = chooser.key_dim if chooser else ask.architecture.indexers[0][0].key_dim
             keys = _key_bytes(width) if chooser or rule["indexers"] == "all" else 0
-            total += (_latent_row(cache, ask, profile) + keys) * count
+            row = _latent_row(cache, ask, profile)
+            total += (row + keys) * count
+            scaled = rule["counts_raw"] and row < 2 * cache.elements_per_token()
+            counted += ((cache.elements_per_token() if scaled else row) + keys) * count
         else:
             page = _BLOCK_SPARSE_PAGE
             keys = chooser.elements_per_token() * ask.precision.element_bytes if chooser else 0
-            total += (cache.elements_per_token(ask.layout.attention_tp) * element_bytes(ask) + keys) * count
-    return Cells(unit_bytes=total, page=ask.options.block_size or page)
+            cells = (cache.elements_per_token(ask.layout.attention_tp) * element_bytes(ask) + keys) * count
+            total, counted = total + cells, counted + cells
+    return Cells(
+        unit_bytes=total,
+        page=ask.options.block_size or page,
+        counted_bytes=None if counted == total else counted,
+    )
 
 
 def _latent_row(cache: KvCache, ask: Ask, profile: Profile) -> int:

@@ -18,7 +18,7 @@ from vram_planner.engines.tensorrt_llm_pools import (
     slots_of,
 )
 from vram_planner.errors import PrecisionError
-from vram_planner.units import GIB, ceil_div, format_gib
+from vram_planner.units import GIB, ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -41,7 +41,7 @@ _ACTIVATION_LOW, _ACTIVATION_HIGH = 0.5, 3.0
 _NOT_MODELLED = (
     "LoRA adapters",
     "speed with attention data parallelism",
-    "speculative decoding (MTP, EAGLE, Medusa)",
+    "speculative decoding by Medusa, ReDrafter or Lookahead",
     "KV cache reuse between requests, and its host pool",
     "engine building (needs more memory than serving)",
     "pools of their own for sliding windows (max_attention_window): every layer keeps every token",
@@ -53,7 +53,8 @@ class TensorRtLlm:
     """
     TensorRT-LLM. Pool = `free_gpu_memory_fraction` × (total − everything that is there after the warm-up).
 
-    A block covers `tokens_per_block` tokens in all layers of a rank: 64 before 1.0, 32 since, 64 with an indexer.
+    A block covers `tokens_per_block` tokens in all layers of a rank: 64 before 1.0, 32 since, 64 with an indexer. The tokens
+    that the pool holds are rounded up to whole blocks: logs of 0.13 and 1.1 both have the block that does not fit whole.
     Slots of recurrent states come out of the pool, before the blocks, for `max_batch_size` requests.
     Sliding windows are not given pools of their own here: each layer keeps every token.
     Source: the memory reference of its documentation; the rule closes on the logs in tests/oracles.
@@ -76,15 +77,23 @@ class TensorRtLlm:
         return None
 
     def usable_bytes(self, ask: Ask) -> int:
-        """All that the fraction leaves: total − (1 − fraction) × what is free after the warm-up."""
+        """
+        All but what the fraction leaves over: total − (1 − fraction) × what is free after the warm-up.
+
+        Without states the last block lies whole in it, as the engine makes it.
+        """
+        ask = _completed(ask)
         total = named_device(ask).total_bytes
         free = max(0, total - sum(part.n_bytes for part in self._fixed_parts(ask)))
-        return total - int(free * (1 - _fraction(ask)))
+        if slot_bytes(ask):
+            return total - int(free * (1 - _fraction(ask)))
+        return total - free + round_up(int(free * _fraction(ask)), _block(ask) * _need(ask).bytes_per_token)
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or UnsupportedArchitectureError."""
         check_layout(ask)
         check_kinds(ask)
+        ask = _completed(ask)
         need = _need(ask)
         block = _block(ask)
         kv = Part(
@@ -92,7 +101,7 @@ class TensorRtLlm:
             n_bytes=need.n_bytes,
             basis=Basis.FORMULA,
             source=_DOCUMENTATION,
-            detail=f"{per_replica(ask):,} × {ceil_div(ask.workload.context, block):,} blocks of {block} tokens"
+            detail=f"{per_replica(ask):,} × {ceil_div(ask.workload.context + _drafted(ask), block):,} blocks of {block} tokens"
             f": {need.bytes_per_token:,} B a token",
         )
         weights, *rest = self._fixed_parts(ask)
@@ -113,20 +122,21 @@ class TensorRtLlm:
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`."""
+        ask = _completed(ask)
         total, block, slot = named_device(ask).total_bytes, _block(ask), slot_bytes(ask)
         free = max(0, total - sum(part.n_bytes for part in memory.parts if part.name not in _FROM_POOL))
         pool = int(free * _fraction(ask))
         per_block = block * memory.kv.bytes_per_token
-        batch = per_replica(ask)
+        batch, drafted = per_replica(ask), _drafted(ask)
 
         def blocks_beside(requests: int) -> int:
-            return max(0, pool - slots_of(requests, ask) * slot if slot else pool) // per_block
+            return ceil_div(max(0, pool - slots_of(requests, ask) * slot if slot else pool), per_block)
 
         def held(context: int) -> Callable[[int], bool]:
-            return lambda requests: ceil_div(context, block) * requests <= blocks_beside(requests)
+            return lambda requests: ceil_div(context + drafted, block) * requests <= blocks_beside(requests)
 
         blocks = blocks_beside(batch_of(ask) or batch)
-        at_once: float = blocks / ceil_div(ask.workload.context, block)
+        at_once: float = blocks / ceil_div(ask.workload.context + drafted, block)
         if slot:  # each request more takes a slot, so the engine is asked for as many as fit
             at_once = largest(held(ask.workload.context), blocks_beside(0))
         return Capacity(
@@ -154,6 +164,7 @@ class TensorRtLlm:
                 detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
                 f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",
             ),
+            *_draft_parts(ask),
             _activations(ask),
             _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
             _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
@@ -172,6 +183,28 @@ def _weights_layout(ask: Ask) -> Layout:
     if ask.layout.attention_dp == 1:
         return replica(ask)
     return Layout(dp=ask.layout.tp, pp=ask.layout.pp, expert_parallel=True)
+
+
+def _completed(ask: Ask) -> Ask:
+    """The ask with what speculation sets; the common case loads nothing of it."""
+    if ask.options.speculative is None and ask.options.speculative_tokens is None and ask.draft is None:
+        return ask
+    from vram_planner.engines.tensorrt_llm_draft import speculating  # noqa: PLC0415  rarely asked for
+
+    return speculating(ask)
+
+
+def _drafted(ask: Ask) -> int:
+    """Tokens that a request holds beside its context while they are verified."""
+    return ask.options.speculative_tokens or 0
+
+
+def _draft_parts(ask: Ask) -> tuple[Part, ...]:
+    if ask.options.speculative is None:
+        return ()
+    from vram_planner.engines.tensorrt_llm_draft import draft_parts  # noqa: PLC0415  rarely asked for
+
+    return draft_parts(ask)
 
 
 def _state_parts(ask: Ask) -> tuple[Part, ...]:
@@ -241,7 +274,11 @@ def _need(ask: Ask) -> KvNeed:
         cache.elements_per_token(tp) * n_bytes * max(stage_layers(count, ask.layout.pp))
         for cache, count in ask.architecture.caches
     ) + indexer_bytes(ask)
-    request = ceil_div(ask.workload.context, block) * block * token
+    if ask.options.speculative is not None:
+        from vram_planner.engines.tensorrt_llm_draft import draft_caches  # noqa: PLC0415  rarely asked for
+
+        token += sum(cache.elements_per_token(tp) * n_bytes for cache in draft_caches(ask))
+    request = ceil_div(ask.workload.context + _drafted(ask), block) * block * token
     return KvNeed(
         bytes_per_token=token,
         bytes_per_request=request,
@@ -293,4 +330,8 @@ def _launch(ask: Ask) -> str:
     words = [f"{flag} {value}" for flag, value in shown.items() if value is not None]
     if layout.attention_dp > 1:
         words.append("--enable_attention_dp")
+    if options.speculative is not None:
+        from vram_planner.engines.tensorrt_llm_draft import configuration  # noqa: PLC0415  rarely asked for
+
+        words.append(configuration(ask))
     return " ".join(["trtllm-serve {model}", *words])

@@ -8,16 +8,14 @@ from vram_planner.engines import vllm_parts as parts
 from vram_planner.engines.base import Ask, Capacity, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica_warning
 from vram_planner.engines.served import how_served
-from vram_planner.engines.versions import profile_for
 from vram_planner.engines.vllm_bnb import as_loaded
 from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
 from vram_planner.engines.vllm_features import feature_parts, launch_words, not_modelled, settled
 from vram_planner.engines.vllm_held import VOCABULARY_MULTIPLE
 from vram_planner.engines.vllm_log import Pool, log_lines
 from vram_planner.engines.vllm_offload import offloaded_bytes, on_card
+from vram_planner.engines.vllm_rules import caches_prefixes, card_defaults, release_of, states_left_out
 from vram_planner.engines.vllm_setting import (
-    BIG_CARD,
-    HUGE_CARD,
     Setting,
     fullest_stage,
     in_flight,
@@ -43,7 +41,7 @@ class Vllm:
     vLLM (V1 engine). The budget is `gpu_memory_utilization` × total memory of the card.
 
     KV pool = budget − weights − activation peak of the profile run − non-torch memory
-    [− estimate of the CUDA graphs, from 0.21 on]; what the context and, before 0.21, the graphs
+    [− estimate of the CUDA graphs, from 0.20 on]; what the context and, before 0.20, the graphs
     take comes on top of the budget.
     Source: vllm/v1/worker/gpu_worker.py determine_available_memory.
     """
@@ -63,24 +61,18 @@ class Vllm:
     def alike(self, ask: Ask) -> Hashable:
         """Defaults go by size and name, workspaces and block size by generation, the V1 sampler by multiprocessors."""
         device = named_device(ask)
-        generation = min(device.compute_capability[0], 10) if device.compute_capability else None
+        generation = device.compute_capability[0] if device.compute_capability else None
         if generation is not None and generation < _HOPPER:
             generation = 0
-        tier = (
-            device.total_bytes >= BIG_CARD,
-            device.total_bytes >= HUGE_CARD,
-            "a100" in device.name.lower(),
-        )
-        sampler = profile_for("vllm", ask.options.version)[0]["sampler"]
-        return (*tier, generation, device.multiprocessors if sampler == "v1" else None)
+        profile = release_of(ask).profile
+        defaults = None if profile.get("v0") else card_defaults(profile, device)
+        return (defaults, generation, device.multiprocessors if profile["sampler"] == "v1" else None)
 
     def usable_bytes(self, ask: Ask) -> int:
         """gpu_memory_utilization × total; the whole card where the pool is fixed."""
         if ask.options.kv_cache_memory:
             return named_device(ask).total_bytes
-        return int(
-            named_device(ask).total_bytes * utilization(ask, profile_for("vllm", ask.options.version)[0])
-        )
+        return int(named_device(ask).total_bytes * utilization(ask, release_of(ask).profile))
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or RequestError."""
@@ -108,9 +100,10 @@ class Vllm:
                 "max_num_seqs": setting.requests,
                 "block_size": stage.groups.block,
                 "kv_dtype": setting.kv_dtype,
+                "prefix_caching": caches_prefixes(ask, setting.profile),
             },
             launch=_launch(ask, setting),
-            not_modelled=(*not_modelled(ask), *_not_modelled(ask)),
+            not_modelled=(*not_modelled(ask), *states_left_out(ask, setting.profile), *_not_modelled(ask)),
             warnings=_warnings(ask, setting, peak),
         )
 
@@ -124,12 +117,15 @@ class Vllm:
         pool, block_bytes = least_room(ask, setting, usable - fixed)
         blocks = pool // block_bytes
         flying = in_flight(ask, setting)
-        concurrency = blocks / groups.blocks_per_request(ask.workload.context, flying)
+        if setting.profile["concurrency_by_length"]:
+            concurrency = blocks * groups.tokens_per_block / ask.workload.context
+        else:
+            concurrency = blocks / groups.blocks_per_request(ask.workload.context, flying)
 
         def fits(context: int) -> bool:
             return groups.blocks_per_request(context, flying) * per_replica(ask) <= blocks
 
-        if setting.profile["tokens_by_concurrency"]:
+        if setting.profile.get("tokens_by_concurrency"):
             tokens = int(concurrency * ask.workload.context)
         else:
             tokens = blocks // len(groups.kinds) * groups.tokens_per_block
@@ -182,7 +178,7 @@ def _not_modelled(ask: Ask) -> tuple[str, ...]:
 
 
 def _warnings(ask: Ask, setting: Setting, peak: Peak) -> tuple[str, ...]:
-    found = [*([setting.warning] if setting.warning else []), *replica_warning(ask)]
+    found = [*setting.warnings, *replica_warning(ask)]
     if (
         ask.layout.tp > 1
         and how_served("vllm", "vLLM", ask.architecture.model_type, ask.options.version).uncut

@@ -13,27 +13,31 @@ from vram_planner.engines.vllm_compressed import (
     compressed_groups,
 )
 from vram_planner.engines.vllm_groups import DEFAULT_BLOCK, Groups, Kind
+from vram_planner.engines.vllm_rules import caches_prefixes
 from vram_planner.engines.vllm_stages import stage_asks
 from vram_planner.errors import PrecisionError
-from vram_planner.units import ceil_div
+from vram_planner.units import ceil_div, round_up
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vram_planner.architecture.cache import StateCache
-    from vram_planner.architecture.model import Architecture
     from vram_planner.engines.base import Ask
+    from vram_planner.engines.versions import Profile
 
 _FP8 = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 _KV_DTYPES: dict[str, int] = {"bfloat16": 2, "float16": 2, **dict.fromkeys(_FP8, 1)}
 _FLOAT32_BYTES = 4
-_BLACKWELL = 10
+_HOPPER, _BLACKWELL = 9, 10
+_FLASHMLA_BLOCK, _CUTLASS_BLOCK = 64, 128
+_PADDED_HEAD = 256
+_LATENT_FORMATS = ("bfloat16", "float16", "float32", "fp8")
 _INDEXER_GROUP = 128
 # Sparse MLA's kernels (DeepSeek-V3.2, GLM-5) read pages of 64 tokens.
 _SPARSE_BLOCK = 64
 _PACKED_BYTES = 656
 # Models of latent attention that vLLM runs as plain attention.
 _WITHOUT_MLA = frozenset({"minicpm3"})
-# A spread between kinds below this makes vLLM pad the smaller kind instead of splitting the larger one.
-_PAD_INSTEAD = 1.5
 
 
 def element_bytes(kv_dtype: str, model_bytes: int) -> int:
@@ -47,57 +51,75 @@ def element_bytes(kv_dtype: str, model_bytes: int) -> int:
     return _KV_DTYPES[kv_dtype]
 
 
-def kv_dtype_of(ask: Ask, *, follows: bool) -> str:
+def kv_dtype_of(ask: Ask, followed: Sequence[str]) -> str:
     """
-    The cache's type as asked; 'auto' is the checkpoint's own, where that names one and the version `follows` it.
+    The cache's type as asked; 'auto' is the checkpoint's own, where it names one and the version follows its format.
 
-    Source: vLLM utils/torch_utils.py, resolve_kv_cache_dtype_string (ModelOpt); layers/attention/attention.py,
-    kv_cache_scheme (compressed-tensors).
+    Source: vLLM 0.14 utils/torch_utils.py, resolve_kv_cache_dtype_string (ModelOpt); 0.16
+    layers/attention/attention.py, kv_cache_scheme (compressed-tensors).
     """
     asked, stored = ask.options.kv_dtype, ask.architecture
-    if asked == "auto" and follows and stored.kv_dtype and ask.precision.name == stored.precision.name:
+    format_ = stored.kv_dtype_by or (followed[-1] if followed else "")
+    if (
+        asked == "auto"
+        and format_ in followed
+        and stored.kv_dtype
+        and ask.precision.name == stored.precision.name
+    ):
         asked = stored.kv_dtype
     if compressed(ask):
         check_compressed(ask, asked)
     return asked
 
 
-def held_caches(architecture: Architecture) -> tuple[tuple[KvCache, int], ...]:
+def held_caches(ask: Ask, latent: str | None = None) -> tuple[tuple[KvCache, int], ...]:
     """
-    What vLLM keeps of each layer: as the model has it, but whole heads where its module does without MLA.
+    What vLLM keeps of each layer: as the model has it, but whole heads where its module runs without MLA.
 
     MiniCPM3: n_heads keys of nope + rope elements, values padded to as many. Source: model_executor/models/minicpm3.py.
+    Before 0.7.1 the same of all latent attention, each head padded to 256; in 0.7.1 and 0.7.2 of models in
+    another format than 16 bits or FP8, not padded. Source: config.py, get_head_size and use_mla; deepseek_v2.py.
     """
-    if architecture.model_type not in _WITHOUT_MLA:
-        return architecture.caches
+    padded = latent == "padded heads"
+    whole = padded or ask.architecture.model_type in _WITHOUT_MLA
+    whole |= latent == "unless quantised" and not ask.precision.name.startswith(_LATENT_FORMATS)
+    if not whole:
+        return ask.architecture.caches
     counts: dict[KvCache, int] = {}
-    for layer, count in architecture.groups:
+    for layer, count in ask.architecture.groups:
         mixer = layer.mixer
+        cache = mixer.cache
         if isinstance(mixer, Latent):
-            width = mixer.nope_dim + mixer.rope_dim
+            width = _PADDED_HEAD if padded else mixer.nope_dim + mixer.rope_dim
             cache = KvCache(n_heads=mixer.n_heads, key_dim=width, value_dim=width)
+        if cache is not None:
             counts[cache] = counts.get(cache, 0) + count
     return tuple(counts.items())
 
 
-def default_block_size(ask: Ask, kv_dtype: str) -> int:
+def default_block_size(ask: Ask, kv_dtype: str, rules: Profile) -> int:
     """
     Tokens a block: 16, unless the attention backend wants more.
 
-    MLA with an fp8 cache runs FlashMLA with 64 (Hopper); every MLA cache runs CUTLASS MLA with 128
-    on Blackwell; sparse MLA takes 64. Source: vLLM v1/attention/backends/mla (answers of vLLM 0.32's
-    own config path).
+    Latent attention on Hopper takes FlashMLA's 64 up to 0.17, from 0.18 on with an fp8 cache alone; on Blackwell
+    CUTLASS MLA's 128 from 0.10.1 on, FlashInfer's 64 in 0.16 and 0.17; sparse MLA takes 64.
+    Source: platforms/cuda.py, check_and_update_config; from 0.18 on v1/attention/backends/mla (answers of
+    vLLM 0.32's own config path).
     """
-    if not any(cache.latent for cache, _ in held_caches(ask.architecture)):
+    caches = held_caches(ask, rules.get("latent"))
+    if not any(cache.latent for cache, _ in caches):
         return DEFAULT_BLOCK
     if compressed(ask):
         return COMPRESSED_BLOCK
     if ask.architecture.indexers:
         return _SPARSE_BLOCK
     capability = ask.device.compute_capability if ask.device else None
-    if capability is not None and capability[0] >= _BLACKWELL:
-        return 128
-    return 64 if kv_dtype in _FP8 else DEFAULT_BLOCK
+    if capability is not None and capability[0] == _BLACKWELL:
+        return int(rules["latent_block_blackwell"] or _CUTLASS_BLOCK)
+    fp8 = _FLASHMLA_BLOCK if kv_dtype in _FP8 else DEFAULT_BLOCK
+    if capability is not None and capability[0] == _HOPPER:
+        return int(rules["latent_block_hopper"] or fp8)
+    return fp8
 
 
 def _packed_latents(ask: Ask) -> bool:
@@ -144,15 +166,15 @@ class _Layers(NamedTuple):
     n_layers: int
 
 
-def group_layers(ask: Ask, *, block: int, kv_bytes: int, hybrid: bool, prefix_caching: bool = True) -> Groups:
+def group_layers(ask: Ask, *, block: int, kv_bytes: int, rules: Profile) -> Groups:
     """
     Split the layers into groups of one kind and one page size.
 
     Layers that all need the same number of slots (full attention of any shape, with its indexers) form one
     group. Else pages are made alike first: smaller ones take more tokens a block if that fits, or padding.
-    The group size is then the number of layers of the rarest kind (of the most frequent one, if that has
-    less than 1.5 times as many); kinds are padded up to it. Without the hybrid allocator (before 0.9),
-    sliding layers keep every token like the others. Beside states the block of attention grows until its
+    The group size is then the number of layers of the rarest kind; of the most frequent one, if that has less than
+    1.25 times as many (0.12 to 0.17; 1.5 times from 0.18 on). Kinds are padded up to it. Without the hybrid allocator
+    (before 0.9.1), sliding layers keep every token like the others. Beside states the block of attention grows until its
     page is not smaller than a state. Under pipeline parallelism a stage holds its share of each group.
     Source: vLLM get_kv_cache_groups, unify_kv_cache_spec_page_size and
     _get_kv_cache_groups_uniform_page_size, v1/core/kv_cache_utils.py; update_block_size_for_backend,
@@ -169,58 +191,58 @@ def group_layers(ask: Ask, *, block: int, kv_bytes: int, hybrid: bool, prefix_ca
         )
         for state, count in ask.architecture.states
     ]
-    if states and held_caches(ask.architecture):
+    if states and ask.architecture.caches:
         block = _block_beside_states(ask, block, kv_bytes, max(n_bytes for _, _, n_bytes in states))
-    layers = _attention_layers(ask, block, kv_bytes, hybrid=hybrid)
+    layers = _attention_layers(ask, block, kv_bytes, rules)
     page = max((row.page_bytes for row in layers), default=0)
+    cached = bool(states and layers) and caches_prefixes(ask, rules)
     if states:
         page = page or max(n_bytes for _, _, n_bytes in states)
-        cached = bool(layers) and prefix_caching
 
     def rows(part: Ask) -> list[_Layers]:
-        return _attention_layers(part, block, kv_bytes, hybrid=hybrid) + [
+        return _attention_layers(part, block, kv_bytes, rules) + [
             _Layers(
-                Kind(block=block, state_blocks=_state_blocks(state, prefixes=cached) + drafted), page, count
+                Kind(block=block, state_blocks=(_state_blocks(state, rules) if cached else 1) + drafted),
+                page,
+                count,
             )
             for state, count in part.architecture.states
         ]
 
-    return _grouped(rows(ask), block, [rows(part) for part in stage_asks(ask)])
+    return _grouped(rows(ask), block, [rows(part) for part in stage_asks(ask)], rules.get("pad_instead", 0))
 
 
-def _state_blocks(state: StateCache, *, prefixes: bool) -> int:
+def _state_blocks(state: StateCache, rules: Profile) -> int:
     """
-    A model of states alone caches no prefixes, and then a state is one block; each drafted token takes one more.
+    Blocks of a state whose prefixes are cached: two, and Mamba2's checkpoint of the prefill from 0.32 on.
 
-    Source: vLLM MambaSpec.max_memory_usage_bytes, num_speculative_blocks.
+    Without prefix caching a state is one block (all models before 0.26, those of states alone ever since); each
+    drafted token takes one more. Source: vLLM MambaSpec.max_memory_usage_bytes, num_speculative_blocks.
     """
-    if not prefixes:
-        return 1
-    return 3 if state.kind == "mamba2" else 2
+    return 2 + (int(rules["mamba2_checkpoint"]) if state.kind == "mamba2" else 0)
 
 
 def _block_beside_states(ask: Ask, block: int, kv_bytes: int, state: int) -> int:
     """The smallest block whose page holds a state: block · ceil(state / (block · bytes of a token))."""
-    latent = any(cache.latent for cache, _ in held_caches(ask.architecture))
+    latent = any(cache.latent for cache, _ in held_caches(ask))
     step = max(block, 128) if latent else block
-    token = max(
-        cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in held_caches(ask.architecture)
-    )
+    token = max(cache.elements_per_token(ask.layout.tp) * kv_bytes for cache, _ in held_caches(ask))
     return max(block, step * ceil_div(state, step * token))
 
 
-def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> list[_Layers]:
+def _attention_layers(ask: Ask, block: int, kv_bytes: int, rules: Profile) -> list[_Layers]:
     found: dict[tuple[Kind, int], int] = {}
     tp = ask.layout.tp
-    several = len({(cache.window, cache.chunked) for cache, _ in held_caches(ask.architecture)}) > 1
-    for cache, count in held_caches(ask.architecture):
+    caches = held_caches(ask, rules.get("latent"))
+    several = len({(cache.window, cache.chunked) for cache, _ in caches}) > 1
+    for cache, count in caches:
         if cache.fixed_tokens is not None:
             continue
-        window = cache.window if hybrid or not several else None
+        window = cache.window if rules.get("hybrid_allocator") or not several else None
         kind = Kind(window=window, chunked=cache.chunked and window is not None, block=block)
         page = page_bytes(cache, block=block, tp=tp, n_bytes=kv_bytes)
-        if cache.latent and kv_bytes == 1 and _packed_latents(ask):
-            page = block * _PACKED_BYTES
+        if cache.latent:
+            page = _latent_page(ask, page, block, kv_bytes, rules)
         row = kind, page
         found[row] = found.get(row, 0) + count
     for cache, count in ask.architecture.indexers:
@@ -231,7 +253,24 @@ def _attention_layers(ask: Ask, block: int, kv_bytes: int, *, hybrid: bool) -> l
     return [_Layers(kind, page, count) for (kind, page), count in found.items()]
 
 
-def _grouped(layers: list[_Layers], block: int, stages: list[list[_Layers]]) -> Groups:
+def _latent_page(ask: Ask, page: int, block: int, kv_bytes: int, rules: Profile) -> int:
+    """
+    A page of latents: of sparse MLA packed where its cache is FP8, in 0.7.2 and 0.7.3 with entries of whole 256 bytes.
+
+    Source: vLLM 0.7.2 worker/cache_engine.py, align_to_256bytes, which counts in the model's own type.
+    """
+    if kv_bytes == 1 and _packed_latents(ask):
+        return block * _PACKED_BYTES
+    element = ask.precision.element_bytes
+    return (
+        round_up(page // (block * kv_bytes) * element, int(rules.get("latent_alignment", 1)))
+        // element
+        * kv_bytes
+        * block
+    )
+
+
+def _grouped(layers: list[_Layers], block: int, stages: list[list[_Layers]], pad_instead: float) -> Groups:
     if len({row.kind for row in layers}) == 1:
         on_stages = tuple(sum(row.page_bytes * row.n_layers for row in rows) for rows in stages)
         return Groups(
@@ -240,7 +279,7 @@ def _grouped(layers: list[_Layers], block: int, stages: list[list[_Layers]]) -> 
     page = max(row.page_bytes for row in layers)
     counts = _by_kind(layers, page)
     fewest, most = min(counts.values()), max(counts.values())
-    size = most if most < _PAD_INSTEAD * fewest else fewest
+    size = most if most < pad_instead * fewest else fewest
     groups = {kind: ceil_div(count, size) for kind, count in counts.items()}
     kinds = tuple(kind for kind, count in groups.items() for _ in range(count))
     # The groups of a kind take its layers in turn, so a stage's are spread over them evenly.

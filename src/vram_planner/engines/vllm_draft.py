@@ -9,8 +9,9 @@ from vram_planner.architecture.feed_forward import NoFeedForward
 from vram_planner.architecture.model import Layer
 from vram_planner.architecture.parallel import rank_weight_bytes, table_bytes, weights_on_rank
 from vram_planner.architecture.precision import Place
-from vram_planner.architecture.weight import Role, linear
+from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis, Part
+from vram_planner.engines.eagle_head import head_bytes
 from vram_planner.engines.vllm_weights import HeldLayer, as_held
 from vram_planner.errors import ParallelError, RequestError, UnsupportedArchitectureError
 
@@ -129,7 +130,7 @@ def draft_parts(ask: Ask) -> tuple[Part, ...]:
             f"{len(ask.architecture.draft_mixers)} layers for multi-token prediction",
         )
     elif ask.draft is not None:
-        n_bytes = _head_bytes(ask, ask.draft) if method != "draft" else _whole_bytes(ask, ask.draft)
+        n_bytes = head_bytes(ask.draft, ask.layout) if method != "draft" else _whole_bytes(ask, ask.draft)
         detail = f"{method} of {ask.draft.parameters:,} parameters in {ask.draft.precision.name}"
     else:
         return ()
@@ -171,25 +172,3 @@ def _mtp_bytes(ask: Ask) -> int:
 def _whole_bytes(ask: Ask, draft: Architecture) -> int:
     (n_bytes,) = rank_weight_bytes(*as_held(draft, draft.precision, ask.layout), ask.layout)
     return n_bytes
-
-
-def _head_bytes(ask: Ask, draft: Architecture) -> int:
-    """Layers and what is beside them, without an embedding."""
-    place, layout = Place(draft, None), ask.layout
-    weights = [weight for layer in draft.layers for weight in layer.weights]
-    if draft.model_type == "eagle3":
-        weights += [*draft.final_norm, *(weight for weight in draft.embedding_extras)]
-        tables = [weight for weight in weights if weight.role is Role.HEAD]
-        rest = [weight for weight in weights if weight.role is not Role.HEAD]
-        _, head = table_bytes(
-            replace(draft, vocabulary=tables[0].shape[0], tied_head=False),
-            draft.precision,
-            layout,
-            _VOCABULARY_MULTIPLE,
-        )
-        return weights_on_rank(rest, draft.precision, place, layout) + head
-    norms = draft.layers[0].norms
-    weights += linear("fc", draft.hidden, 2 * draft.hidden, role=Role.JOIN)
-    return weights_on_rank(weights, draft.precision, place, layout) - weights_on_rank(
-        norms[:1], draft.precision, place, layout
-    )

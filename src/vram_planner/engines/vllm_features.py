@@ -93,6 +93,8 @@ def launch_words(ask: Ask) -> tuple[str, ...]:
         words.append(f"--cpu-offload-gb {options.cpu_offload / GIB:g}")
     if options.kv_cache_memory:
         words.append(f"--kv-cache-memory-bytes {options.kv_cache_memory}")
+    if options.prefix_caching is not None:
+        words.append(f"--{'' if options.prefix_caching else 'no-'}enable-prefix-caching")
     if (options.decode_context_parallel_size or 1) > 1:
         words.append(f"--decode-context-parallel-size {options.decode_context_parallel_size}")
     return tuple(words)

@@ -10,6 +10,7 @@ from vram_planner.architecture.precision import Place
 from vram_planner.architecture.weight import Role
 from vram_planner.engines.allocator import held_bytes
 from vram_planner.engines.memo import once
+from vram_planner.engines.vllm_cache import held_caches
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
@@ -48,13 +49,15 @@ def rotary_bytes(ask: Ask, setting: Setting) -> int:
     return total
 
 
-def absorbed_bytes(ask: Ask) -> int:
+def absorbed_bytes(ask: Ask, setting: Setting) -> int:
     """
     MLA multiplies with kv_b_proj in 16 bits: where it is stored in fewer, heads/tp · (nope + v) · kv_rank · b more a layer.
 
-    16-bit weights are looked at in place. Source: layers/attention/mla_attention.py, process_weights_after_loading.
+    16-bit weights are looked at in place; without MLA, which starts with 0.7.1, there are no copies. Source: layers/attention/mla_attention.py, process_weights_after_loading.
     """
     total, place, element = 0, Place(ask.architecture, None), ask.precision.element_bytes
+    if not any(cache.latent for cache, _ in held_caches(ask, setting.profile.get("latent"))):
+        return 0
     for layer, count in ask.architecture.groups:
         if not isinstance(layer.mixer, Latent):
             continue

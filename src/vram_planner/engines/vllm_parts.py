@@ -128,7 +128,7 @@ def state_part(ask: Ask, stage: Stage) -> tuple[Part, ...]:
 
 def buffers_part(ask: Ask, stage: Stage, setting: Setting) -> Part:
     """Rotary tables, MLA's copies, and what the allocator rounds up when it holds the weights: logged as weights."""
-    rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask)
+    rotary, absorbed = rotary_bytes(ask, setting), absorbed_bytes(ask, setting)
     rounding = rounding_bytes(ask.architecture, ask.precision, ask.layout)
     found = rotary + absorbed + rounding
     copies = f" + kv_b_proj in 16 bits {absorbed:,} B" if absorbed else ""
@@ -191,7 +191,7 @@ def activation_part(ask: Ask, setting: Setting, peak: Peak) -> Part:
 
 
 def graphs_part(ask: Ask, setting: Setting) -> Part:
-    """CUDA graphs: estimated inside the budget from 0.21 on, captured beyond it before."""
+    """CUDA graphs: estimated inside the budget from 0.20 on, captured beyond it before."""
     if ask.options.enforce_eager:
         return Part(
             name="cuda_graphs",

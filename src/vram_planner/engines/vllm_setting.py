@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING
 from vram_planner.engines import vllm_cache
 from vram_planner.engines.base import KvNeed
 from vram_planner.engines.layouts import per_replica
-from vram_planner.engines.versions import Profile, profile_for
 from vram_planner.engines.vllm_context import check_context_parallel, shared_out
 from vram_planner.engines.vllm_features import caching
+from vram_planner.engines.vllm_rules import batches_in_flight, card_defaults, release_of
 from vram_planner.engines.vllm_stages import stage_weights
-from vram_planner.units import GIB
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Ask
+    from vram_planner.engines.versions import Profile
     from vram_planner.engines.vllm_groups import Groups
 
-BIG_CARD = 70 * GIB
-HUGE_CARD = 160 * GIB
-_SMALL_DEFAULTS = {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
-_V0_LEAST, _V0_LONGEST, _V0_SEEING = 2048, 32_768, 5120
+_V0_REQUESTS, _V0_LEAST, _V0_LONGEST = 256, 2048, 32_768
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +26,7 @@ class Setting:
     """What a version of vLLM does with an ask: its profile and the options after defaults."""
 
     profile: Profile
-    warning: str | None
+    warnings: tuple[str, ...]
     utilization: float
     tokens: int
     requests: int
@@ -45,47 +42,47 @@ class Setting:
 
 def settle(ask: Ask) -> Setting:
     """The profile of the version, and every option after its defaults, which go by card."""
-    profile, warning = profile_for("vllm", ask.options.version)
-    options, defaults = ask.options, profile.get("small_card", _SMALL_DEFAULTS)
-    if ask.device is not None:
-        total, name = ask.device.total_bytes, ask.device.name.lower()
-        if profile["huge_card"] and total >= HUGE_CARD:
-            defaults = profile["huge_card"]
-        elif total >= BIG_CARD and "a100" not in name and _named_big(profile, name):
-            defaults = profile["big_card"]
-    tokens = options.max_num_batched_tokens or defaults["max_num_batched_tokens"]
-    if profile.get("v0") and options.max_num_batched_tokens is None:
-        tokens = _v0_tokens(ask, int(profile["chunk"]))
-    kv_dtype = vllm_cache.kv_dtype_of(ask, follows=profile.get("checkpoint_kv_dtype", False))
-    requests = options.max_num_seqs or max(defaults["max_num_seqs"], per_replica(ask))
+    profile, warnings = release_of(ask)
+    options = ask.options
+    if profile.get("v0"):
+        tokens, most = _v0_tokens(ask, profile), _V0_REQUESTS
+    else:
+        tokens, most = card_defaults(profile, ask.device)
+    requests = options.max_num_seqs or max(most, per_replica(ask))
+    if profile.get("tokens_within_requests"):
+        tokens = min(tokens, requests * ask.workload.context)
+    tokens = options.max_num_batched_tokens or tokens
+    kv_dtype = vllm_cache.kv_dtype_of(ask, profile["stored_kv_types"])
     return Setting(
         profile=profile,
-        warning=warning,
+        warnings=warnings,
         utilization=utilization(ask, profile),
         tokens=tokens,
         requests=min(requests, tokens),
-        block=options.block_size or vllm_cache.default_block_size(ask, kv_dtype),
+        block=options.block_size or vllm_cache.default_block_size(ask, kv_dtype, profile),
         kv_bytes=vllm_cache.element_bytes(kv_dtype, ask.precision.element_bytes),
         kv_dtype=kv_dtype,
     )
 
 
-def _named_big(profile: Profile, name: str) -> bool:
-    """0.8 went by the card's name alone (engine/arg_utils.py): H100 and H200, but no H20."""
-    names = profile.get("big_names")
-    return names is None or any(word in name for word in names)
-
-
-def _v0_tokens(ask: Ask, chunk: int) -> int:
+def _v0_tokens(ask: Ask, profile: Profile) -> int:
     """
-    The V0 engine profiles a whole context, unless it is long enough for chunked prefill, which a model that sees has not.
+    The V0 engine profiles a whole context, unless it is long enough for chunked prefill.
 
-    Source: engine/arg_utils.py and SchedulerConfig of 0.5.4 (chunks of 512) and 0.6.5 (2,048).
+    Windows, latent attention, adapters and drafting have no chunks, nor from 0.6.2 on has a model that sees.
+    Source: engine/arg_utils.py, create_engine_config (_set_default_args_v0 from 0.8 on); config.py, SchedulerConfig.
     """
-    context = ask.workload.context
-    if ask.architecture.towers:
-        return max(context, _V0_SEEING)
-    return max(context, _V0_LEAST) if context <= _V0_LONGEST else chunk
+    context, chunk, model = ask.workload.context, profile["whole_prompts"], ask.architecture
+    seeing = int(profile["picture_tokens"]) if model.towers else 0
+    whole = (
+        chunk is None
+        or context <= _V0_LONGEST
+        or bool(model.towers and not profile["pictures_in_chunks"])
+        or all(cache.window for cache, _ in model.caches)
+        or any(cache.latent for cache, _ in vllm_cache.held_caches(ask, profile["latent"]))
+        or bool(ask.options.max_loras or ask.options.speculative)
+    )
+    return max(context, _V0_LEAST, seeing) if whole else max(int(chunk), seeing)
 
 
 def utilization(ask: Ask, profile: Profile) -> float:
@@ -94,9 +91,8 @@ def utilization(ask: Ask, profile: Profile) -> float:
 
 
 def in_flight(ask: Ask, setting: Setting) -> int:
-    """Tokens scheduled but not settled: asynchronous scheduling keeps pp + 1 batches under way."""
-    batches = setting.profile["in_flight_batches"] + ask.layout.pp - 1
-    return int(setting.tokens * batches)
+    """Tokens scheduled but not settled: those of every batch that runs at once."""
+    return setting.tokens * batches_in_flight(ask, setting.profile)
 
 
 def stage_groups(ask: Ask, setting: Setting) -> Groups:
@@ -105,7 +101,7 @@ def stage_groups(ask: Ask, setting: Setting) -> Groups:
         caching(ask),
         block=setting.block,
         kv_bytes=setting.kv_bytes,
-        hybrid=setting.profile["hybrid_allocator"],
+        rules=setting.profile,
     )
     return shared_out(groups, check_context_parallel(ask))
 
@@ -142,7 +138,10 @@ def fullest_stage(ask: Ask, setting: Setting) -> Stage:
         bytes_per_request=request,
         n_bytes=request * per_replica(ask),
         replicated_ranks=min(
-            (cache.ranks_holding_each_head(tp) for cache, _ in vllm_cache.held_caches(ask.architecture)),
+            (
+                cache.ranks_holding_each_head(tp)
+                for cache, _ in vllm_cache.held_caches(ask, setting.profile.get("latent"))
+            ),
             default=1,
         )
         // check_context_parallel(ask)

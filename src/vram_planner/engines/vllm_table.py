@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.engines.layouts import per_replica
+from vram_planner.engines.vllm_rules import card_defaults
 from vram_planner.engines.vllm_setting import in_flight, settle, stage_groups
 
 if TYPE_CHECKING:
@@ -29,9 +30,22 @@ def fixed_key(ask: Ask) -> Hashable:
 
 
 def by_context(ask: Ask) -> bool:
-    """Whether what is fixed changes with the context: latent attention's dummy, the profile run of the V0 engine."""
+    """
+    Whether what is fixed changes with the context: latent attention's dummy, the profile run of the V0 engine.
+
+    So does the batch where the smallest workload, which `ask` is, has fewer tokens in all its requests.
+    """
     latent = any(isinstance(layer.mixer, Latent) for layer, _ in ask.architecture.groups)
-    return latent or bool(settle(ask).profile.get("v0"))
+    setting = settle(ask)
+    if latent or setting.profile.get("v0"):
+        return True
+    whole = ask.options.max_num_batched_tokens or card_defaults(setting.profile, ask.device)[0]
+    return setting.tokens < whole
+
+
+def by_blocks(ask: Ask) -> bool:
+    """Whether the concurrency is blocks over blocks of a request; up to 0.9.0 it is tokens over tokens."""
+    return not settle(ask).profile["concurrency_by_length"]
 
 
 def pages(ask: Ask) -> tuple[int, int, Callable[[int], int]]:

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 _TOWER: Final = (
     "it is a projector (mmproj): the encoder of images or sound beside a language model, no language model"
 )
-_MODEL_ITSELF: Final = (
-    "give the GGUF file of the language model; the projector's bytes come on top of its plan"
-)
+_MODEL_ITSELF: Final = "give the GGUF file of the language model, and this one with --mmproj"
 # What `general.type` may say beside "model". Source: llama.cpp, gguf-py/gguf/constants.py, GGUFType.
 _TYPES: Final = {
     "adapter": (

@@ -29,10 +29,11 @@ _HINT: Final = "see `ollama list`; OLLAMA_MODELS names another store"
 
 
 class OllamaModel(NamedTuple):
-    """The GGUF file of a model, and the bytes of its vision projector, which lies in a file of its own."""
+    """The GGUF file of a model, and its vision projector's bytes and file, if it has one of its own."""
 
     path: Path
     projector_bytes: int
+    projector: Path | None = None
 
 
 def ollama_model(text: str) -> OllamaModel:
@@ -86,8 +87,10 @@ def _read_manifest(path: Path, blobs: Path) -> OllamaModel:
             f"{path}: {len(models)} GGUF files in the manifest, one is read",
             hint="models that Ollama keeps as safetensors or in several files are not supported",
         )
-    sizes = [layer.get("size") for layer in found if layer.get("mediaType") == _PROJECTOR]
-    return OllamaModel(models[0], sum(size for size in sizes if isinstance(size, int) and size > 0))
+    towers = [layer for layer in found if layer.get("mediaType") == _PROJECTOR]
+    sizes = [layer.get("size") for layer in towers]
+    total = sum(size for size in sizes if isinstance(size, int) and size > 0)
+    return OllamaModel(models[0], total, _blob(towers[0], blobs, path) if towers else None)
 
 
 def _blob(layer: dict[str, Any], blobs: Path, manifest: Path) -> Path:

@@ -157,6 +157,15 @@ def stored_kv_dtype(config: Config) -> str | None:
     return _KV_ALGORITHMS.get(named.lower()) if isinstance(named, str) else None
 
 
+def stored_kv_format(config: Config) -> str | None:
+    """The tool whose scheme that is: 'modelopt' or 'compressed-tensors', None for any other."""
+    quantisation = _nearest_object(config, "quantization_config", "compression_config")
+    method = quantisation.raw("quant_method") if quantisation is not None else None
+    if not isinstance(method, str):
+        return None
+    return next((name for name in ("modelopt", "compressed-tensors") if method.startswith(name)), None)
+
+
 def _remarks(quantisation: Config) -> tuple[str, ...]:
     """
     FP8 weights never mean an FP8 cache; a checkpoint that names a scheme for its cache does.

@@ -72,7 +72,7 @@ def model_of_ollama(text: str) -> Found:
         found = model_of_gguf(read_gguf(source))
     if not kept.projector_bytes:
         return found
-    told = f"its vision projector, a file of {kept.projector_bytes:,} B, is not counted"
+    told = f"its vision projector, a file of {kept.projector_bytes:,} B, is counted with --mmproj auto only"
     return found._replace(architecture=replace(found.architecture, notes=(*found.architecture.notes, told)))
 
 

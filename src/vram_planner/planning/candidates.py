@@ -158,6 +158,7 @@ def device_of(gpu: Gpu) -> Device:
     return Device(
         name=gpu.name,
         total_bytes=gpu.total_bytes,
+        nvml_bytes=None if gpu.slice_of else gpu.reported_bytes,
         compute_capability=capability,
         multiprocessors=gpu.multiprocessors,
     )

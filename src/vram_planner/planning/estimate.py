@@ -32,6 +32,7 @@ from vram_planner.planning.candidates import device_of, find_candidates
 from vram_planner.planning.drafting import check_own_options, find_draft
 from vram_planner.planning.layouts import fixed_gpus, layout_of
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
+from vram_planner.planning.projecting import find_projector
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, Engine, Memory
@@ -114,6 +115,7 @@ def prepare(request: PlanRequest) -> Prepared:
         layout=Layout(),
         options=replace(_options(request), speculative=drafting.method),
         draft=drafting.architecture,
+        projector=find_projector(request, profile),
     )
     return Prepared(profile, chosen, ask, (*served, *notes), drafting.name)
 

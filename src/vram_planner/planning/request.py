@@ -56,6 +56,7 @@ _OPTIONAL_NAMES = (
     "override_tensor",
     "speculative",
     "draft_model",
+    "mmproj",
 )
 _READ = {
     "ctx": parse_tokens,
@@ -127,6 +128,9 @@ class PlanRequest:
     cpu_offload: int | None = None
     kv_cache_memory: int | None = None
     decode_context_parallel_size: int | None = None
+    mmproj: str | None = None
+    mmproj_offload: bool | None = None
+    prefix_caching: bool | None = None
     offline: bool = False
     calibration: bool = True
 

@@ -88,7 +88,8 @@ class _Sweep:
         sums = {name: np.zeros(size, "int64") for name in (*_Fixed._fields, "page", "blocks", "states")}
         requests = np.zeros(size, "int64")
         known: dict[Hashable, tuple[_Fixed, int, int, dict[int, int]]] = {}
-        by_context = table.by_context(cards.ask)
+        smallest = axes.workload(min(axes.ctx), min(axes.concurrency))
+        by_context = table.by_context(replace(cards.ask, workload=smallest))
         for n, concurrency in enumerate(axes.concurrency):
             for c, ctx in enumerate(axes.ctx):
                 if c == 0 or by_context:
@@ -289,6 +290,8 @@ def _on(ask: Ask, layout: Layout, device: Device) -> Ask:
         layout=layout,
         options=ask.options,
         device=device,
+        draft=ask.draft,
+        projector=ask.projector,
     )
 
 
@@ -325,7 +328,8 @@ def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
     cache = [part for part in memory.parts if part.name in table.CACHE_PARTS]
     kept = sum(part.n_bytes for part in cache)
     return (
-        kept == requests * blocks * page
+        table.by_blocks(last)
+        and kept == requests * blocks * page
         and all(part.low == part.high == part.n_bytes == part.budgeted_bytes for part in cache)
         and memory.bytes_of("kv_cache") == requests * (blocks - states) * page
         and (

@@ -26,6 +26,7 @@ _LABELS = {
     "draft_model": "draft model",
     "draft_kv_cache": "its KV cache",
     "draft_compute_buffer": "its compute buffer",
+    "vision_projector": "vision projector",
     "lora": "LoRA slots",
 }
 
@@ -33,7 +34,7 @@ _LABELS = {
 def plan_table(plan: MemoryPlan, ways: tuple[WayOut, ...] = ()) -> str:
     """The whole answer: what was understood, the parts, the card or the candidates, how to start it."""
     blocks = [headline(plan), _parts(plan)]
-    blocks += [_verdict(plan), _refusal(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
+    blocks += [_verdict(plan), _logged(plan), _ways(ways)] if plan.gpu else [_candidates(plan)]
     blocks += [_notes(plan), f"next: {plan.launch}"]
     return "\n\n".join(block for block in blocks if block)
 
@@ -112,11 +113,15 @@ def _verdict(plan: MemoryPlan) -> str:
             *_servers(plan),
             _line("budget", f"{format_gib(gpu.usable_bytes)} GiB = {capacity.rule}"),
             f"  KV room    {format_gib(capacity.kv_pool_bytes)} GiB: {blocks}{capacity.kv_cache_tokens:,} tokens",
-            f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens",
+            f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens{_each_replica(plan)}",
             f"  longest    {longest} for {asked:,} at once",
             *_speed(plan),
         )
     )
+
+
+def _each_replica(plan: MemoryPlan) -> str:
+    return f" on each of {plan.request['dp']} replicas" if plan.request["dp"] > 1 else ""
 
 
 def _servers(plan: MemoryPlan) -> list[str]:
@@ -128,12 +133,14 @@ def _servers(plan: MemoryPlan) -> list[str]:
     return [_line("servers", f"{layout.nodes} of {layout.per_node}: {inside}{layout.between} between")]
 
 
-def _refusal(plan: MemoryPlan) -> str:
-    """The error with which the engine will not start, word for word; the lines of one that starts are in --explain."""
+def _logged(plan: MemoryPlan) -> str:
+    """What the engine itself will print of memory as it starts, or the error with which it will not, word for word."""
     lines = plan.capacity.log_lines if plan.capacity else ()
-    if not lines or "Error: " not in lines[-1]:
+    if not lines:
         return ""
-    return f"{_title(plan)} will not start:\n{_quoted(lines[-1])}"
+    if "Error: " in lines[-1]:
+        return f"{_title(plan)} will not start:\n{_quoted(lines[-1])}"
+    return "\n".join((f"{_title(plan)} will log:", *map(_quoted, lines)))
 
 
 def _title(plan: MemoryPlan) -> str:
@@ -148,10 +155,11 @@ def _speed(plan: MemoryPlan) -> list[str]:
     found = plan.performance
     if found is None:
         return []
+    whose = "a replica" if plan.request["dp"] > 1 else "in all"
     user, total = found.per_user_tokens_per_s, found.output_tokens_per_s
     words = (
         f"{_about(user.best)} tokens/s per user ({_about(user.low)}-{_about(user.high)}), "
-        f"{_about(total.best)} in all; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
+        f"{_about(total.best)} {whose}; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
     )
     return [_line("speed", words)]
 
@@ -260,9 +268,7 @@ def explain(plan: MemoryPlan) -> str:
             f"budget: {plan.gpu.usable_bytes:,} B = {plan.capacity.rule}\n"
             f"KV pool: {plan.capacity.kv_pool_bytes:,} B"
         )
-    if plan.capacity and plan.capacity.log_lines:
-        lines = "\n".join(map(_quoted, plan.capacity.log_lines))
-        blocks.append(f"{_title(plan)} will log\n{lines}")
+    blocks += [logged] if (logged := _logged(plan)) else []
     options = ", ".join(f"{name}={value}" for name, value in plan.request.items() if value is not None)
     blocks.append(fill(f"options: {options}", width=_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return "\n\n".join(blocks)

@@ -14,6 +14,7 @@ from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import GIB
+from vram_planner.validate import replay_sglang, replay_tensorrt_llm
 from vram_planner.validate.bands import FROM_POOL, covered
 from vram_planner.validate.consistent import first_stage, overfull, share_of, weights_alone
 
@@ -39,18 +40,21 @@ _SAME_SHAPES = {
     "Qwen/Qwen3-Reranker-0.6B": "Qwen/Qwen3-0.6B",
     "Qwen/Qwen3-30B-A3B-Instruct": "Qwen/Qwen3-30B-A3B-Instruct-2507",
     "meetkai/functionary-small-v2.4": "mistralai/Mistral-7B-Instruct-v0.2",
+    "moonshotai/Kimi-K2.6": "moonshotai/Kimi-K2.5",
+    "Qwen/Qwen3.8-27B-FP8": "Qwen/Qwen3.5-27B",
 }
 _V0 = "0.8"  # a V0 engine of unknown release: the newest that prints what its log prints
 _V0_FIRST = "0.6.4"  # its log says 'peak_torch_memory', which no later one does
 _SPECULATIVE = "it ran speculative decoding, which is not modelled"
+_SGLANG_OPTIONS = ("speculative", "speculative_tokens", "max_loras", "max_lora_rank")
 
 
 def replay(row: dict[str, Any]) -> dict[str, Any]:
     """Predicted and logged components; PlannerError with the reason where a row cannot be replayed."""
-    alone = _with_logged_free(row)
-    if alone and not row.get("gpu_total_gib") and not _is_product(row.get("gpu")):
-        return {"pairs": alone, "version": _version(row) or "newest", "fitted": False}
-    row, lacks = weights_alone(row, _version(row))
+    alone = replay_sglang.with_logged_free(row) or replay_tensorrt_llm.with_logged_peak(row)
+    if alone and not row.get("gpu_total_gib") and not is_product(row.get("gpu")):
+        return {**alone, "version": version_of(row) or "newest", "fitted": bool(row.get("constants_read"))}
+    row, lacks = weights_alone(row, version_of(row))
     plan = plan_of(row)
     word = str(row.get("quantization") or "")
     if "fbgemm" in word:
@@ -58,24 +62,24 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
             f"its format {word!r} leaves tensors in 16 bits that it does not name",
             hint="give the config.json",
         )
-    if lacks is not None and _version(row) is None and "mxfp4" in word:
+    if lacks is not None and version_of(row) is None and "mxfp4" in word:
         raise RecordError("no engine_version, which decides how MXFP4 is padded", hint="add it")
     if word and plan.model.precision.name in DTYPES:
         raise RecordError(
             f"its format {word!r} is not told by the model's configuration", hint="name the checkpoint"
         )
-    fitted = False
+    fitted = bool(row.get("constants_read"))
     if plan.engine == "vllm":
-        profile, _ = profile_for("vllm", _version(row))
+        profile, _ = profile_for("vllm", version_of(row))
         fitted = _base(row)[0] in profile.get("fitted_on", ())
     pairs, left_out = _comparable(row, plan, _pairs(row, plan))
     if lacks is not None:
         pairs, left_out = {name: pair for name, pair in pairs.items() if name == "weights"}, (lacks,)
     return {
-        "pairs": {**pairs, **alone},
-        "version": _version(row) or "newest",
+        "pairs": {**pairs, **alone.get("pairs", {})},
+        "version": version_of(row) or "newest",
         "fitted": fitted,
-        "covered": covered(plan, pairs, _version(row)),
+        "covered": {**covered(plan, pairs, version_of(row)), **alone.get("covered", {})},
         "notes": (*share_of(row)[1], *left_out),
     }
 
@@ -90,7 +94,7 @@ def _comparable(
         notes.append(remark)
     if plan.gpu is not None and plan.capacity is not None and plan.capacity.num_blocks:
         total = plan.gpu.total_bytes / GIB
-        if remark := overfull(row, total_gib=total, pool_gib=_pool_of(plan, pairs), version=_version(row)):
+        if remark := overfull(row, total_gib=total, pool_gib=_pool_of(plan, pairs), version=version_of(row)):
             left_out |= set(FROM_POOL)
             notes.append(remark)
     return {name: pair for name, pair in pairs.items() if name not in left_out}, tuple(notes)
@@ -108,16 +112,17 @@ def _pool_of(plan: MemoryPlan, pairs: dict[str, tuple[float, float]]) -> float |
 def plan_of(row: dict[str, Any]) -> MemoryPlan:
     """The plan of a record's settings on its card, with nothing that was measured on this machine."""
     engine = {"trtllm": "tensorrt-llm"}.get(row["engine"], row["engine"])
-    request = _request(row, engine)
-    return estimate(request, _card(row, request))
+    request = request_of(row, engine)
+    return estimate(request, card_of(row, request))
 
 
-def _request(row: dict[str, Any], engine: str) -> PlanRequest:
+def request_of(row: dict[str, Any], engine: str) -> PlanRequest:
+    """A record's settings as a request; RecordError where one of them cannot be planned."""
     if row.get("model") is None:
         raise RecordError("it names no model", hint="add 'model'")
-    if row.get("speculative") not in (None, "[ngram]"):
+    if engine != "sglang" and row.get("speculative") not in (None, "[ngram]"):
         raise RecordError(_SPECULATIVE, hint="replay a start without it")
-    version = _version(row)
+    version = version_of(row)
     if engine == "vllm":
         _check_vllm(row, version)
     tp = row.get("tp") or (1 if row.get("gpu_count") in (None, 1) else None)
@@ -151,7 +156,9 @@ def _request(row: dict[str, Any], engine: str) -> PlanRequest:
         max_num_batched_tokens=row.get("max_num_batched_tokens"),
         block_size=row.get("block_size"),
         enforce_eager=row.get("enforce_eager"),
+        prefix_caching=row.get("prefix_caching"),
         calibration=False,
+        **({name: row.get(name) for name in _SGLANG_OPTIONS} if engine == "sglang" else {}),
     )
 
 
@@ -162,7 +169,8 @@ def _check_vllm(row: dict[str, Any], version: str | None) -> None:
         raise RecordError("it offloads to the CPU, which is not modelled", hint="replay a start without it")
 
 
-def _version(row: dict[str, Any]) -> str | None:
+def version_of(row: dict[str, Any]) -> str | None:
+    """The release that a record ran, in the planner's words; None where it is not known."""
     match = re.match(r"v?(\d+\.\d+(?:\.\d+)?)", str(row.get("engine_version") or ""))
     if row["engine"] == "vllm" and row.get("v1") is False:
         return f"{match[1]}+v0" if match else _unknown_v0(row["measured"])
@@ -176,7 +184,7 @@ def _unknown_v0(log: dict[str, Any]) -> str | None:
     return f"{_V0}+v0" if log.get("activation_peak_gib") is not None else None
 
 
-def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
+def card_of(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
     """The record's card: the catalogue's with the logged total, or one that has nothing but that total."""
     total_gib = row.get("gpu_total_gib")
     if not row.get("gpu") and not total_gib:
@@ -198,7 +206,8 @@ def _card(row: dict[str, Any], request: PlanRequest) -> GpuChoice:
     return GpuChoice(gpu, count, str(row.get("gpu")))
 
 
-def _is_product(name: str | None) -> bool:
+def is_product(name: str | None) -> bool:
+    """Whether this is the name of one card of the catalogue."""
     if name is None:
         return False
     try:
@@ -233,6 +242,8 @@ def _base(row: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, float]]:
+    if plan.engine == "sglang":
+        return replay_sglang.pairs_of(row, plan)
     log, capacity = row["measured"], plan.capacity
     if capacity is None:
         return {}
@@ -240,7 +251,7 @@ def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, floa
     predicted = {
         "weights": ((parts["weights"] + parts.get("buffers", 0)) / GIB, log.get("model_loading_gib")),
         "activation": (parts["activations"] / GIB, log.get("activation_peak_gib")),
-        "KV pool": (capacity.kv_pool_bytes / GIB, logged_pool(log)),
+        "KV pool": (capacity.kv_pool_bytes / GIB, log.get("available_kv_cache_gib")),
         "KV tokens": (float(capacity.kv_cache_tokens), log.get("kv_cache_tokens")),
         "concurrency": (capacity.max_concurrency, log.get("max_concurrency")),
     }
@@ -259,43 +270,5 @@ def _pairs(row: dict[str, Any], plan: MemoryPlan) -> dict[str, tuple[float, floa
     return {name: (ours, float(theirs)) for name, (ours, theirs) in predicted.items() if theirs is not None}
 
 
-def _with_logged_free(row: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """
-    An SGLang start with the free memory and the fraction that its log states: the rule of the pool alone.
-
-    What a CUDA context, NCCL and other programs take before the load is the machine's; a plan on the card estimates it.
-    """
-    log, share = row["measured"], row.get("gpu_memory_utilization")
-    if row["engine"] != "sglang" or log.get("avail_before_gb") is None or share is None:
-        return {}
-    request = _request(row, "sglang")
-    card = _card({**row, "gpu": row.get("gpu") or "any", "gpu_total_gib": log["avail_before_gb"]}, request)
-    plan = estimate(request, card)
-    if plan.capacity is None or not plan.capacity.kv_pool_bytes:
-        return {}
-    runtime, planned = plan.part("runtime"), plan.capacity.kv_pool_bytes
-    # The plan took the context off the free memory, where it is gone already: its share goes back to the pool.
-    pool = planned + int((runtime.n_bytes - runtime.budgeted_bytes) * share)
-    tokens = plan.capacity.kv_cache_tokens * pool / planned
-    pairs = {
-        "weights": (plan.part("weights").n_bytes / GIB, log.get("model_loading_gib")),
-        "KV pool, free memory as logged": (pool / GIB, logged_pool(log)),
-        "KV tokens, free memory as logged": (tokens, log.get("kv_cache_tokens")),
-    }
-    return {name: (ours, float(theirs)) for name, (ours, theirs) in pairs.items() if theirs is not None}
-
-
 def _includes_graphs(plan: MemoryPlan) -> bool:
     return plan.part("cuda_graphs").in_budget
-
-
-def logged_pool(log: dict[str, Any]) -> float | None:
-    """All that the pool holds: with windows SGLang logs each pool and their sum, states beside keys and values."""
-    if log.get("available_kv_cache_gib") is not None:
-        return float(log["available_kv_cache_gib"])
-    if log.get("window_pool_gb") is not None:
-        return float(log["window_pool_gb"])
-    states = float(log.get("conv_state_gb", 0.0) + log.get("ssm_state_gb", 0.0))
-    if log.get("k_gb") is not None and log.get("v_gb") is not None:
-        return float(log["k_gb"] + log["v_gb"]) + states
-    return None if log.get("kv_size_gb") is None else float(log["kv_size_gb"]) + states

@@ -9,7 +9,7 @@ from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.model import Architecture, Layer
 from vram_planner.architecture.weight import norm
 from vram_planner.errors import ConfigError
-from vram_planner.model_profiles.stored import stored_kv_dtype, stored_precision
+from vram_planner.model_profiles.stored import stored_kv_dtype, stored_kv_format, stored_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,6 +192,7 @@ def decoder(
         max_context=config.optional_integer("max_position_embeddings", "n_positions", "max_sequence_length")
         or max_context,
         kv_dtype=stored_kv_dtype(config),
+        kv_dtype_by=stored_kv_format(config),
         notes=(*notes, *remarks),
         **_rope(config),
         **rest,
