@@ -26,6 +26,7 @@ from vram_planner.engines.llama_cpp_fit import (
     longest_context,
     most_gpu_layers,
 )
+from vram_planner.engines.llama_cpp_kernels import cards_of
 from vram_planner.engines.llama_cpp_layout import Setting
 from vram_planner.engines.llama_cpp_projector_part import (
     on_first_gpu,
@@ -77,9 +78,9 @@ class LlamaCpp:
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "cross", "compressed"})
     vocabulary_multiple = 1
 
-    def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the same on every card
-        """Every CUDA card with tensor cores has the same buffers."""
-        return ()
+    def alike(self, ask: Ask) -> Hashable:
+        """A quantised cache is read by other kernels on older cards (llama_cpp_kernels.py); else all have the same buffers."""
+        return () if ask.options.kv_dtype is None else _cards(ask)
 
     def usable_bytes(self, ask: Ask) -> int:
         """The card less 1 GiB: `--fit` leaves that free on every device (common/common.h, fit_params_target)."""
@@ -229,9 +230,14 @@ def settle(ask: Ask) -> Setting:
         shares=shares,
         row_numbers=not before(options.version, SET_ROWS),
         projector=on_first_gpu(ask),
+        cards=_cards(ask),
     )
     check_rows(ask.architecture, setting)
     return setting
+
+
+def _cards(ask: Ask) -> str:
+    return cards_of(None if ask.device is None else ask.device.compute_capability)
 
 
 def overrides_of(architecture: Architecture, text: str | None, gpus: int) -> tuple[tuple[str, int], ...]:

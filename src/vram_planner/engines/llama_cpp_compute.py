@@ -16,6 +16,7 @@ from vram_planner.engines.llama_cpp_graph import (
     NORMED_RESIDUALS,
     GraphBuilder,
 )
+from vram_planner.engines.llama_cpp_kernels import reads_own_types
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
@@ -32,6 +33,7 @@ _HOST_ALIGNMENT = 32
 # Gemma 3n's first ten layers. Source: src/models/models.h, n_layer_sparsity.
 _CUTTING_OFF, _FIRST_CUTTING_OFF = "gemma3n", 10
 _MOST_KEPT = 256
+_MOST_READ_AS_STORED = 2  # tokens a stream
 _FEWEST = 4
 _LONGEST_PERIOD = 12
 
@@ -40,7 +42,9 @@ def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, de
     """
     Bytes of the compute buffer of one GPU, or of the host, at their most while it serves.
 
-    That is what llama.cpp reserves at its start, but for two families. MiniMax-01's graph of one slot's tokens alone is
+    That is what llama.cpp reserves at its start, but for two families and for caches that flash attention reads as they are
+    where each slot has a token or two of the micro-batch: one slot's prompt fills it, and then that slot's cache is copied
+    to halves. MiniMax-01's graph of one slot's tokens alone is
     larger than that of all slots, and reserved after it (src/llama-context.cpp, TAG_RESERVE_DIAG_DECAY; without
     allocations only the first is counted). MiniMax-M3's graph grows with the positions in its cache
     (src/llama-kv-cache-msa.cpp, get_n_pos).
@@ -49,13 +53,17 @@ def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, de
 
 
 def _served(architecture: Architecture, setting: Setting) -> tuple[Setting, ...]:
-    if architecture.model_type in NORMED_RESIDUALS and setting.slots > 1:
+    found = [setting]
+    few = setting.streams > 1 and setting.tokens <= _MOST_READ_AS_STORED * setting.streams
+    if setting.slots > 1 and (
+        architecture.model_type in NORMED_RESIDUALS or (few and reads_own_types(setting))
+    ):
         # All tokens of the micro-batch are one slot's; a unified cache has all cells for it.
         cells = max(setting.stream_cells, min(setting.n_ctx, setting.ubatch))
-        return setting, replace(setting, slots=1, context=cells)
+        found.append(replace(setting, slots=1, context=cells))
     if any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups):
-        return setting, replace(setting, grown=True)
-    return (setting,)
+        found += [replace(one, grown=True) for one in found]
+    return tuple(found)
 
 
 def reserved_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
+from vram_planner.engines.llama_cpp_kernels import ADA
 from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer, with_output
 from vram_planner.units import ceil_div, round_up
 
@@ -40,7 +41,7 @@ class Setting:
     --tensor-split, empty for equal cards. `row_numbers`: keys and values go to rows of the cache that inputs name, which
     is so since August 2025. `overrides` are the patterns of --override-tensor with their devices. `projector` are the
     bytes of a multimodal projector, on the first GPU. `grown` asks for the graph of a full cache where that is larger than
-    the one that llama.cpp reserves at its start (MiniMax-M3).
+    the one that llama.cpp reserves at its start (MiniMax-M3). `cards` is the kind of GPU (llama_cpp_kernels.py).
     """
 
     slots: int
@@ -61,6 +62,7 @@ class Setting:
     overrides: tuple[tuple[str, int], ...] = ()
     projector: int = 0
     grown: bool = False
+    cards: str = ADA
 
     @property
     def without_overrides(self) -> Setting:
