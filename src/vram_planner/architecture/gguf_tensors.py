@@ -48,6 +48,7 @@ _OUTSIDE: Mapping[str, str] = MappingProxyType({
     "per_layer_projection_norm": "per_layer_proj_norm", "word_embeddings_layernorm": "token_embd_norm",
 })  # fmt: skip
 ROPE_FACTORS = "rope_freqs.weight"
+LONG_ROPE_FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
 _SHARED = ("shared_expert.", "shared_experts.", "shared_mlp.")
 _QKV = ("q_proj", "k_proj", "v_proj")
 _SHORT_CONV = {"conv": "shortconv.conv", "in_proj": "shortconv.in_proj", "out_proj": "shortconv.out_proj"}

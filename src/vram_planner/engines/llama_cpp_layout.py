@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
+from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes, rope_factor_tensors
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
 from vram_planner.engines.llama_cpp_kernels import ADA
@@ -283,7 +283,8 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         for weight in architecture.embedding
         if weight not in elsewhere
     )
-    return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
+    factors = rope_factor_tensors(architecture) * round_up(rope_factor_bytes(architecture), _ALIGNMENT)
+    return Loaded(layers, output, embedding, factors)
 
 
 def sizes_of(stored: Storage, piece: Weight) -> tuple[int, int]:

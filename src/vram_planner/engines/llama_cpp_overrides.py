@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from vram_planner.architecture.gguf import gguf_facts, rope_factor_bytes
-from vram_planner.architecture.gguf_tensors import ROPE_FACTORS, layer_tensor, outside_tensor
+from vram_planner.architecture.gguf import gguf_facts, rope_factor_bytes, rope_factor_tensors
+from vram_planner.architecture.gguf_tensors import LONG_ROPE_FACTORS, ROPE_FACTORS, layer_tensor, outside_tensor
 from vram_planner.architecture.precision import Place
 from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer
 from vram_planner.engines.llama_cpp_layout import (
@@ -183,8 +183,9 @@ def check_overrides(architecture: Architecture, overrides: Overrides) -> None:
             "--override-tensor: the token embedding on a GPU is not modelled",
             hint="write patterns that do not match token_embd.weight: 'blk…'",
         )
-    if rope_factor_bytes(architecture) and place_of(ROPE_FACTORS, overrides) is not None:
+    names = LONG_ROPE_FACTORS if rope_factor_tensors(architecture) > 1 else (ROPE_FACTORS,)
+    if rope_factor_bytes(architecture) and any(place_of(name, overrides) is not None for name in names):
         raise RequestError(
             "--override-tensor: rotary factors on another device are not modelled",
-            hint=f"write patterns that do not match {ROPE_FACTORS}: 'blk…'",
+            hint=f"write patterns that do not match {names[0]}: 'blk…'",
         )
