@@ -315,8 +315,8 @@ def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
         n_layers=facts["n_layers"],
         value_index=facts["value_index"].get(layer, 0),
         n_values=len(facts["value_index"]),
-        # In a file the experts of a layer come before the shared one.
-        down_index=facts["down_index"][layer] + weight.name.startswith("shared")
+        # In a file the experts of a layer come before the shared one; Granite's dense layers have that name too.
+        down_index=facts["down_index"][layer] + (weight.name.startswith("shared") and facts["n_experts"] > 0)
         if facts["down_index"]
         else 0,
         query_groups=facts["query_groups"],

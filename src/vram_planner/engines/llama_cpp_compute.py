@@ -170,6 +170,7 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             guests=_telling(guests),
             first=device == 0,
             last=device == max(0, end),
+            ends=device == max(0, device_of(count - 1, count, setting)),
             output_copies=_copies(architecture, mix, setting, None),
         )
     return stages[key]

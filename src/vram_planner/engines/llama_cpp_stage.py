@@ -45,7 +45,8 @@ class Stage:
     """
     The part of a model that one GPU runs: its layers, and whether it begins or ends the model.
 
-    `guests` are layers of other GPUs whose experts the first one works with.
+    `guests` are layers of other GPUs whose experts the first one works with. `ends`: its last layer is the model's, which
+    keeps the asked tokens alone; the output may be the next GPU's.
     """
 
     steps: tuple[Step, ...]
@@ -55,3 +56,4 @@ class Stage:
     hands_over: Step | None = None
     takes_over: Mamba | Mamba2 | None = None
     guests: tuple[Step, ...] = ()
+    ends: bool = False
