@@ -216,10 +216,11 @@ def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -
         return setting.kv_on_host or device_of(index, len(layers), setting) == HOST
     if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
         return False
-    gathers = isinstance(layers[index + 1].mixer, Mamba | Mamba2 | ShortConv)
+    follows = next((at for at in range(index + 1, len(layers)) if not _at_once(layers[at])), index)
+    gathers = isinstance(layers[follows].mixer, Mamba | Mamba2 | ShortConv)
     if not gathers or not isinstance(layer.feed_forward, DenseMLP | NoFeedForward):
         return False
-    here, after = (device_of(i, len(layers), setting) for i in (index, index + 1))
+    here, after = (device_of(i, len(layers), setting) for i in (index, follows))
     return setting.kv_on_host or here == after == HOST
 
 

@@ -59,15 +59,18 @@ class SpreadWriter(Writer):
         return self.graph.on_host(n_bytes)
 
     def weight(self, *names: str, view: bool = False) -> tuple[int, ...]:
-        """A tensor of the model, wherever it lies; views are of recurrent layers, which are whole."""
-        if self._lies is None or view:
+        """A tensor of the model, wherever it lies. A `view` of one is read like an input, and not at all at home."""
+        if self._lies is None:
             return ()
         sizes = self._lies.sizes
         found = [name for name in names if name in sizes]
         if not found:
             return ()
         place = self._lies.places.get(found[0], self._lies.home)
-        return (self.graph.weight(sum(sizes[name] for name in found), place),)
+        n_bytes = sum(sizes[name] for name in found)
+        if not view:
+            return (self.graph.weight(n_bytes, place),)
+        return (self.graph.on_host(n_bytes),) if place == HOST else ()
 
     def told(self, node: int) -> None:
         """See `Writer.told`."""
