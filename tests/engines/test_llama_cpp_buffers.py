@@ -86,7 +86,7 @@ def test_caches_and_states_on_each_gpu_and_on_the_host_are_exact(
 
 
 def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> None:
-    """GPUs: 99 % equal, 99.5 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
+    """GPUs: 99 % equal, 99.7 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
     errors, host_errors = [], []
     for row in ROWS:
         if row["tag"] == "cpu":
@@ -104,9 +104,9 @@ def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> N
 
     assert median(map(abs, errors)) == 0
     assert sum(error == 0 for error in errors) >= 0.99 * len(errors)
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.995 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.997 * len(errors)
     assert min(errors) > -0.005
-    assert max(errors) < 0.09
+    assert max(errors) < 0.02
     assert set(host_errors) == {0}
 
 

@@ -112,9 +112,15 @@ def test_a_plan_counts_the_prompt_of_one_slot(oracle_architecture: Find) -> None
 
 
 def test_a_plan_goes_by_the_rule_of_its_card() -> None:
-    asked = {"ctx": 4096, "concurrency": 64, "engine": "llama.cpp", "ubatch": 128, "quant": "q4_k_m"}
+    asked: dict[str, Any] = {
+        "ctx": 4096,
+        "concurrency": 64,
+        "engine": "llama.cpp",
+        "ubatch": 128,
+        "quant": "q4_k_m",
+    }
 
-    def buffer(gpu: str, **more: str) -> int:
+    def buffer(gpu: str, **more: Any) -> int:
         plan = vp.plan("8b", gpu=gpu, **asked, **more)
         return next(part.n_bytes for part in plan.parts if part.name == "compute_buffer")
 

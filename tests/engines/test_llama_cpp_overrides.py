@@ -36,7 +36,6 @@ TABLE = Path(__file__).parent.parent / "oracles" / "llamacpp_overrides.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
 MODELS = sorted({row["model"] for row in ROWS})
 MIX = gguf_precision("q4_k_m")
-LONG_ROPE = {"Phi-4-mini": 512}  # its two small tensors of factors are not known to an architecture
 
 
 def asked(architecture: Architecture, row: dict[str, Any], **more: Any) -> Ask:
@@ -51,13 +50,12 @@ def asked(architecture: Architecture, row: dict[str, Any], **more: Any) -> Ask:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_tensors_and_caches_lie_where_patterns_say(model: str, oracle_architecture: Find) -> None:
-    """Of every GPU and of the host. Tolerance: none, but 512 bytes of LongRoPE's factors."""
+    """Of every GPU and of the host. Tolerance: none."""
     architecture = oracle_architecture(model)
     for row in (row for row in ROWS if row["model"] == model):
         setting = settle(asked(architecture, row))
         for device, (weights, cache, _) in [(HOST, row["host"]), *enumerate(row["gpus"])]:
-            missing = weights - weights_on(architecture, MIX, setting, device)
-            assert missing in (0, LONG_ROPE.get(model, 0))
+            assert weights_on(architecture, MIX, setting, device) == weights
             assert (
                 kv_bytes(architecture, setting, device) + states_bytes(architecture, setting, device) == cache
             )
@@ -65,9 +63,9 @@ def test_tensors_and_caches_lie_where_patterns_say(model: str, oracle_architectu
 
 def test_compute_buffers_of_what_moved(oracle_architecture: Find) -> None:
     """
-    GPUs: 93 % equal, 98 % within 0.5 %, one of 1,466 28 % low (Gemma 4, two GPUs); the host's: 99 % equal.
+    GPUs: 93 % equal, 98 % within 0.5 %, none of 1,466 more than 9 % low; the host's: 99 % equal.
 
-    Recurrent tensors on other GPUs are refused.
+    The printed band covers all of them. Recurrent tensors on other GPUs are refused.
     """
     errors, host_errors, refused = [], [], set()
     for row in ROWS:
@@ -86,8 +84,8 @@ def test_compute_buffers_of_what_moved(oracle_architecture: Find) -> None:
     assert sum(error == 0 for error in errors) >= 0.93 * len(errors)
     assert sum(abs(error) <= 0.005 for error in errors) >= 0.98 * len(errors)
     assert sum(error == 0 for error in host_errors) >= 0.99 * len(host_errors)
-    assert sum(error < -0.1 for error in errors) == 1
-    assert min(errors) > -0.3
+    assert min(errors) > -0.09
+    assert (1 + min(errors)) * 1.1 >= 1
     assert max(errors) < 0.2
     assert refused <= {"Mamba-Codestral-7B", "granite-4.0-h-tiny", "Qwen3-Next-80B-A3B", "Qwen3.5-35B-A3B"}
 

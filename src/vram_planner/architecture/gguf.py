@@ -84,7 +84,10 @@ _LLAMAS = (
     "internlm3",
 )  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
-_LONG_ROPE, _LONGEST_WITHOUT_FACTORS = ("phi3", "phimoe"), 16_384  # Phi-4 of 14B: 16,384 tokens and no factors
+_LONG_ROPE, _LONGEST_WITHOUT_FACTORS = (
+    ("phi3", "phimoe"),
+    16_384,
+)  # Phi-4 of 14B: 16,384 tokens and no factors
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {

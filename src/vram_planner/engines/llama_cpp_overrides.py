@@ -11,7 +11,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.architecture.gguf import gguf_facts, rope_factor_bytes, rope_factor_tensors
-from vram_planner.architecture.gguf_tensors import LONG_ROPE_FACTORS, ROPE_FACTORS, layer_tensor, outside_tensor
+from vram_planner.architecture.gguf_tensors import (
+    LONG_ROPE_FACTORS,
+    ROPE_FACTORS,
+    layer_tensor,
+    outside_tensor,
+)
 from vram_planner.architecture.precision import Place
 from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer
 from vram_planner.engines.llama_cpp_layout import (
