@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Find = Callable[[str], Architecture]
 
 # Release 0.5.0 (b11434), the CUDA backend asked in no-alloc mode on pretend GPUs: a grid of 1045 questions over 32 models,
-# and 246 that were asked after the model of the buffers was finished ("held out").
+# and 246 that were asked after the model of the buffers was finished ("held out"). Several GPUs were asked as
+# test_llama_cpp_split.py says: as a server reserves, which the plain no-alloc mode does not.
 ORACLE = Path(__file__).parent.parent / "oracles" / "llamacpp.jsonl"
 ROWS = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
 MODELS = sorted({row["model"] for row in ROWS})
@@ -85,7 +86,7 @@ def test_caches_and_states_on_each_gpu_and_on_the_host_are_exact(
 
 
 def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> None:
-    """GPUs: 99 % equal and within 0.5 %, never more than 0.5 % low. The host's: all equal."""
+    """GPUs: 99 % equal, 99.7 % within 0.5 %, never more than 0.5 % low. The host's: all equal."""
     errors, host_errors = [], []
     for row in ROWS:
         if row["tag"] == "cpu":
@@ -103,9 +104,9 @@ def test_compute_buffers_are_nearly_always_exact(oracle_architecture: Find) -> N
 
     assert median(map(abs, errors)) == 0
     assert sum(error == 0 for error in errors) >= 0.99 * len(errors)
-    assert sum(abs(error) <= 0.005 for error in errors) >= 0.99 * len(errors)
+    assert sum(abs(error) <= 0.005 for error in errors) >= 0.997 * len(errors)
     assert min(errors) > -0.005
-    assert max(errors) < 0.22  # Mamba-Codestral on the second of three GPUs, with layers on the host
+    assert max(errors) < 0.02
     assert set(host_errors) == {0}
 
 

@@ -24,7 +24,7 @@ from vram_planner.engines.llama_cpp import LlamaCpp
 from vram_planner.engines.llama_cpp_cache import kv_bytes, states_bytes
 from vram_planner.engines.llama_cpp_compute import compute_bytes, reserved_bytes
 from vram_planner.engines.llama_cpp_layout import HOST, Setting, weights_on
-from vram_planner.engines.llama_cpp_parts import _WORST_PERCENT, _WORST_PERCENT_OF
+from vram_planner.engines.llama_cpp_parts import worst_percent
 from vram_planner.engines.served import how_served
 from vram_planner.errors import UnsupportedArchitectureError
 
@@ -38,10 +38,8 @@ if TYPE_CHECKING:
 ORACLES = Path(__file__).parent.parent / "oracles"
 ROWS = [json.loads(line) for line in (ORACLES / "llamacpp_more.jsonl").read_text("utf-8").splitlines()]
 MODELS = sorted({row["model"] for row in ROWS})
-# LongRoPE's two small tensors of factors are not counted: 256 bytes each on a GPU.
-LONG_ROPE = {"Phi-4-mini": 512, "Phi-3.5-MoE": 512}
-# On two GPUs one tensor of Granite's 4.3 MB is counted for the other.
-ELSEWHERE = {"granite-4.0-h-micro"}
+# LongRoPE's factors turn three quarters of a head in Phi-4 mini; on the host, where they are not padded, we count all.
+LONG_ROPE = {"Phi-4-mini": 128}
 
 
 def setting_of(row: dict[str, Any]) -> Setting:
@@ -66,7 +64,7 @@ def buffers(row: dict[str, Any]) -> list[tuple[int, list[int]]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_tensors_caches_and_states_are_exact(model: str, oracle_architecture: Find) -> None:
-    """Tolerance: none, but for those named above."""
+    """Tolerance: none, but 128 bytes of the one named above."""
     architecture = oracle_architecture(model)
     for row in (row for row in ROWS if row["model"] == model):
         setting, mix = setting_of(row), gguf_precision(row["type"])
@@ -75,8 +73,7 @@ def test_tensors_caches_and_states_are_exact(model: str, oracle_architecture: Fi
             off = asked[0] - weights_on(architecture, mix, setting, device)
 
             assert kept == asked[1]
-            if model not in ELSEWHERE or setting.gpus == 1:
-                assert 0 <= off <= LONG_ROPE.get(model, 0)
+            assert off in (0, -LONG_ROPE.get(model, 0))
 
 
 @cache
@@ -99,13 +96,16 @@ def test_compute_buffers_are_within_half_a_percent_in_95_of_100(oracle_architect
     assert sum(error == 0 for error in errors) >= 0.95 * len(errors)
 
 
-def test_no_compute_buffer_is_more_than_5_percent_low(oracle_architecture: Find) -> None:
-    """The worst is 1.7 % low, GLM-5.2 on two GPUs; the plan's high end holds each."""
-    for (model, _), errors in compute_errors(oracle_architecture).items():
-        percent = _WORST_PERCENT_OF.get(oracle_architecture(model).model_type, _WORST_PERCENT)
-
-        assert min(errors) > -0.05
-        assert (1 + min(errors)) * (1 + percent / 100) >= 1
+def test_the_printed_band_covers_every_compute_buffer(oracle_architecture: Find) -> None:
+    for row in ROWS:
+        architecture, mix, setting = (
+            oracle_architecture(row["model"]),
+            gguf_precision(row["type"]),
+            setting_of(row),
+        )
+        band = 1 + worst_percent(architecture, setting) / 100
+        for device, asked in enumerate(row["gpus"]):
+            assert reserved_bytes(architecture, mix, setting, device) * band >= asked[2]
 
 
 NEW = (

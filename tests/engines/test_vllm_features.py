@@ -292,7 +292,7 @@ def test_a_draft_model_is_named_in_one_option_or_in_two() -> None:
             "neither windows nor recurrent states",
         ),
         ({"engine": "tensorrt-llm", "max_loras": 1}, "TensorRT-LLM has no --max-loras here"),
-        ({"engine": "llama.cpp", "draft_model": "1.5b"}, "has no --draft-model here"),
+        ({"engine": "ollama", "draft_model": "1.5b"}, "has no --draft-model here"),
         ({"cpu_offload": "8G"}, "cannot read the size"),
     ],
 )

@@ -84,6 +84,10 @@ _LLAMAS = (
     "internlm3",
 )  # families that become files of the architecture llama
 _NARROW_ROUTERS = ("dbrx",)  # its router has a name that the converter's list of float32 tensors lacks
+_LONG_ROPE, _LONGEST_WITHOUT_FACTORS = (
+    ("phi3", "phimoe"),
+    16_384,
+)  # Phi-4 of 14B: 16,384 tokens and no factors
 _WITH_FACTORS = ("gemma4", "llama4", "nemotron-nas")
 _RULES = "llama.cpp b11434, src/llama-quant.cpp, llama_tensor_get_type ({} importance matrix)"
 _DYNAMIC_SOURCES = {
@@ -276,17 +280,31 @@ def rope_factor_bytes(architecture: Architecture) -> int:
     """
     Bytes of `rope_freqs`, the float32 factors that the converter writes for Llama 3.1 and later and for Gemma 4.
 
-    An Architecture does not keep its rotary settings: we know these models by their vocabulary and length.
-    Source: llama.cpp b11434, conversion/llama.py and gemma.py, generate_extra_tensors.
+    LongRoPE has two such tensors (`rope_factor_tensors`). An Architecture does not keep its rotary settings: we know these
+    models by their vocabulary and length.
+    Source: llama.cpp b11434, conversion/llama.py, gemma.py and phi.py, generate_extra_tensors.
     """
     widths = {cache.key_dim for cache, _ in architecture.caches}
     scaled = (architecture.max_context or 0) > _UNSCALED
     if not widths or not (
         architecture.model_type.startswith(_WITH_FACTORS)
+        or _long_rope(architecture)
         or (architecture.model_type == "llama" and architecture.vocabulary == _LLAMA_3_TOKENS and scaled)
     ):
         return 0
     return max(widths) // 2 * 4
+
+
+def rope_factor_tensors(architecture: Architecture) -> int:
+    """How many tensors of factors a device has: LongRoPE's for short and for long contexts, else one."""
+    return 2 if _long_rope(architecture) else 1
+
+
+def _long_rope(architecture: Architecture) -> bool:
+    return (
+        architecture.model_type.startswith(_LONG_ROPE)
+        and (architecture.max_context or 0) > _LONGEST_WITHOUT_FACTORS
+    )
 
 
 def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
@@ -300,8 +318,8 @@ def _tensor(weight: Weight, place: Place, facts: dict[str, Any]) -> Tensor:
         n_layers=facts["n_layers"],
         value_index=facts["value_index"].get(layer, 0),
         n_values=len(facts["value_index"]),
-        # In a file the experts of a layer come before the shared one.
-        down_index=facts["down_index"][layer] + weight.name.startswith("shared")
+        # In a file the experts of a layer come before the shared one; Granite's dense layers have that name too.
+        down_index=facts["down_index"][layer] + (weight.name.startswith("shared") and facts["n_experts"] > 0)
         if facts["down_index"]
         else 0,
         query_groups=facts["query_groups"],

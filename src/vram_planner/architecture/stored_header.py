@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Layer number (None outside the layers) and our name of the tensor.
 Spot = tuple[int | None, str]
-_ROPE = "rope_freqs.weight"
+_ROPES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -148,8 +148,8 @@ class GgufFile(GgufMix):
         llama.cpp's rotary factors are left out where the engine's own rule adds them to every card.
         """
         found = self.tensors_of.get((place.layer, weight.name), ())
-        if found and any(tensor.name == _ROPE for tensor in found) and rope_factor_bytes(place.architecture):
-            found = tuple(tensor for tensor in found if tensor.name != _ROPE)
+        if found and any(tensor.name in _ROPES for tensor in found) and rope_factor_bytes(place.architecture):
+            found = tuple(tensor for tensor in found if tensor.name not in _ROPES)
         if (place.layer, weight.name) in self.shared:
             found = tuple(tensor for tensor in found if weight_elements(tensor.shape) == weight.elements)
         return tuple(tensor.piece(weight) for tensor in found)

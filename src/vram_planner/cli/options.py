@@ -108,6 +108,13 @@ precision_options = grouped(
     ),
     click.option("--kv-dtype", help="auto, fp8, int8, q8_0, q4_0, ... [default: auto]"),
 )
+
+
+def _joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Patterns given one by one are one list, as in llama.cpp."""
+    return ",".join(values) or None
+
+
 tuning_options = grouped(
     click.option(
         "--gpu-memory-utilization",
@@ -126,6 +133,19 @@ tuning_options = grouped(
     click.option(
         "--n-cpu-moe", type=WHOLE, help="llama.cpp: first layers whose experts stay on the host. [default: 0]"
     ),
+    click.option("--cpu-moe", is_flag=True, default=None, help="llama.cpp: all experts stay on the host."),
+    click.option(
+        "--override-tensor",
+        metavar="PATTERN=BUFFER",
+        multiple=True,
+        callback=_joined,
+        help=r"llama.cpp: tensors whose names match go there: 'blk\.[0-9]\.ffn=CPU'; CPU or CUDA0, CUDA1, ...; "
+        "several; the first match wins.",
+    ),
+    click.option(
+        "--cache-ram", type=SIZE, help="llama.cpp: prompt cache in host memory, at most. [default: 8GiB]"
+    ),
+    click.option("--ctx-checkpoints", type=WHOLE, help="llama.cpp: checkpoints a slot. [default: 32]"),
     click.option("--kv-unified", is_flag=True, default=None, help="llama.cpp: one cache for all slots."),
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: windows keep every token."),
     click.option(
@@ -151,12 +171,13 @@ tuning_options = grouped(
     click.option(
         "--speculative",
         metavar="METHOD[:MODEL]",
-        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL. [default: none]",
+        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. "
+        "[default: none]",
     ),
     click.option(
         "--speculative-tokens",
         type=WHOLE,
-        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own]",
+        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own; llama.cpp: 3]",
     ),
     click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
     click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),

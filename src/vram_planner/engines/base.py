@@ -52,6 +52,10 @@ class Options:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
+    cpu_moe: bool | None = None
+    override_tensor: str | None = None  # llama.cpp: PATTERN=BUFFER,...
+    cache_ram: int | None = None  # llama.cpp: the most bytes of its prompt cache in host memory
+    ctx_checkpoints: int | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
     kv_offload: bool | None = None
@@ -80,11 +84,15 @@ class Options:
 
 # Options that the engines named here have: the others refuse them.
 ENGINES_WITH = {
+    "cache_ram": ("llama.cpp",),
+    "ctx_checkpoints": ("llama.cpp",),
+    "cpu_moe": ("llama.cpp",),
+    "override_tensor": ("llama.cpp",),
     "max_loras": ("vllm", "sglang"),
     "max_lora_rank": ("vllm", "sglang"),
     "fully_sharded_loras": ("vllm",),
-    "speculative": ("vllm", "sglang", "tensorrt-llm"),
-    "speculative_tokens": ("vllm", "sglang", "tensorrt-llm"),
+    "speculative": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
+    "speculative_tokens": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from vram_planner.architecture.gguf import GgufMix
 from vram_planner.architecture.precision import Uniform
 from vram_planner.architecture.weight import Role
+from vram_planner.engines import llama_cpp_host as host
 from vram_planner.engines import llama_cpp_parts as parts
-from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory
+from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
+from vram_planner.engines.llama_cpp_builds import SET_ROWS, before
 from vram_planner.engines.llama_cpp_cache import (
     KV_TYPES,
     check_rows,
@@ -24,6 +26,7 @@ from vram_planner.engines.llama_cpp_fit import (
     longest_context,
     most_gpu_layers,
 )
+from vram_planner.engines.llama_cpp_kernels import cards_of
 from vram_planner.engines.llama_cpp_layout import Setting
 from vram_planner.engines.llama_cpp_projector_part import (
     on_first_gpu,
@@ -41,11 +44,12 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.precision import Precision
+    from vram_planner.engines.llama_cpp_draft import Draft
 
 _UBATCH = 512
 _MARGIN = GIB
 _STEP = 256
-_BY_REQUEST = ("kv_cache", "recurrent_state")
+_BY_REQUEST = ("kv_cache", "recurrent_state", "draft_kv_cache")
 _FLOATS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 _SPLIT_MODES = ("layer", "none")
 _LARGEST_SHARE = 1e9
@@ -74,9 +78,9 @@ class LlamaCpp:
     kinds = frozenset({"state", "indexer", "chunked", "mixed_heads", "cross", "compressed"})
     vocabulary_multiple = 1
 
-    def alike(self, ask: Ask) -> Hashable:  # noqa: ARG002  the same on every card
-        """Every CUDA card with tensor cores has the same buffers."""
-        return ()
+    def alike(self, ask: Ask) -> Hashable:
+        """A quantised cache is read by other kernels on older cards (llama_cpp_kernels.py); else all have the same buffers."""
+        return () if ask.options.kv_dtype is None else _cards(ask)
 
     def usable_bytes(self, ask: Ask) -> int:
         """The card less 1 GiB: `--fit` leaves that free on every device (common/common.h, fit_params_target)."""
@@ -87,7 +91,8 @@ class LlamaCpp:
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises UnsupportedArchitectureError, PrecisionError or RequestError."""
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
-        device = _fullest(architecture, mix, setting)
+        draft = _draft(ask, setting)
+        device = _fullest(architecture, mix, setting, draft)
         cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)
         more = kv_bytes(architecture, replace(setting, context=setting.context + _STEP), device)
         found = [
@@ -100,6 +105,10 @@ class LlamaCpp:
             found += projector_parts(ask)
         if architecture.states:
             found.insert(2, parts.states(architecture, setting, device, states))
+        if draft is not None:
+            from vram_planner.engines.llama_cpp_draft import draft_parts  # noqa: PLC0415  for drafting alone
+
+            found[-1:-1] = draft_parts(draft, device)
         return Memory(
             parts=tuple(found),
             kv=KvNeed(
@@ -108,11 +117,15 @@ class LlamaCpp:
                 n_bytes=cache,
                 replicated_ranks=1,
             ),
-            settings=parts.settings(architecture, mix, setting) | projector_settings(ask),
-            launch=with_projector(
-                parts.launch(architecture, mix, setting, alone=ask.options.split_mode == "none"), ask
+            settings=parts.settings(architecture, mix, setting)
+            | host.settings(architecture, setting, ask.options)
+            | projector_settings(ask),
+            launch=with_projector(parts.launch(architecture, mix, setting, ask.options, draft=draft), ask),
+            not_modelled=(
+                *projector_left_out(ask),
+                *parts.NOT_MODELLED,
+                host.in_words(architecture, setting, ask.options),
             ),
-            not_modelled=(*projector_left_out(ask), *parts.NOT_MODELLED),
             warnings=(
                 *parts.warnings(ask, mix, setting),
                 *projector_warnings(ask),
@@ -125,6 +138,9 @@ class LlamaCpp:
         if ask.device is None or setting.gpu_layers is not None:
             return ()
         room = self.usable_bytes(ask) - parts.RUNTIME[1]
+        draft = _draft(ask, setting)
+        if draft is not None:
+            room -= max(draft.held(device) for device in range(setting.gpus))
         if all(device_bytes(ask.architecture, mix, setting, i) <= room for i in range(setting.gpus)):
             return ()
         if setting.moe_on_host == 0:
@@ -154,9 +170,7 @@ class LlamaCpp:
             num_blocks=None,
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
-            max_context=longest_context(
-                ask.architecture, mix_for(ask.precision), setting, usable - memory.bytes_of("runtime")
-            ),
+            max_context=_longest(ask, setting, usable - memory.bytes_of("runtime")),
         )
 
 
@@ -211,12 +225,30 @@ def settle(ask: Ask) -> Setting:
         swa_full=options.swa_full is True,
         gpu_layers=None if options.ngl is None or options.ngl > layers else options.ngl,
         moe_on_host=_moe_on_host(ask),
+        overrides=overrides_of(ask.architecture, options.override_tensor, gpus),
         kv_on_host=options.kv_offload is False,
         shares=shares,
+        row_numbers=not before(options.version, SET_ROWS),
         projector=on_first_gpu(ask),
+        cards=_cards(ask),
     )
     check_rows(ask.architecture, setting)
     return setting
+
+
+def _cards(ask: Ask) -> str:
+    return cards_of(None if ask.device is None else ask.device.compute_capability)
+
+
+def overrides_of(architecture: Architecture, text: str | None, gpus: int) -> tuple[tuple[str, int], ...]:
+    """The patterns of --override-tensor. Raises RequestError."""
+    if text is None:
+        return ()
+    from vram_planner.engines.llama_cpp_overrides import check_overrides, parse  # noqa: PLC0415  seldom needed
+
+    overrides = parse(text, gpus)
+    check_overrides(architecture, overrides)
+    return overrides
 
 
 def _shared(ask: Ask) -> tuple[int, tuple[float, ...]]:
@@ -247,14 +279,16 @@ def _shared(ask: Ask) -> tuple[int, tuple[float, ...]]:
 
 def _moe_on_host(ask: Ask) -> int:
     """The layers whose experts stay on the host: at most all. Raises RequestError where there are no experts."""
-    count = ask.options.n_cpu_moe or 0
+    layers = len(ask.architecture.layers)
+    count = layers if ask.options.cpu_moe else ask.options.n_cpu_moe or 0
     if count and not any(
         w.role is Role.EXPERT for layer, _ in ask.architecture.groups for w in layer.weights
     ):
         raise RequestError(
-            "--n-cpu-moe: this model has no experts", hint="leave it out, or keep layers back with --ngl"
+            "--n-cpu-moe and --cpu-moe: this model has no experts",
+            hint="leave it out, or keep layers back with --ngl",
         )
-    return min(count, len(ask.architecture.layers))
+    return min(count, layers)
 
 
 def _kv_types(name: str) -> tuple[str, str]:
@@ -286,7 +320,39 @@ def _check_cache_types(architecture: Architecture, type_k: str, type_v: str, *, 
         )
 
 
-def _fullest(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
+def _draft(ask: Ask, setting: Setting) -> Draft | None:
+    if ask.draft is None and ask.options.speculative is None and ask.options.speculative_tokens is None:
+        return None
+    from vram_planner.engines.llama_cpp_draft import find_draft  # noqa: PLC0415  for drafting alone
+
+    return find_draft(ask, setting, mix_for)
+
+
+def _longest(ask: Ask, setting: Setting, room: int) -> int:
+    """The longest context of a slot that the cards hold, with that of a draft model beside it."""
+    mix, draft = mix_for(ask.precision), _draft(ask, setting)
+    alone = longest_context(ask.architecture, mix, setting, room)
+    if draft is None:
+        return alone
+
+    def fits(steps: int) -> bool:
+        context = _STEP * steps
+        longer = replace(setting, context=context, outputs=min(setting.ubatch, setting.slots * context))
+        beside = draft.beside(longer)
+        return all(
+            device_bytes(ask.architecture, mix, longer, device) + beside.held(device) <= room
+            for device in range(setting.gpus)
+        )
+
+    return _STEP * largest(fits, alone // _STEP)
+
+
+def _fullest(architecture: Architecture, mix: GgufMix, setting: Setting, draft: Draft | None) -> int:
     if setting.gpus == 1:
         return 0
-    return max(range(setting.gpus), key=lambda device: device_bytes(architecture, mix, setting, device))
+    return max(
+        range(setting.gpus),
+        key=lambda device: (
+            device_bytes(architecture, mix, setting, device) + (draft.held(device) if draft else 0)
+        ),
+    )

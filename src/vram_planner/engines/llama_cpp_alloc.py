@@ -81,6 +81,10 @@ class Graph:
         """Something that reads tensors and writes elsewhere (the cache), or that only keeps them until here."""
         self.expand(self.tensor(0, *sources))
 
+    def store(self, *sources: int) -> None:
+        """Something that goes to the cache or to a state there."""
+        self.use(*sources)
+
     def nothing(self, *sources: int) -> None:
         """A tensor of no size that takes an address for a moment, which can keep gaps apart."""
         empty = self.tensor(0, *sources)

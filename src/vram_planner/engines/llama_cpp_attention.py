@@ -14,6 +14,7 @@ from vram_planner.architecture.cross import BlockSparse, ChunkedAttention, Uneve
 from vram_planner.architecture.sparse import SparseLatent
 from vram_planner.engines.llama_cpp_alloc import Gaps
 from vram_planner.engines.llama_cpp_cache import value_width
+from vram_planner.engines.llama_cpp_kernels import copies_halves
 from vram_planner.engines.llama_cpp_layout import row_bytes
 from vram_planner.engines.llama_cpp_writer import Inputs, unknown
 from vram_planner.units import round_up
@@ -22,14 +23,10 @@ if TYPE_CHECKING:
     from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.sparse import Indexer
-    from vram_planner.engines.llama_cpp_layout import Setting
     from vram_planner.engines.llama_cpp_writer import Writer
 
 
 _HOST_ALIGNMENT = 32
-# What the flash attention kernel for one token takes: head sizes, and types of keys and values alike.
-_WIDEST_VECTOR, _VECTOR_STEP = 256, 64
-_VECTOR_TYPES = ("q4_0", "q8_0")
 _NORMED_VALUES = ("gemma3n", "gemma4")
 # Families that turn queries and keys first and scale them after it.
 _TURNED_FIRST = ("hunyuan",)
@@ -99,24 +96,33 @@ def grouped(writer: Writer, mixer: FullAttention, cache: KvCache, normed: int) -
         value = writer.made(widest, value)
     before = 4 * (width + kv_width) if mixer.fused_qkv and inputs.rotate_values is None else 0
     writer.stored(inputs, key, value, before=before)
-    if writer.attends_on_host:
-        gaps = Gaps()
-        attend_on_host(writer, gaps, cache, mixer.n_heads)
-        writer.cached_on_host = max(writer.cached_on_host, gaps.highest)
-        graph.elsewhere(query)
-        mixed = writer.arrival(writer.row(mixer.n_heads * cache.value_dim))
-    else:
-        mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
+    mixed = _somewhere(writer, mixer, cache, inputs, query)
     if both is not None:
         gate = graph.in_place(writer.made(width, both))
         mixed = graph.tensor(graph.size(gate), mixed, gate, over=(gate,))
     return writer.product("o_proj", mixer.hidden, mixed)
 
 
+def _somewhere(writer: Writer, mixer: FullAttention, cache: KvCache, inputs: Inputs, query: int) -> int:
+    """The result of attention by the GPU or by the host."""
+    size = writer.row(mixer.n_heads * cache.value_dim)
+    if writer.attends_on_host:
+        gaps = Gaps()
+        attend_on_host(writer, gaps, cache, mixer.n_heads)
+        writer.cached_on_host = max(writer.cached_on_host, gaps.highest)
+        writer.graph.elsewhere(query)
+        return writer.arrival(size)
+    if writer.setting.host_attends and not mixer.sinks:
+        scores = inputs.cells * writer.tokens * mixer.n_heads * 4
+        return writer.attended_on_host(query, size, scores=scores)
+    mixed = _attended(writer, mixer.n_heads, cache, inputs, query)
+    return writer.gathered_on_host(mixed, inputs.mask) if writer.setting.host_attends else mixed
+
+
 def _part(writer: Writer, fused: int, width: int, rotation: int | None) -> int:
     """Queries or keys out of a fused projection: turned by position, else a view, which a rotation needs copied."""
     if writer.turns:
-        return turned(writer, writer.made(width, fused, writer.positions), rotation)
+        return turned(writer, writer.made(width, fused, writer.positions, *writer.rotary_factors), rotation)
     return fused if rotation is None else turned(writer, writer.made(width, fused), rotation)
 
 
@@ -177,7 +183,7 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
     graph, size = writer.graph, writer.row(heads * cache.value_dim)
     copies = writer.cached(cache, inputs.cells)
     if writer.setting.flash:
-        extra = half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, heads, inputs)
         sinks = writer.copies.get("sinks", 0)
         small = (graph.copied(sinks),) if sinks else ()
         mixed = graph.tensor(size + extra, query, *copies, inputs.mask, *small)
@@ -190,21 +196,15 @@ def _attended(writer: Writer, heads: int, cache: KvCache, inputs: Inputs, query:
     return turned(writer, mixed, inputs.rotate_values, size)
 
 
-def _read_as_they_are(setting: Setting, cache: KvCache, tokens: int) -> bool:
-    fits = cache.key_dim <= _WIDEST_VECTOR and cache.key_dim % _VECTOR_STEP == 0
-    return tokens == 1 and fits and setting.type_k == setting.type_v and setting.type_k in _VECTOR_TYPES
-
-
-def half_precision_copies(writer: Writer, cache: KvCache, inputs: Inputs) -> int:
+def half_precision_copies(writer: Writer, cache: KvCache, heads: int, inputs: Inputs) -> int:
     """
-    Flash attention's copies of a cache that is not f16: the kernel for many tokens reads halves.
+    Flash attention's copies of a cache that is not f16: the kernels for many tokens read halves.
 
-    With one token a stream another kernel reads quantised keys and values of one type as they are.
-    Source (b11434): ggml/src/ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel, ggml_cuda_get_fattn_vec_case.
+    Source (b11434): ggml/src/ggml-cuda/fattn.cu, ggml_cuda_flash_attn_ext_get_alloc_size.
     """
-    if _read_as_they_are(writer.setting, cache, writer.tokens // writer.setting.streams):
-        return 0
     setting = writer.setting
+    if not copies_halves(setting, cache, heads, inputs.cells, writer.tokens // setting.streams):
+        return 0
     cells = inputs.cells * setting.streams * cache.n_heads
     widths = [cache.key_dim] if setting.type_k != "f16" else []
     if setting.type_v != "f16" and not cache.latent:
@@ -251,7 +251,7 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         tail = row_bytes(setting.type_k, mixer.rope_dim)
         copies += (graph.copied(graph.size(copies[0]) - tail),)
     if setting.flash:
-        extra = half_precision_copies(writer, cache, inputs)
+        extra = half_precision_copies(writer, cache, heads, inputs)
         if copies and setting.type_k != "f16":  # the values' copy is no view of the keys' any more
             extra += inputs.cells * setting.streams * mixer.kv_rank * 2
         mixed = graph.tensor(writer.row(wide) + extra, query, *copies, inputs.mask)
@@ -259,7 +259,10 @@ def _latent_attended(writer: Writer, mixer: Latent, inputs: Inputs, query: int) 
         turned = graph.tensor(inputs.cells * setting.streams * mixer.kv_rank * 2, *copies[1:])
         scores = graph.tensor(inputs.cells * writer.tokens * heads * 4, *copies[:1], query)
         mixed = writer.made(wide, turned, graph.in_place(scores, inputs.mask))
-    mixed = writer.made(narrow, writer.product("v_b_proj", narrow, mixed))
+    mixed = writer.product("v_b_proj", narrow, mixed)
+    if setting.host_attends:
+        return writer.product("o_proj", mixer.hidden, writer.gathered_on_host(mixed, inputs.mask))
+    mixed = writer.made(narrow, mixed)
     return writer.product("o_proj", mixer.hidden, mixed)
 
 

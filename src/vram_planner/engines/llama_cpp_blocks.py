@@ -67,7 +67,7 @@ def _attended(
     tokens = writer.tokens // setting.slots
     mask, queries = _mask(writer, mixer, inputs, chooser, tokens)
     size = tokens * inner.n_heads * inner.head_dim * 4
-    extra = half_precision_copies(writer, mixer.cache, inputs) // setting.slots
+    extra = half_precision_copies(writer, mixer.cache, inner.n_heads, inputs) // setting.slots
     found = graph.tensor(size + extra, query, mask)
     found = graph.tensor(size, found)
     graph.expand(found)

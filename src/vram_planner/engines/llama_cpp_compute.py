@@ -16,8 +16,9 @@ from vram_planner.engines.llama_cpp_graph import (
     NORMED_RESIDUALS,
     GraphBuilder,
 )
+from vram_planner.engines.llama_cpp_kernels import reads_own_types
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
-from vram_planner.engines.llama_cpp_stage import Stage, Step
+from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from vram_planner.engines.llama_cpp_layout import Setting
 
 _HOST_ALIGNMENT = 32
-_EVERY_FOURTH_WITHOUT = ("smollm3",)
 # Gemma 3n's first ten layers. Source: src/models/models.h, n_layer_sparsity.
 _CUTTING_OFF, _FIRST_CUTTING_OFF = "gemma3n", 10
 _MOST_KEPT = 256
+_MOST_READ_AS_STORED = 2  # tokens a stream
 _FEWEST = 4
 _LONGEST_PERIOD = 12
 
@@ -41,7 +42,9 @@ def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, de
     """
     Bytes of the compute buffer of one GPU, or of the host, at their most while it serves.
 
-    That is what llama.cpp reserves at its start, but for two families. MiniMax-01's graph of one slot's tokens alone is
+    That is what llama.cpp reserves at its start, but for two families and for caches that flash attention reads as they are
+    where each slot has a token or two of the micro-batch: one slot's prompt fills it, and then that slot's cache is copied
+    to halves. MiniMax-01's graph of one slot's tokens alone is
     larger than that of all slots, and reserved after it (src/llama-context.cpp, TAG_RESERVE_DIAG_DECAY; without
     allocations only the first is counted). MiniMax-M3's graph grows with the positions in its cache
     (src/llama-kv-cache-msa.cpp, get_n_pos).
@@ -50,13 +53,17 @@ def compute_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, de
 
 
 def _served(architecture: Architecture, setting: Setting) -> tuple[Setting, ...]:
-    if architecture.model_type in NORMED_RESIDUALS and setting.slots > 1:
+    found = [setting]
+    few = setting.streams > 1 and setting.tokens <= _MOST_READ_AS_STORED * setting.streams
+    if setting.slots > 1 and (
+        architecture.model_type in NORMED_RESIDUALS or (few and reads_own_types(setting))
+    ):
         # All tokens of the micro-batch are one slot's; a unified cache has all cells for it.
         cells = max(setting.stream_cells, min(setting.n_ctx, setting.ubatch))
-        return setting, replace(setting, slots=1, context=cells)
+        found.append(replace(setting, slots=1, context=cells))
     if any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups):
-        return setting, replace(setting, grown=True)
-    return (setting,)
+        found += [replace(one, grown=True) for one in found]
+    return tuple(found)
 
 
 def reserved_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, device: int = 0) -> int:
@@ -78,10 +85,16 @@ def reserved_bytes(architecture: Architecture, mix: GgufMix, setting: Setting, d
 
 def copies_weights(architecture: Architecture, setting: Setting) -> bool:
     """Whether tensors lie on the host that a GPU works with."""
-    return setting.moe_on_host > 0 or not setting.all_on_gpus(len(architecture.layers))
+    moved = setting.moe_on_host > 0 or bool(setting.overrides)
+    return moved or not setting.all_on_gpus(len(architecture.layers))
 
 
 def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
+    if setting.gpus > 1 and (setting.overrides or setting.moe_on_host):
+        from vram_planner.engines.llama_cpp_spread import is_spread, spread_bytes  # noqa: PLC0415  seldom needed
+
+        if is_spread(architecture, mix, setting):
+            return spread_bytes(architecture, mix, setting)[device]
     stage = _stage(architecture, mix, setting, device)
     if not stage.steps and not stage.last:  # fewer offloaded layers than GPUs
         return 0
@@ -118,7 +131,7 @@ def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
 def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> Stage:
     stages: dict[tuple[object, ...], Stage] = vars(architecture).setdefault("_llama_cpp_stages", {})
     split = (setting.gpus, setting.shares, setting.gpu_layers)
-    key = (*split, setting.moe_on_host, setting.kv_on_host, mix.name, device)
+    key = (*split, setting.moe_on_host, setting.overrides, setting.kv_on_host, mix.name, device)
     if key not in stages:
         count = len(architecture.layers)
         steps: list[Step] = []
@@ -130,16 +143,13 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             )
             if max(0, place) != device and not (away and device == 0):
                 continue  # what the host holds, the first GPU computes
-            copies = _copies(
-                architecture, mix, index, whole=place == HOST, experts=index < setting.moe_on_host
-            )
             (steps if max(0, place) == device else guests).append(
                 Step(
                     layer,
-                    copies,
+                    _copies(architecture, mix, setting, index),
                     setting.kv_on_host or _cache_place(architecture, setting, index) == HOST,
                     _attends_on_host(architecture, setting, index),
-                    turns=_turns(architecture, index),
+                    turns=turns(architecture, index),
                     cuts_off=architecture.model_type.startswith(_CUTTING_OFF) and index < _FIRST_CUTTING_OFF,
                     experts_away=away,
                     stream_away=away and _stream_away(architecture, index),
@@ -160,7 +170,8 @@ def _stage(architecture: Architecture, mix: GgufMix, setting: Setting, device: i
             guests=_telling(guests),
             first=device == 0,
             last=device == max(0, end),
-            output_copies=copied_weights(architecture, mix, None) if end == HOST else {},
+            ends=device == max(0, device_of(count - 1, count, setting)),
+            output_copies=_copies(architecture, mix, setting, None),
         )
     return stages[key]
 
@@ -191,11 +202,6 @@ def _cache_place(architecture: Architecture, setting: Setting, index: int) -> in
     return device_of(index, len(layers), setting)
 
 
-def _turns(architecture: Architecture, index: int) -> bool:
-    """Whether that layer knows positions: every fourth of SmolLM3 does not. Source: src/models/smollm3.cpp, use_rope."""
-    return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
-
-
 def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -> bool:
     """
     Whether the host itself attends over a cache that it has: what follows in the graph is its work too.
@@ -210,10 +216,11 @@ def _attends_on_host(architecture: Architecture, setting: Setting, index: int) -
         return setting.kv_on_host or device_of(index, len(layers), setting) == HOST
     if layer.mixer.cache is None or layer.mixer.state is not None or index + 1 == len(layers):
         return False
-    gathers = isinstance(layers[index + 1].mixer, Mamba | Mamba2 | ShortConv)
+    follows = next((at for at in range(index + 1, len(layers)) if not _at_once(layers[at])), index)
+    gathers = isinstance(layers[follows].mixer, Mamba | Mamba2 | ShortConv)
     if not gathers or not isinstance(layer.feed_forward, DenseMLP | NoFeedForward):
         return False
-    here, after = (device_of(i, len(layers), setting) for i in (index, index + 1))
+    here, after = (device_of(i, len(layers), setting) for i in (index, follows))
     return setting.kv_on_host or here == after == HOST
 
 
@@ -255,14 +262,23 @@ def _at_once(layer: Layer) -> bool:
 
 
 def _copies(
-    architecture: Architecture, mix: GgufMix, index: int, *, whole: bool, experts: bool
+    architecture: Architecture, mix: GgufMix, setting: Setting, index: int | None
 ) -> Mapping[str, int]:
-    if not whole and not experts:
+    """Bytes of the tensors of a layer, or of the output, that lie on the host and are copied to be used."""
+    count = len(architecture.layers)
+    whole = device_of(count if index is None else index, count, setting) == HOST
+    apart = index is not None and index < setting.moe_on_host
+    if not whole and not apart and not setting.overrides:
         return {}
     sizes = copied_weights(architecture, mix, index)
-    if not whole:
+    if setting.overrides:
+        from vram_planner.engines.llama_cpp_overrides import moved  # noqa: PLC0415  seldom needed
+
+        places = moved(architecture, mix, setting, index)
+        sizes = {name: n for name, n in sizes.items() if places.get(name, HOST if whole else None) == HOST}
+    elif not whole:
         return {name: size for name, size in sizes.items() if is_experts(name)}
-    factors = rope_factor_bytes(architecture)
+    factors = rope_factor_bytes(architecture) if whole and index is not None else 0
     return sizes | {"rope_freqs": factors} if factors else sizes
 
 

@@ -152,7 +152,8 @@ def _weighted(
     needed, over = [down, weights], () if fused else (down,)
     factor = down
     if chosen is not None:
-        repeated = writer.made(block.n_experts, *writer.weight("router.per_expert_scale"), tokens=tokens)
+        factors = writer.weight("router.per_expert_scale", view=True)
+        repeated = writer.made(block.n_experts, *factors, tokens=tokens)
         scale = graph.tensor(writer.row(top, tokens), repeated, chosen)
         needed.append(scale)
         factor = graph.tensor(graph.size(down), down, scale, over=over)

@@ -84,13 +84,17 @@ class GraphBuilder:
         self._streams = streams_of(architecture)
         self._late = architecture.model_type.startswith(_LATE_OUTPUT)
         self._last = architecture.model_type.startswith(_LAST_OUTPUT)
+        # Where all layers are on GPUs each norm is told to run with its layer, if it has weights.
+        self._scaled_apart = (
+            not setting.all_on_gpus(len(architecture.layers)) or architecture.model_type in _BARE_NORMS
+        )
 
     def peak(self, stage: Stage) -> int:
         """Bytes of the compute buffer of that stage."""
         writer, stream = self.writer, self._begun(stage)
         for index, step in enumerate(stage.steps):
             writer.hands_over, writer.begins = step is stage.hands_over, stage.first and index == 0
-            ends = stage.last and index == len(stage.steps) - 1
+            ends = stage.ends and index == len(stage.steps) - 1
             writer.copies, writer.cache_on_host = step.copies, step.cache_on_host
             writer.attends_on_host, writer.layer_turns = step.attends_on_host, step.turns
             writer.experts_away, writer.stream_away = step.experts_away, step.stream_away
@@ -104,7 +108,7 @@ class GraphBuilder:
                 stream = self._pick(folded(writer, stream))
             self._head(stream)
         elif not writer.stream_away:
-            self._handed_on(stream, kept=not stage.guests)
+            self._handed_on(stream, self._kept_tokens(ends=stage.ends), kept=not stage.guests)
         for guest in stage.guests:
             self._hosted(guest)
         return writer.graph.peak()
@@ -127,9 +131,10 @@ class GraphBuilder:
         if not stage.first and stateful and self._architecture.model_type in NORMED_RESIDUALS:
             # The sum that ends the layer before is this GPU's work: its state is read before that.
             stream = self._sum(stream, writer.graph.in_place(writer.arrival(writer.row(self._hidden))))
-        elif not stage.first and _normed_first(stage, self._architecture.model_type):
+        elif self._scaled_apart and not stage.first and _normed_first(stage, self._architecture.model_type):
             # The first norm's scaling is done on the GPU before: both it and the stream arrive.
-            writer.scaled_before = writer.arrival(writer.row(self._hidden))
+            tokens = self._kept_tokens(ends=not stage.steps)
+            writer.scaled_before = writer.arrival(writer.row(self._hidden, tokens))
         if stage.first and stage.steps:
             writer.copies = stage.steps[0].copies
             self._inputs = prepared(writer, stream)
@@ -142,17 +147,21 @@ class GraphBuilder:
             taken_over(writer, stage.takes_over)
         return stream
 
-    def _handed_on(self, stream: int, *, kept: bool) -> None:
-        """The stream goes to the next GPU, and the first step of that one's norm is done here."""
+    def _kept_tokens(self, *, ends: bool) -> int:
+        """Tokens of the stream after a stage: those asked for after the last layer, but where the head picks them."""
+        return self._outputs if ends and not self._last else self.writer.tokens
+
+    def _handed_on(self, stream: int, tokens: int, *, kept: bool) -> None:
+        """The stream goes to the next GPU; the first step of that one's norm is done here if it is not told otherwise."""
         graph = self.writer.graph
         graph.expand(stream)
-        scaled = self.writer.made(self._hidden, stream)
+        scaled = (self.writer.made(self._hidden, stream, tokens=tokens),) if self._scaled_apart else ()
         if kept:
             graph.keep(stream)
-            graph.use(scaled)
+            graph.use(*scaled)
         else:
-            graph.expand(scaled)
-            graph.elsewhere(scaled, stream)
+            graph.expand(*scaled)
+            graph.elsewhere(*scaled, stream)
 
     def _hosted(self, guest: Step) -> None:
         """
@@ -172,14 +181,15 @@ class GraphBuilder:
         found = routed(writer, block, normed, tokens, chosen=chosen, weights=weights, weighed=before)
         writer.graph.expand(found)
         if guest.stream_away:
-            self._handed_on(self._sum(found, writer.arrival(writer.row(self._hidden))), kept=False)
+            self._handed_on(self._sum(found, writer.arrival(writer.row(self._hidden))), tokens, kept=False)
         else:
             writer.graph.elsewhere(found)
 
     def _arrived(self, stage: Stage) -> int:
         """The stream from the host or the GPU before: at the model's start with learned positions added, or scaled to unit size."""
         writer = self.writer
-        stream = writer.arrival(writer.row(self._hidden))
+        tokens = self._kept_tokens(ends=not stage.steps and not stage.first)
+        stream = writer.arrival(writer.row(self._hidden, tokens))
         names = [weight.name for weight in self._architecture.embedding_extras] if stage.first else []
         if LEARNED_POSITIONS in names:
             places = writer.arrival(writer.row(self._hidden))
@@ -276,7 +286,8 @@ class GraphBuilder:
             fed = feed(self.writer, layer.feed_forward, normed, tokens)
         if self.writer.stream_away:
             self.writer.graph.elsewhere(middle)
-            self.writer.scaled_before = self.writer.arrival(self.writer.row(self._hidden, tokens))
+            if self._scaled_apart:
+                self.writer.scaled_before = self.writer.arrival(self.writer.row(self._hidden, tokens))
             return self.writer.arrival(self.writer.row(self._hidden, tokens))
         if sandwich or not before:
             fed = self._norm(fed, "post_feedforward_layernorm", tokens)

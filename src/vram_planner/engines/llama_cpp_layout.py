@@ -6,9 +6,10 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes
+from vram_planner.architecture.gguf import GGML_TYPES, rope_factor_bytes, rope_factor_tensors
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.storage import Blocks
+from vram_planner.engines.llama_cpp_kernels import ADA
 from vram_planner.engines.llama_cpp_layer_inputs import with_first_layer, with_output
 from vram_planner.units import ceil_div, round_up
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.gguf import GgufMix
     from vram_planner.architecture.model import Architecture
+    from vram_planner.architecture.storage import Storage
     from vram_planner.architecture.weight import Weight
 
 _ROW_PADDING = 512  # MATRIX_ROW_PADDING, ggml/src/ggml-cuda/common.cuh
@@ -36,8 +38,10 @@ class Setting:
     `slots` × `context` cells instead of having one each. `outputs` is how many tokens of a micro-batch get logits.
     `gpu_layers` are the last ones (-ngl, the output counts as one), None for all; `moe_on_host` the first layers whose
     experts stay on the host (--n-cpu-moe); `kv_on_host` keeps every cache there (--no-kv-offload). `shares` are those of
-    --tensor-split, empty for equal cards. `projector` are the bytes of a multimodal projector, on the first GPU. `grown`
-    asks for the graph of a full cache where that is larger than the one that llama.cpp reserves at its start (MiniMax-M3).
+    --tensor-split, empty for equal cards. `row_numbers`: keys and values go to rows of the cache that inputs name, which
+    is so since August 2025. `overrides` are the patterns of --override-tensor with their devices. `projector` are the
+    bytes of a multimodal projector, on the first GPU. `grown` asks for the graph of a full cache where that is larger than
+    the one that llama.cpp reserves at its start (MiniMax-M3). `cards` is the kind of GPU (llama_cpp_kernels.py).
     """
 
     slots: int
@@ -54,8 +58,21 @@ class Setting:
     moe_on_host: int = 0
     kv_on_host: bool = False
     shares: tuple[float, ...] = ()
+    row_numbers: bool = True
+    overrides: tuple[tuple[str, int], ...] = ()
     projector: int = 0
     grown: bool = False
+    cards: str = ADA
+
+    @property
+    def without_overrides(self) -> Setting:
+        """The same with tensors where the layers are."""
+        return replace(self, overrides=()) if self.overrides else self
+
+    @property
+    def without_slots(self) -> Setting:
+        """The same for one slot."""
+        return replace(self, slots=1)
 
     @property
     def n_ctx(self) -> int:
@@ -81,6 +98,11 @@ class Setting:
         """Cells of one of them in a layer that keeps all tokens."""
         return self.n_ctx // self.streams
 
+    @property
+    def host_attends(self) -> bool:
+        """Whether attention is told to run on the host. Source: src/llama-graph.cpp, build_attn_mha."""
+        return self.kv_on_host and not self.flash
+
     def all_on_gpus(self, n_layers: int) -> bool:
         """Whether every layer and the output are offloaded."""
         return self.gpu_layers is None or self.gpu_layers > n_layers
@@ -91,7 +113,8 @@ class Setting:
 
         Source: src/llama-context.cpp, pipeline_parallel.
         """
-        return self.gpus > 1 and self.all_on_gpus(n_layers) and not self.kv_on_host and self.moe_on_host == 0
+        moved = self.moe_on_host > 0 or bool(self.overrides)
+        return self.gpus > 1 and self.all_on_gpus(n_layers) and not self.kv_on_host and not moved
 
 
 def row_bytes(type_name: str, elements: int) -> int:
@@ -195,9 +218,16 @@ def loaded(architecture: Architecture, mix: GgufMix) -> Loaded:
 def weights_on(architecture: Architecture, mix: GgufMix, setting: Setting, device: int) -> int:
     """Bytes of tensors on a GPU or the host, kept beside the architecture too."""
     kept: dict[tuple[object, ...], int] = vars(architecture).setdefault("_llama_cpp_weights", {})
-    key = (mix.name, setting.gpus, setting.shares, setting.gpu_layers, setting.moe_on_host, device)
+    key = (
+        *(mix.name, setting.gpus, setting.shares, setting.gpu_layers),
+        *(setting.moe_on_host, setting.overrides, device),
+    )
     if key not in kept:
         kept[key] = loaded(architecture, mix).on(setting, device)
+        if setting.overrides:
+            from vram_planner.engines.llama_cpp_overrides import overridden_bytes  # noqa: PLC0415  seldom needed
+
+            kept[key] += overridden_bytes(architecture, mix, setting, device)
     return kept[key]
 
 
@@ -253,7 +283,15 @@ def _load(architecture: Architecture, mix: GgufMix) -> Loaded:
         for weight in architecture.embedding
         if weight not in elsewhere
     )
-    return Loaded(layers, output, embedding, round_up(rope_factor_bytes(architecture), _ALIGNMENT))
+    factors = rope_factor_tensors(architecture) * round_up(rope_factor_bytes(architecture), _ALIGNMENT)
+    return Loaded(layers, output, embedding, factors)
+
+
+def sizes_of(stored: Storage, piece: Weight) -> tuple[int, int]:
+    """Bytes of a tensor in a CUDA buffer and in a host buffer."""
+    plain = stored.nbytes(piece)
+    padded = round_up(plain + row_padding(stored.name, piece.columns), _ALIGNMENT)
+    return padded, round_up(plain, _HOST_ALIGNMENT)
 
 
 def _weigh(mix: GgufMix, weights: Iterable[Weight], place: Place) -> Weighed:
@@ -261,9 +299,7 @@ def _weigh(mix: GgufMix, weights: Iterable[Weight], place: Place) -> Weighed:
     gpu = host = gpu_experts = host_experts = 0
     for weight in weights:
         for stored, piece in mix.stored(weight, place):
-            plain = stored.nbytes(piece)
-            padded = round_up(plain + row_padding(stored.name, piece.columns), _ALIGNMENT)
-            plain = round_up(plain, _HOST_ALIGNMENT)
+            padded, plain = sizes_of(stored, piece)
             gpu, host = gpu + padded, host + plain
             if is_experts(piece.name):
                 gpu_experts, host_experts = gpu_experts + padded, host_experts + plain

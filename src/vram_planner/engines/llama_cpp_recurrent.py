@@ -133,7 +133,7 @@ def _gate(writer: Writer, inner: int, both: int) -> int:
     """
     if not writer.hands_over:
         return writer.made(inner, both)
-    writer.graph.use(both)
+    writer.graph.elsewhere(both)
     return writer.arrival(writer.row(inner))
 
 

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.architecture.recurrent import Mamba, Mamba2
+
+_EVERY_FOURTH_WITHOUT = ("smollm3",)
+
+
+def turns(architecture: Architecture, index: int) -> bool:
+    """Whether that layer knows positions: every fourth of SmolLM3 does not. Source: src/models/smollm3.cpp, use_rope."""
+    return not architecture.model_type.startswith(_EVERY_FOURTH_WITHOUT) or (index + 1) % 4 != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,8 @@ class Stage:
     """
     The part of a model that one GPU runs: its layers, and whether it begins or ends the model.
 
-    `guests` are layers of other GPUs whose experts the first one works with.
+    `guests` are layers of other GPUs whose experts the first one works with. `ends`: its last layer is the model's, which
+    keeps the asked tokens alone; the output may be the next GPU's.
     """
 
     steps: tuple[Step, ...]
@@ -48,3 +56,4 @@ class Stage:
     hands_over: Step | None = None
     takes_over: Mamba | Mamba2 | None = None
     guests: tuple[Step, ...] = ()
+    ends: bool = False

@@ -21,6 +21,7 @@ def gathered(writer: Writer, numbers: int) -> int:
         writer.graph.elsewhere()
         return writer.graph.copied(n_bytes)
     states = writer.graph.tensor(n_bytes, states_chosen(writer))
+    writer.told(states)  # with the cache, whose first state is cleared just before
     writer.graph.expand(states)
     writer.graph.nothing(writer.input("no other states", 0))
     return states
@@ -87,4 +88,4 @@ def written(writer: Writer, n_bytes: int, *sources: int) -> None:
         writer.cached_on_host = max(writer.cached_on_host, n_bytes)
         writer.graph.elsewhere(*sources)
     else:
-        writer.graph.use(*sources)
+        writer.graph.store(*sources)

@@ -118,7 +118,7 @@ class Writer:
         self.first = True  # whether this GPU begins the model
         self.begins = False  # whether the model's first layer is being written
         self.host_inputs = host_inputs
-        self.cached_on_host = 0
+        self.cached_on_host = self._sent = 0
         self._inputs: dict[str, int] = {}
 
     @property
@@ -189,8 +189,14 @@ class Writer:
             scaled, self.scaled_before = self.scaled_before, None
         else:
             scaled = self.graph.tensor(size, tensor, over=() if view or self.layer_norm else (tensor,))
-        weighed = self.graph.in_place(scaled, *self.weight(name))
+        weights = self.weight(name)
+        if weights:
+            self.told(scaled)
+        weighed = self.graph.in_place(scaled, *weights)
         return self.biased(weighed, name)
+
+    def told(self, node: int) -> None:
+        """A node that runs with its layer: the first step of a norm with weights, where all layers are on GPUs."""
 
     @property
     def turns(self) -> bool:
@@ -248,6 +254,8 @@ class Writer:
         return Inputs(mask, key_rows, value_rows, cells, rotate_keys, rotate_values)
 
     def _row_numbers(self, name: str, each: int) -> int | None:
+        if not self.setting.row_numbers:
+            return None
         n_bytes = self.tokens * 8 * each
         if self.cache_on_host:
             self.host_inputs[name] = n_bytes
@@ -271,13 +279,35 @@ class Writer:
         graph = self.graph
         if self.cache_on_host:
             sent = (key,) if value is None else (key, value)
-            self.cached_on_host = max(self.cached_on_host, sum(graph.size(one) for one in sent) - before)
+            self._sent = sum(graph.size(one) for one in sent) - before
+            self.cached_on_host = max(self.cached_on_host, self._sent)
             graph.elsewhere(*sent)
             return
-        if inputs.key_rows is not None:
-            graph.use(key, inputs.key_rows)
-        if value is not None and inputs.value_rows is not None:
-            graph.use(value, inputs.value_rows)
+        for made, rows in ((key, inputs.key_rows), (value, inputs.value_rows)):
+            if made is not None:
+                graph.store(made, *(() if rows is None else (rows,)))
+
+    def attended_on_host(self, query: int, n_bytes: int, *, scores: int) -> int:
+        """
+        The result of attention that the host itself works out: beside what it was sent it holds the queries and `scores`.
+
+        Source: src/llama-graph.cpp, build_attn_mha: with --no-kv-offload and no flash attention the node that ends
+        attention is told to run on the CPU, and what stands before it follows where no weight is in between.
+        """
+        self.cached_on_host = max(self.cached_on_host, self._sent + self.graph.size(query) + scores)
+        self.graph.elsewhere(query)
+        return self.arrival(n_bytes)
+
+    def gathered_on_host(self, mixed: int, mask: int) -> int:
+        """
+        The same where a weight stands before that node: the GPU attends, the host only sorts the result by heads.
+
+        It does so where the mask was, whose room is free once the GPU has its copy.
+        """
+        if 2 * self.graph.size(mixed) > self.graph.size(mask):
+            self.cached_on_host = max(self.cached_on_host, 2 * self.graph.size(mixed))
+        self.graph.elsewhere(mixed)
+        return self.arrival(self.graph.size(mixed))
 
     def keys_stored(self, key: int, kind: str) -> None:
         """One of several caches that have keys only."""

@@ -39,7 +39,7 @@ class Ollama(LlamaCpp):
 
     def alike(self, ask: Ask) -> Hashable:
         """The batch goes by the room on the card."""
-        return None if ask.device is None else ask.device.total_bytes
+        return None if ask.device is None else (ask.device.total_bytes, super().alike(ask))
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises RequestError for what only llama-server itself takes."""

@@ -30,7 +30,9 @@ def check_own_options(request: PlanRequest, chosen: Engine) -> None:
                 hint=f"--engine {owners[0]}, or leave it out",
             )
     if request.draft_model is not None and chosen.name not in ENGINES_WITH["speculative"]:
-        raise RequestError(f"{chosen.title} has no --draft-model here", hint="--engine vllm, or leave it out")
+        raise RequestError(
+            f"{chosen.title} has no --draft-model here", hint="--engine vllm or llama.cpp, or leave it out"
+        )
 
 
 def find_draft(request: PlanRequest, chosen: Engine) -> Drafting:

@@ -38,6 +38,8 @@ _RANGES = {
     "max_lora_rank": _Range(1, 512),
     "speculative_tokens": _Range(1, 1 << 10),
     "cpu_offload": _Range(0, 1 << 50),
+    "cache_ram": _Range(0, 1 << 50),
+    "ctx_checkpoints": _Range(0, 1 << 16),
     "kv_cache_memory": _Range(1, 1 << 50),
     "decode_context_parallel_size": _Range(1, _MOST_GPUS),
 }
@@ -51,6 +53,7 @@ _OPTIONAL_NAMES = (
     "logits",
     "split_mode",
     "tensor_split",
+    "override_tensor",
     "speculative",
     "draft_model",
     "mmproj",
@@ -60,6 +63,7 @@ _READ = {
     "prompt_tokens": parse_tokens,
     "max_num_batched_tokens": parse_tokens,
     "cpu_offload": parse_size,
+    "cache_ram": parse_size,
     "kv_cache_memory": parse_size,
 }
 _ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -100,6 +104,10 @@ class PlanRequest:
     slots: int | None = None
     ngl: int | None = None
     n_cpu_moe: int | None = None
+    cpu_moe: bool | None = None
+    override_tensor: str | None = None
+    cache_ram: int | None = None
+    ctx_checkpoints: int | None = None
     kv_unified: bool | None = None
     swa_full: bool | None = None
     kv_offload: bool | None = None

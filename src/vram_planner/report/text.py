@@ -24,6 +24,8 @@ _LABELS = {
     "compute_buffer": "compute buffer",
     "recurrent_state": "recurrent state",
     "draft_model": "draft model",
+    "draft_kv_cache": "its KV cache",
+    "draft_compute_buffer": "its compute buffer",
     "vision_projector": "vision projector",
     "lora": "LoRA slots",
 }

@@ -96,6 +96,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         workload=Workload(context=row["n_ctx"] // slots, concurrency=slots, prompt_tokens=1),
         layout=Layout(pp=gpus),
         options=Options(
+            version=row.get("engine_version"),
             kv_dtype=_kv_dtype(row),
             ubatch=row.get("n_ubatch"),
             flash_attn=_flash(row),
@@ -246,9 +247,8 @@ def _pairs(
     row: dict[str, Any], architecture: Architecture, setting: Setting, mix: GgufMix | None
 ) -> dict[str, tuple[float, float]]:
     """
-    What was logged against the plan's, the sum over all cards; compute buffers of several cards apart.
-
-    A build of 2024 copied less between cards than one of today does, and there are no newer logs.
+    What was logged against the plan's, the sum over all cards; compute buffers of several cards apart, for they are a
+    pipeline's.
     """
     log, devices, names = row["measured_mib"], range(setting.gpus), _card_names(row["measured_mib"])
     ours = [kv_bytes(architecture, setting, device) / MIB for device in (*devices, HOST)]
