@@ -169,7 +169,7 @@ def live(
     from vram_planner.report.data import as_json as json_text
     from vram_planner.report.validation import each_text, live_text
     from vram_planner.units import parse_size
-    from vram_planner.validate.live_each import LivedEach, live_each
+    from vram_planner.validate.live_gpus import LivedEach, live_each
     from vram_planner.validate.live_run import live as live_on
 
     run: Callable[..., Any] = live_each if parallel == "each" else live_on
