@@ -69,7 +69,7 @@ def answer(request: dict[str, object]) -> dict[str, object]:
         if os.environ.get("STAND_IN_FAULT") == "weights":
             return {"error": "refused", "message": "the weights cannot be loaded", "hint": "get them again"}
         layers = [f"cuda:{number}" for number, card in enumerate(CARDS) for _ in range(card["layers"])]
-        loaded = {**reading(100 * MIB), **on_cards(1, 0), "layers": layers}
+        loaded = {**reading(100 * MIB), "allocated_bytes": WEIGHTS, **on_cards(1, 0), "layers": layers}
         return {"ok": True, **loaded, "module_bytes": WEIGHTS, "max_memory": request.get("max_memory")}
     if request["do"] == "stages":
         now: dict[str, object] = {**reading(110 * MIB), **on_cards(1, int(str(request["batch"])))}

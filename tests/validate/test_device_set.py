@@ -14,7 +14,7 @@ import pytest
 
 from vram_planner.errors import NoGpuError, RequestError
 from vram_planner.hardware_profiles.machine import DetectedGpu, GpuProcess, Machine, MigSlice
-from vram_planner.validate import devices
+from vram_planner.validate import devices, lock
 from vram_planner.validate.device_set import GpuSet, gpu_numbers, place_on
 from vram_planner.validate.faults import BusyError, CannotMeasureError
 from vram_planner.validate.lock import device_lock, device_locks
@@ -31,9 +31,7 @@ print(json.dumps([place.name, place.facts, place.environment()["CUDA_VISIBLE_DEV
 
 def gpu(index: int, used: int, *processes: GpuProcess, **more: Any) -> DetectedGpu:
     facts = {"name": "NVIDIA L4", "total_bytes": 1000, "free_bytes": 900 - used, **more}
-    return DetectedGpu(
-        index=index, uuid=f"GPU-{9 - index}", used_bytes=used, processes=processes, **facts
-    )
+    return DetectedGpu(index=index, uuid=f"GPU-{9 - index}", used_bytes=used, processes=processes, **facts)
 
 
 def machine(*gpus: DetectedGpu) -> Machine:
@@ -46,7 +44,15 @@ LOST = DetectedGpu(index=2, lost=True, problem="lost: it fell off the bus")
 
 @pytest.mark.parametrize(
     ("asked", "numbers"),
-    [(1, (1,)), ("1", (1,)), ("1,0", (0, 1)), (" 0 , 1 ", (0, 1)), ((1, 0), (0, 1)), ("all", (0, 1)), ("ALL", (0, 1))],
+    [
+        (1, (1,)),
+        ("1", (1,)),
+        ("1,0", (0, 1)),
+        (" 0 , 1 ", (0, 1)),
+        ((1, 0), (0, 1)),
+        ("all", (0, 1)),
+        ("ALL", (0, 1)),
+    ],
 )
 def test_gpus_are_named_by_number_and_ordered(asked: Any, numbers: tuple[int, ...]) -> None:
     assert gpu_numbers(asked, lambda: TWO) == numbers
@@ -107,7 +113,13 @@ def test_slices_are_refused_together() -> None:
 
 def test_the_process_is_followed_on_every_gpu() -> None:
     said = iter(
-        [TWO, TWO, machine(gpu(0, 310, GpuProcess(pid=9, used_bytes=300)), gpu(1, 70, GpuProcess(pid=9, used_bytes=50)))]
+        [
+            TWO,
+            TWO,
+            machine(
+                gpu(0, 310, GpuProcess(pid=9, used_bytes=300)), gpu(1, 70, GpuProcess(pid=9, used_bytes=50))
+            ),
+        ]
     )
     place = place_on("cuda", "all", lambda: next(said))
     place.follow(9)
@@ -170,8 +182,6 @@ def test_locks_are_taken_in_one_order_and_let_go_of_together(tmp_path: Path) -> 
             pass
     order: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        from vram_planner.validate import lock
-
         def watched(device: str, folder: Path | None = None) -> Any:
             order.append(device)
             return device_lock(device, folder)

@@ -12,7 +12,7 @@ import pytest
 from vram_planner.validate import live_child
 from vram_planner.validate.live_child import Servant
 from vram_planner.validate.measure import CudaMeter
-from vram_planner.validate.passes import build_spread, bytes_held_by_card, layer_devices, make_config
+from vram_planner.validate.passes import Generation, build_spread, bytes_held_by_card, layer_devices, make_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed (the extra [validate])")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -84,13 +84,13 @@ def test_every_answer_has_each_card(counters: Counters, monkeypatch: pytest.Monk
     servant = Servant()
     opened = ask(servant, "open", device="cpu", config=dict(CONFIG), cards=2)
     loaded = ask(servant, "load", config=dict(CONFIG), dtype="float32", attn="sdpa", weights=None)
-    forward = live_child.Generation.forward
+    forward = Generation.forward
 
     def counted(self: Any, n_tokens: int) -> Any:
         counters.grow(n_tokens)
         return forward(self, n_tokens)
 
-    monkeypatch.setattr(live_child.Generation, "forward", counted)
+    monkeypatch.setattr(Generation, "forward", counted)
     stages = ask(servant, "stages", batch=1, context=16, prompt=8)
     step = ask(servant, "step", batch=1, context=16, prompt=8)
 
@@ -130,12 +130,15 @@ def test_a_cache_is_counted_where_it_lies() -> None:
             self.device, self.nbytes = tensor.device, tensor.untyped_storage().nbytes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vram_planner.validate.passes.storages_of", lambda _torch, things: dict(enumerate(map(Moved, things))))
+        patch.setattr(
+            "vram_planner.validate.passes.storages_of",
+            lambda _torch, things: dict(enumerate(map(Moved, things))),
+        )
         assert bytes_held_by_card(torch, cache, 2) == [16, 32]
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_random_weights_are_made_where_the_layers_go(tied: bool) -> None:  # noqa: FBT001  a test's parameter
+def test_random_weights_are_made_where_the_layers_go(tied: bool) -> None:
     """By the way of from_pretrained(device_map="auto"), here with the CPU alone; tied tensors stay tied."""
     values = make_config(transformers, {**CONFIG, "tie_word_embeddings": tied})
     room: dict[int | str, int] = {"cpu": 10**9}
