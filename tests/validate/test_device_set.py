@@ -182,6 +182,7 @@ def test_locks_are_taken_in_one_order_and_let_go_of_together(tmp_path: Path) -> 
             pass
     order: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
+
         def watched(device: str, folder: Path | None = None) -> Any:
             order.append(device)
             return device_lock(device, folder)

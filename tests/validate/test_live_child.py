@@ -12,7 +12,13 @@ import pytest
 from vram_planner.validate import live_child
 from vram_planner.validate.live_child import Servant
 from vram_planner.validate.measure import CudaMeter
-from vram_planner.validate.passes import Generation, build_spread, bytes_held_by_card, layer_devices, make_config
+from vram_planner.validate.passes import (
+    Generation,
+    build_spread,
+    bytes_held_by_card,
+    layer_devices,
+    make_config,
+)
 
 torch = pytest.importorskip("torch", reason="torch is not installed (the extra [validate])")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
