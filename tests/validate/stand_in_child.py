@@ -12,6 +12,29 @@ import time
 MIB = 1 << 20
 CACHE = int(os.environ.get("STAND_IN_CACHE", "0"))
 WEIGHTS = int(os.environ.get("STAND_IN_WEIGHTS", "0"))
+# Of each of several cards: weights, cache and activations of one request, limit, layers.
+CARDS: list[dict[str, int]] = json.loads(os.environ.get("STAND_IN_CARDS", "[]"))
+
+
+def on_cards(weights: int, batch: int) -> dict[str, object]:
+    """Each card by itself, and their sums."""
+    if not CARDS:
+        return {}
+    cards = []
+    for card in CARDS:
+        held = weights * card["weights"] + batch * card["cache"]
+        peak = held + batch * card["activations"]
+        cards.append(
+            {
+                "allocated_bytes": held,
+                "allocated_peak_bytes": peak,
+                "reserved_bytes": peak,
+                "reserved_peak_bytes": peak,
+                "cache_bytes": batch * card["cache"],
+            }
+        )
+    sums = {name: sum(card[name] for card in cards) for name in cards[0]}
+    return {**sums, "process_bytes": None, "cards": cards}
 
 
 def reading(peak: int) -> dict[str, int]:
@@ -31,18 +54,25 @@ def step(batch: int) -> dict[str, object]:
                 bytearray(1024 * MIB)
             except MemoryError:
                 return {"error": "no room", "message": "MemoryError"}
-    return {"ok": True, **reading(100 * MIB + batch * MIB), "ttft_s": 0.01, "tpot_s": 0.01}
+    now = {**reading(100 * MIB + batch * MIB), **on_cards(1, batch)}
+    return {"ok": True, **now, "ttft_s": 0.01, "tpot_s": 0.01}
 
 
 def answer(request: dict[str, object]) -> dict[str, object]:
     if request["do"] == "open":
-        return {"ok": True, **reading(50 * MIB), "torch": "0", "limit_bytes": 1000 * MIB}
+        if request.get("cards", 1) != (len(CARDS) or 1):
+            return {"error": "refused", "message": "torch sees other GPUs", "hint": "choose others"}
+        told = {"card_limit_bytes": [card["limit"] for card in CARDS]} if CARDS else {}
+        opened = {**reading(50 * MIB), **on_cards(0, 0)}
+        return {"ok": True, **opened, **told, "torch": "0", "limit_bytes": 1000 * MIB}
     if request["do"] == "load":
         if os.environ.get("STAND_IN_FAULT") == "weights":
             return {"error": "refused", "message": "the weights cannot be loaded", "hint": "get them again"}
-        return {"ok": True, **reading(100 * MIB), "module_bytes": WEIGHTS}
+        layers = [f"cuda:{number}" for number, card in enumerate(CARDS) for _ in range(card["layers"])]
+        loaded = {**reading(100 * MIB), "allocated_bytes": WEIGHTS, **on_cards(1, 0), "layers": layers}
+        return {"ok": True, **loaded, "module_bytes": WEIGHTS, "max_memory": request.get("max_memory")}
     if request["do"] == "stages":
-        now = reading(110 * MIB)
+        now: dict[str, object] = {**reading(110 * MIB), **on_cards(1, int(str(request["batch"])))}
         return {"ok": True, "prefill": now, "decode": now, "kv": {**now, "cache_bytes": CACHE}}
     return step(int(str(request["batch"])))
 

@@ -207,7 +207,7 @@ def test_a_gpu_is_watched_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_gpu_and_too_small_a_gpu(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="no GPU 3"):
         place_for("cuda", 3, lambda: machine(0))
-    monkeypatch.setattr(live_run, "place_for", lambda *_: place_for("cuda", 0, lambda: machine(900)))
+    monkeypatch.setattr(live_run, "place_on", lambda *_: place_for("cuda", 0, lambda: machine(900)))
     with pytest.raises(CannotMeasureError, match="has 100 B free"):
         live_run.live(model, ctx=64, random_weights=True)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vram_planner.cli import options as opt
 from vram_planner.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _DRIFTED = 3
 _WIDTH = 60
@@ -112,7 +115,20 @@ def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
     "--concurrency", default="auto", show_default=True, help="A number, or auto: ramp up to what fits."
 )
 @click.option("--device", default="cuda", show_default=True, help="cuda, or cpu for a small model.")
-@click.option("--gpu", type=opt.WHOLE, default=0, show_default=True, help="NVML's number of the GPU.")
+@click.option(
+    "--gpu",
+    default="0",
+    show_default=True,
+    metavar="N[,N…]|all",
+    help="NVML's number of the GPU, several as in 0,1, or all.",
+)
+@click.option(
+    "--parallel",
+    type=click.Choice(["device_map", "tp", "each"]),
+    default="device_map",
+    show_default=True,
+    help="Over several GPUs: deal the layers out, or run on each by itself. tp is refused, with the reason.",
+)
 @click.option("--random-weights", is_flag=True, help="From the configuration alone: no weight file is read.")
 @click.option("--most", type=opt.WHOLE, help="Ramp no further. [default: 256, on the CPU 8]")
 @click.option(
@@ -145,19 +161,23 @@ def live(
     concurrency: str,
     memory_limit: str | None,
     no_save: bool,
+    parallel: str,
     **options: Any,
 ) -> int:
     """Load the model here, measure it part by part, and ramp up to what fits (needs [validate])."""
     from vram_planner.cli.show import emit, warn
     from vram_planner.report.data import as_json as json_text
-    from vram_planner.report.validation import live_text
+    from vram_planner.report.validation import each_text, live_text
     from vram_planner.units import parse_size
-    from vram_planner.validate.live_run import live as run
+    from vram_planner.validate.live_gpus import LivedEach, live_each
+    from vram_planner.validate.live_run import live as live_on
 
+    run: Callable[..., Any] = live_each if parallel == "each" else live_on
     steps = Steps()
     try:
         found = run(
             **options,
+            parallel=parallel,
             concurrency=_count(concurrency),
             memory_limit_bytes=None if memory_limit is None else parse_size(memory_limit),
             save=not no_save,
@@ -168,7 +188,10 @@ def live(
         steps.close()
     for line in found.warnings:
         warn(line)
-    emit(json_text(found.to_dict()) if as_json else live_text(found))
+    text = each_text if isinstance(found, LivedEach) else live_text
+    emit(json_text(found.to_dict()) if as_json else text(found))
+    if isinstance(found, LivedEach) and found.missed:
+        return found.missed[0].exit_status
     return 0 if found.held else _DRIFTED
 
 

@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
-from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
+from vram_planner.engines.transformers_cards import (
+    OneCard,
+    left_to_cpu,
+    plan_without_layers,
+    stacks_of,
+    stacks_within,
+)
 from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
 from vram_planner.engines.transformers_parts import (
     HOPPER,
@@ -28,7 +34,7 @@ from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from vram_planner.engines.base import Ask, Device
     from vram_planner.engines.measured import Measured
@@ -143,6 +149,31 @@ class Transformers:
                 lambda context: needed(work.concurrency, context), usable, longest, context_here
             ),
         )
+
+    def by_card(self, ask: Ask, free_bytes: Sequence[int]) -> tuple[tuple[OneCard, ...], int]:
+        """
+        What each card takes if `device_map="auto"` deals out over cards with so much free memory, and the bytes left to the CPU.
+
+        `memory` tells of the fullest card, and takes all cards to be empty; this is each card's own answer.
+        """
+        ask = as_loaded(ask)
+        attn, work = _attention(ask), _per_replica(ask)
+        _refuse(ask)
+        stacks, host_bytes = stacks_within(ask, free_bytes)
+        found = []
+        for start, count, stack in stacks:
+            plan = _plan(stack, work, ask, attn) if count else plan_without_layers(stack, work, ask)
+            found.append(
+                OneCard(
+                    first_layer=start,
+                    n_layers=count,
+                    weights_bytes=stack.weights_bytes,
+                    held_bytes=plan.held_bytes,
+                    activation_bytes=plan.activation_bytes,
+                    runtime_bytes=runtime_bytes(ask.device, plan.held_bytes + plan.activation_bytes),
+                )
+            )
+        return tuple(found), host_bytes
 
 
 def largest_under(

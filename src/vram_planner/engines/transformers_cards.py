@@ -9,20 +9,39 @@ https://github.com/huggingface/accelerate/blob/main/src/accelerate/hooks.py
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vram_planner.architecture.precision import DTYPES, Place
 from vram_planner.architecture.weight import Role
-from vram_planner.engines.transformers_parts import free_bytes
-from vram_planner.engines.transformers_place import Placed, placed, shares
+from vram_planner.engines.transformers_parts import CardPlan, free_bytes
+from vram_planner.engines.transformers_pass import Pass
+from vram_planner.engines.transformers_place import Placed, placed, placed_within, shares
 from vram_planner.engines.transformers_stack import Stack, make_stack, whole_stack
 from vram_planner.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.architecture.precision import Precision
-    from vram_planner.engines.base import Ask
+    from vram_planner.engines.base import Ask, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneCard:
+    """
+    One of several cards: its layers, and the bytes of its weights, of cache and states, and of the largest moment.
+
+    `runtime_bytes` is as assumed as in every plan: context, work space and fragmentation.
+    """
+
+    first_layer: int
+    n_layers: int
+    weights_bytes: int
+    held_bytes: int
+    activation_bytes: int
+    runtime_bytes: int
 
 
 def stacks_of(ask: Ask) -> tuple[Stack, ...]:
@@ -39,6 +58,33 @@ def stacks_of(ask: Ask) -> tuple[Stack, ...]:
             for start, count, weights in shares(architecture, ask.precision, cards)
         ]
     )
+
+
+def stacks_within(ask: Ask, card_free_bytes: Sequence[int]) -> tuple[tuple[tuple[int, int, Stack], ...], int]:
+    """
+    For every card its first layer, how many, and its stack; and the bytes that are left to the CPU's memory.
+
+    Logits are made where the head is and carried to the first card, where the next token is chosen: cards in between know
+    no vocabulary. Source: accelerate's hooks.py, AlignDevicesHook with io_same_device for the model as a whole.
+    """
+    architecture = ask.architecture
+    dealt, host_bytes = placed_within(architecture, ask.precision, card_free_bytes)
+    holders = [card for card, share in enumerate(dealt) if share.weights_bytes]
+    ends = {holders[0], holders[-1]} if holders else set()
+    found = []
+    for card, (start, count, weights) in enumerate(dealt):
+        stack = make_stack(architecture, architecture.layers[start : start + count], weights)
+        if card not in ends:
+            stack = replace(stack, vocabulary=0)
+        found.append((start, count, stack if weights else replace(stack, weights_bytes=0)))
+    return tuple(found), host_bytes
+
+
+def plan_without_layers(stack: Stack, work: Workload, ask: Ask) -> CardPlan:
+    """A card with the embedding or the head alone, or with nothing: no cache, and the logits at most."""
+    once = Pass(batch=work.concurrency, new=1, element_bytes=ask.precision.element_bytes)
+    peak = stack.sampling(once)
+    return CardPlan(stack=stack, kv_bytes=0, state_bytes=0, peak=peak, worst=peak, least=peak)
 
 
 def left_to_cpu(ask: Ask) -> Placed | None:

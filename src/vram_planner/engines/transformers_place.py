@@ -72,22 +72,46 @@ def placed(architecture: Architecture, precision: Precision, cards: int, free_by
     return Placed(tuple(found), on_cards, used[cards], bool(head) and used[cards] >= head)
 
 
+def placed_within(
+    architecture: Architecture, precision: Precision, free_bytes: Sequence[int]
+) -> tuple[tuple[Share, ...], int]:
+    """
+    What each of several cards holds with so much free memory each, in order, and the bytes left to the CPU's memory.
+
+    As `from_pretrained(device_map="auto", max_memory={0: …, 1: …})` deals out: the balanced share of a card is cut to what
+    is free there, and the last card has all of its own. A card that gets nothing has a share of nothing.
+    """
+    embedding, layers, last = _pieces(architecture, precision)
+    cards = len(free_bytes)
+    used, cards_of = deal(embedding, layers, last, cards, free_bytes)
+    found = []
+    for card, n_bytes in enumerate(used[:cards]):
+        start = next((index for index, on in enumerate(cards_of) if on >= card), len(layers))
+        found.append(Share(start, cards_of.count(card), n_bytes))
+    return tuple(found), used[cards]
+
+
 def deal(
-    embedding: int, layers: Sequence[int], last: Iterable[int], cards: int, free_bytes: int | None = None
+    embedding: int,
+    layers: Sequence[int],
+    last: Iterable[int],
+    cards: int,
+    free_bytes: int | Sequence[int] | None = None,
 ) -> tuple[list[int], list[int]]:
     """
     Bytes on each card, and each layer's card: filled in order up to total / cards + 1.25 · the largest piece.
 
     The last card takes all that is left; the first keeps room for the largest piece behind the one in hand.
-    Embedding, layers, final norm and head are the pieces. With `free_bytes` no card holds more than that, and what is
-    left is on one more "card", the CPU.
+    Embedding, layers, final norm and head are the pieces. With `free_bytes` (of every card, or one figure a card) no card
+    holds more than that, and what is left is on one more "card", the CPU.
     """
     last = tuple(last)
     largest = max(embedding, *layers, *last)
     room = (embedding + sum(layers) + sum(last)) // cards + largest + largest // 4
     rooms: list[float] = [room] * (cards - 1) + [inf]
     if free_bytes is not None:
-        rooms = [min(room, free_bytes) for room in rooms] + [inf]
+        free = [free_bytes] * cards if isinstance(free_bytes, int) else free_bytes
+        rooms = [min(room, most) for room, most in zip(rooms, free, strict=True)] + [inf]
     used, cards_of, card = [0] * len(rooms), [], 0
     pieces = (embedding, *layers, *last)
     for index, piece in enumerate(pieces):

@@ -73,7 +73,7 @@ def live_text(found: Any) -> str:
         f"{request['concurrency']} × {request['context']:,} tokens, {request['prompt']:,} of them prompt · "
         f"{request['dtype']}, {request['attn']}"
     )
-    blocks = [head, _stages(found.stages), rows_text(found)]
+    blocks = [head, *_gpus(found), _stages(found.stages), *_stages_by_card(found), rows_text(found)]
     if found.ramp is not None:
         blocks.append(_ramp(found.ramp))
     if found.recommendation is not None:
@@ -84,6 +84,60 @@ def live_text(found: Any) -> str:
     if found.left_behind_bytes:
         blocks.append(f"left on the device: {found.left_behind_bytes:,} B more than before")
     return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))
+
+
+def each_text(found: Any) -> str:
+    """The same of each GPU, one after the other, then those that could not be measured."""
+    blocks = [f"GPU {gpu}\n\n{live_text(one)}" for gpu, one in found.runs]
+    blocks += [f"GPU {one.gpu}\n\nnot measured: {one.message}; {one.hint}" for one in found.missed]
+    return "\n\n".join(blocks)
+
+
+def _gpus(found: Any) -> tuple[str, ...]:
+    """What NVML says of each of several GPUs, its layers, and what was left on it."""
+    if not found.cards:
+        return ()
+    rows = [
+        [
+            card.index,
+            card.name,
+            _mib(facts["total_bytes"]),
+            _mib(facts["free_bytes"]),
+            _mib(card.max_memory_bytes),
+            "" if facts["other_processes"] is None else facts["other_processes"],
+            card.planned_layers,
+            "" if card.layers is None else card.layers,
+            _mib(card.left_behind_bytes),
+        ]
+        for card, facts in zip(found.cards, found.facts["gpus"], strict=True)
+    ]
+    heads = [
+        "GPU",
+        "MiB on",
+        "total",
+        "free",
+        "for weights",
+        "others",
+        "layers planned",
+        "found",
+        "left behind",
+    ]
+    table = tabulate(
+        rows,
+        headers=heads,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("right", "left", *("right",) * (len(heads) - 2)),
+    )
+    return (f"{table}\ndriver {found.facts['driver']}; no MIG slices; layers dealt out by device_map",)
+
+
+def _stages_by_card(found: Any) -> tuple[str, ...]:
+    """The stages of each of several GPUs."""
+    return tuple(
+        f"GPU {card.index}\n{_stages(stage.cards[number] for stage in found.stages)}"
+        for number, card in enumerate(found.cards)
+    )
 
 
 def rows_text(found: Any) -> str:
@@ -165,5 +219,10 @@ def _verdict(found: Any) -> str:
     if found.held:
         return f"the plan held within {found.tolerance:.0%}"
     judged = (*found.rows, *getattr(found, "counts", ()))
-    missed = ", ".join(f"{row.name} {row.error:+.1%}" for row in judged if not row.holds(found.tolerance))
-    return f"the plan did not hold within {found.tolerance:.0%}: {missed}"
+    missed = [f"{row.name} {row.error:+.1%}" for row in judged if not row.holds(found.tolerance)]
+    missed += [
+        f"{card.layers} layers on GPU {card.index}, {card.planned_layers} planned"
+        for card in getattr(found, "cards", ())
+        if not card.as_planned
+    ]
+    return f"the plan did not hold within {found.tolerance:.0%}: {', '.join(missed)}"

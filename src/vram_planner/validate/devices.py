@@ -12,7 +12,7 @@ from vram_planner.hardware_profiles import detect
 from vram_planner.validate.measure import resident_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vram_planner.hardware_profiles import DetectedGpu, Machine
 
@@ -32,20 +32,23 @@ class Seen:
     """
     What was seen from outside; None where it is not told.
 
-    Bytes of the process, bytes used on the device, and what the device has grown by since before the run.
+    Bytes of the process, bytes used on the device, and what the device has grown by since before the run;
+    over several GPUs the sums, and each by itself in `cards`.
     """
 
     process_bytes: int | None
     device_bytes: int | None
     grown_bytes: int | None = None
+    cards: tuple[Seen, ...] = ()
 
 
 class Place:
     """What a GPU and the CPU have in common; this one is the CPU."""
 
     name = "cpu"
-    lock_name = "cpu"
+    lock_names: tuple[str, ...] = ("cpu",)
     plan_gpu: str | None = "none"
+    cards: tuple[GpuPlace, ...] = ()
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {"device": "cpu"}
@@ -74,13 +77,14 @@ class GpuPlace(Place):
 
     def __init__(self, machine: Machine, gpu: DetectedGpu, ask: Callable[[], Machine]) -> None:
         super().__init__()
-        self._index, self._ask = gpu.index, ask
+        self.index, self._ask = gpu.index, ask
+        self.vanished = False
         piece = gpu.mig_slices[0] if gpu.mig_slices else None
         self._slice = None if piece is None else piece.index
         self.name = gpu.name if piece is None else piece.name
-        self.lock_name = (piece.uuid if piece else gpu.uuid) or f"gpu-{gpu.index}"
-        self._visible = (piece.uuid if piece else gpu.uuid) or str(gpu.index)
-        total = piece.total_bytes if piece else gpu.total_bytes
+        self.lock_names = ((piece.uuid if piece else gpu.uuid) or f"gpu-{gpu.index}",)
+        self.visible = (piece.uuid if piece else gpu.uuid) or str(gpu.index)
+        self.total_bytes = total = piece.total_bytes if piece else gpu.total_bytes
         self.free_bytes = piece.free_bytes if piece else gpu.free_bytes
         self.plan_gpu = f"custom:{total}B" if total else "none"
         self._before = piece.used_bytes if piece else gpu.used_bytes
@@ -96,11 +100,15 @@ class GpuPlace(Place):
 
     def environment(self) -> dict[str, str]:
         """Only this device is visible: by its UUID, for NVML and CUDA number differently."""
-        return {**os.environ, "CUDA_VISIBLE_DEVICES": self._visible}
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": self.visible}
 
     def read(self) -> Seen:
         """NVML's figures of the process and of the device."""
-        gpu = self._gpu()
+        return self.seen_in(asked(self._ask))
+
+    def seen_in(self, machine: Machine | None) -> Seen:
+        """The same out of one answer of NVML; nothing where the GPU is not in it."""
+        gpu = self._gpu(machine)
         if gpu is None:
             return Seen(None, None)
         own = [process.used_bytes for process in gpu.processes or () if process.pid == self._pid]
@@ -110,23 +118,22 @@ class GpuPlace(Place):
 
     def left_behind(self) -> int | None:
         """Wait until the device is as it was; else what is still held."""
-        deadline = time.monotonic() + _SETTLE_S
-        while True:
-            gpu = self._gpu()
-            used = None if gpu is None else self._used(gpu)
-            if gpu is None or used is None or self._before is None:
-                return None
-            gone = all(process.pid != self._pid for process in gpu.processes or ())
-            if (gone and used <= self._before) or time.monotonic() > deadline:
-                return max(0, used - self._before)
-            time.sleep(_POLL_S)
+        return left_on((self,), self._ask)[0]
 
-    def _gpu(self) -> DetectedGpu | None:
-        try:
-            machine = self._ask()
-        except NoGpuError:
-            return None
-        return next((gpu for gpu in machine.usable_gpus if gpu.index == self._index), None)
+    def left_in(self, machine: Machine | None) -> tuple[int | None, bool]:
+        """Bytes still held by one answer of NVML, and whether there is nothing to wait for."""
+        gpu = self._gpu(machine)
+        used = None if gpu is None else self._used(gpu)
+        if gpu is None or used is None or self._before is None:
+            return None, True
+        gone = all(process.pid != self._pid for process in gpu.processes or ())
+        return max(0, used - self._before), gone and used <= self._before
+
+    def _gpu(self, machine: Machine | None) -> DetectedGpu | None:
+        found = None if machine is None else machine.usable_gpus
+        gpu = next((gpu for gpu in found or () if gpu.index == self.index), None)
+        self.vanished = gpu is None
+        return gpu
 
     def _used(self, gpu: DetectedGpu) -> int | None:
         if self._slice is None:
@@ -134,18 +141,47 @@ class GpuPlace(Place):
         return next((piece.used_bytes for piece in gpu.mig_slices if piece.index == self._slice), None)
 
 
+def asked(ask: Callable[[], Machine]) -> Machine | None:
+    """NVML's answer; None where it has none any more."""
+    try:
+        return ask()
+    except NoGpuError:
+        return None
+
+
+def left_on(cards: Sequence[GpuPlace], ask: Callable[[], Machine]) -> tuple[int | None, ...]:
+    """Wait until every one is as it was, or for ten seconds; bytes still held on each."""
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        machine = asked(ask)
+        found = [card.left_in(machine) for card in cards]
+        if all(done for _, done in found) or time.monotonic() > deadline:
+            return tuple(n_bytes for n_bytes, _ in found)
+        time.sleep(_POLL_S)
+
+
 def place_for(device: str, index: int, ask: Callable[[], Machine] = detect) -> Place:
     """The CPU, or the GPU of NVML's number `index`; NoGpuError (status 4) where there is none."""
     if device == "cpu":
         return Place()
+    machine = seen_machine(ask)
+    return GpuPlace(machine, one_gpu(machine, index), ask)
+
+
+def seen_machine(ask: Callable[[], Machine]) -> Machine:
+    """NVML's answer; NoGpuError (status 4), with what to do instead, where there is none."""
     try:
-        machine = ask()
+        return ask()
     except NoGpuError as error:
         raise NoGpuError(str(error), hint=_INSTEAD) from error
+
+
+def one_gpu(machine: Machine, index: int) -> DetectedGpu:
+    """The GPU of that number; refused where there is none or it does not answer."""
     found = next((gpu for gpu in machine.gpus if gpu.index == index), None)
     if found is None:
         numbers = ", ".join(str(gpu.index) for gpu in machine.gpus)
-        raise RequestError(f"there is no GPU {index}", hint=f"--gpu is one of {numbers}")
+        raise RequestError(f"there is no GPU {index}", hint=f"--gpu is one of {numbers}, several, or all")
     if not found.usable:
         raise NoGpuError(f"GPU {index}: {found.problem}", hint=_INSTEAD)
-    return GpuPlace(machine, found, ask)
+    return found

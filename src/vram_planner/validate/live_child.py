@@ -12,9 +12,19 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
 from vram_planner.errors import PlannerError
+from vram_planner.validate.faults import CannotMeasureError
 from vram_planner.validate.measure import limit_address_space, meter_for
 from vram_planner.validate.packages import torch_and_transformers
-from vram_planner.validate.passes import Generation, build_model, bytes_held, make_config, module_bytes
+from vram_planner.validate.passes import (
+    Generation,
+    build_model,
+    build_spread,
+    bytes_held,
+    bytes_held_by_card,
+    layer_devices,
+    make_config,
+    module_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +41,7 @@ class Servant:
         self._torch: Any = None
         self._transformers: Any = None
         self._model: Any = None
-        self._device = "cpu"
+        self._device, self._cards = "cpu", 1
         self._meter: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -49,23 +59,22 @@ class Servant:
         self._clean_up()
         return {"error": "no room", "message": message}
 
-    def _do_open(self, *, device: str, config: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    def _do_open(
+        self, *, device: str, config: dict[str, Any], seed: int = 0, cards: int = 1
+    ) -> dict[str, Any]:
         self._torch, self._transformers = torch_and_transformers()
-        torch, self._device = self._torch, device
-        if device == "cuda" and not torch.cuda.is_available():
-            return {
-                "ok": False,
-                "error": "refused",
-                "message": f"torch {torch.__version__} sees no CUDA device",
-                "hint": "install a CUDA build of torch that this driver supports, or use --device cpu",
-            }
+        torch, self._device, self._cards = self._torch, device, cards
+        if device == "cuda":
+            _check_cuda(torch, cards)
         torch.manual_seed(seed)
         torch.set_grad_enabled(False)
         self._load_code(config)
-        self._meter = meter_for(torch, device)
+        self._meter = meter_for(torch, device, cards)
         self._meter.open()
+        limits = {"card_limit_bytes": self._meter.card_limit_bytes()} if cards > 1 else {}
         return {
             **self._reading(),
+            **limits,
             "torch": torch.__version__,
             "transformers": self._transformers.__version__,
             "limit_bytes": self._meter.limit_bytes(),
@@ -81,28 +90,44 @@ class Servant:
             import_module(name)
 
     def _do_load(
-        self, *, config: dict[str, Any], dtype: str, attn: str, weights: str | None
+        self,
+        *,
+        config: dict[str, Any],
+        dtype: str,
+        attn: str,
+        weights: str | None,
+        max_memory: list[int] | None = None,
     ) -> dict[str, Any]:
         torch = self._torch
         kind = getattr(torch, dtype)
+        placed: dict[str, Any] = {"device_map": self._device}
+        if max_memory is not None:
+            placed = {"device_map": "auto", "max_memory": dict(enumerate(max_memory))}
         started = time.monotonic()
         with self._meter.session() as found, self._meter.phase("load"):
-            if weights is None:
+            if weights is not None:
+                self._model = self._from_files(weights, kind, attn, placed)
+            elif max_memory is None:
                 values = make_config(self._transformers, config)
                 with torch.device(self._device):
                     self._model = build_model(self._transformers, values, dtype=kind, attn=attn)
             else:
-                self._model = self._from_files(weights, kind, attn)
+                values = make_config(self._transformers, config)
+                self._model = build_spread(
+                    torch, self._transformers, values, dtype=kind, attn=attn, max_memory=placed["max_memory"]
+                )
             self._touch()
             gc.collect()
             self._meter.settle()
+        spread = {} if max_memory is None else {"layers": layer_devices(torch, self._model)}
         return {
             **found["load"].to_dict(),
+            **spread,
             "seconds": time.monotonic() - started,
             "module_bytes": module_bytes(self._model),
         }
 
-    def _from_files(self, weights: str, dtype: Any, attn: str) -> Any:
+    def _from_files(self, weights: str, dtype: Any, attn: str, placed: dict[str, Any]) -> Any:
         """The model with its stored weights; whatever the reader of the files raises is the files' fault."""
         try:
             model = self._transformers.AutoModelForCausalLM.from_pretrained(
@@ -110,7 +135,7 @@ class Servant:
                 dtype=dtype,
                 attn_implementation=attn,
                 local_files_only=True,
-                device_map=self._device,
+                **placed,
             )
         except Exception as error:  # torch, safetensors and pickle raise what they like at a bad file
             if _is_no_room(error):
@@ -124,7 +149,8 @@ class Servant:
     def _touch(self) -> None:
         """Read every weight once: a file that is only mapped is not in memory yet."""
         for parameter in self._model.parameters():
-            parameter.sum()
+            if parameter.device.type != "meta":  # left to the CPU or the disk, which is told by `layers`
+                parameter.sum()
 
     def _do_limit(self, *, more_bytes: int) -> dict[str, Any]:
         limit_address_space(more_bytes)
@@ -147,9 +173,12 @@ class Servant:
             gc.collect()
             with self._meter.phase("kv"):
                 cache_bytes = bytes_held(self._torch, walk.cache)
+                by_card = bytes_held_by_card(self._torch, walk.cache, self._cards)
         walk.drop()
         self._clean_up()
         told = {name: reading.to_dict() for name, reading in found.items()}
+        for card, n_bytes in zip(told["kv"].get("cards", ()), by_card, strict=False):
+            card["cache_bytes"] = n_bytes
         return {"decode": told["prefill"], **told, "kv": {**told["kv"], "cache_bytes": cache_bytes}}
 
     def _do_step(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:
@@ -180,6 +209,19 @@ class Servant:
         gc.collect()
         with suppress(RuntimeError):
             self._meter.settle()
+
+
+def _check_cuda(torch: Any, cards: int) -> None:
+    if not torch.cuda.is_available():
+        raise CannotMeasureError(
+            f"torch {torch.__version__} sees no CUDA device",
+            hint="install a CUDA build of torch that this driver supports, or use --device cpu",
+        )
+    if torch.cuda.device_count() < cards:
+        raise CannotMeasureError(
+            f"torch {torch.__version__} sees {torch.cuda.device_count()} of the {cards} GPUs",
+            hint="choose those that it sees with --gpu, or validate each by itself with --parallel each",
+        )
 
 
 def _is_no_room(error: BaseException) -> bool:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 NOT_COVERED = (
     "transformers alone is driven; for vLLM, SGLang and llama.cpp start the server and read its log or metrics",
-    "one device; quantised weights and torch.compile",
 )
+_ONE_DEVICE = "one device; quantised weights and torch.compile"
+_SEVERAL = "tensor parallelism, of which transformers' plan says nothing; quantised weights and torch.compile"
 CPU_NOT_COVERED = (
     "on the CPU there is no CUDA context, no caching allocator and no CUDA kernel: weights, cache and tensors hold",
 )
@@ -28,7 +29,8 @@ class Stage:
     """
     One moment, measured three ways: torch allocated, torch reserved, and the process and device from outside.
 
-    `grown_bytes` is what the whole device holds more than before the run; `cache_bytes` are the storages that the cache object holds, at the stage "kv" alone.
+    `grown_bytes` is what the whole device holds more than before the run; `cache_bytes` are the storages that the cache
+    object holds, at the stage "kv" alone. Over several GPUs these are sums, and `cards` has each by itself.
     """
 
     name: str
@@ -41,11 +43,13 @@ class Stage:
     device_bytes: int | None
     grown_bytes: int | None = None
     cache_bytes: int | None = None
+    cards: tuple[Stage, ...] = ()
 
     @classmethod
     def of(cls, name: str, answer: dict[str, Any], seen: Seen) -> Stage:
         """From what the child said and what was seen from outside; the child's word on itself comes first."""
         said = answer.get("process_bytes")
+        told = answer.get("cards", ())
         return cls(
             name=name,
             allocated_bytes=answer.get("allocated_bytes"),
@@ -57,7 +61,36 @@ class Stage:
             device_bytes=seen.device_bytes,
             grown_bytes=seen.grown_bytes,
             cache_bytes=answer.get("cache_bytes"),
+            cards=tuple(cls.of(name, *both) for both in zip(told, seen.cards, strict=True)),
         )
+
+    @property
+    def outside_bytes(self) -> int:
+        """What the device holds for the process beside torch's reserve: the context."""
+        held = self.process_bytes if self.process_bytes is not None else self.grown_bytes
+        return max(0, (held or 0) - (self.reserved_bytes or 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFound:
+    """
+    One of several GPUs: how many layers the plan gave it and how many it got, and what it was allowed for weights.
+
+    `layers` is None where the layers were not found in the model. `vanished` says that NVML stopped answering for it.
+    """
+
+    index: int
+    name: str
+    planned_layers: int
+    layers: int | None
+    max_memory_bytes: int
+    left_behind_bytes: int | None
+    vanished: bool = False
+
+    @property
+    def as_planned(self) -> bool:
+        """Whether it got the layers that the plan gave it."""
+        return self.layers is None or self.layers == self.planned_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +110,18 @@ class Lived:
     left_behind_bytes: int | None
     calibration: Calibration | None
     warnings: tuple[str, ...] = ()
+    cards: tuple[CardFound, ...] = ()
 
     @property
     def held(self) -> bool:
-        """Whether the plan was within the tolerance."""
-        return plan_held(self.rows, self.tolerance)
+        """Whether the plan was within the tolerance, and every layer on the card that it gave."""
+        return plan_held(self.rows, self.tolerance) and all(card.as_planned for card in self.cards)
 
     @property
     def not_covered(self) -> tuple[str, ...]:
         """What this run says nothing of."""
-        return NOT_COVERED + (CPU_NOT_COVERED if self.device == "cpu" else ())
+        what = _SEVERAL if self.cards else _ONE_DEVICE
+        return (*NOT_COVERED, what, *(CPU_NOT_COVERED if self.device == "cpu" else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -105,6 +140,7 @@ class Lived:
             "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "left_behind_bytes": self.left_behind_bytes,
+            "cards": [asdict(card) for card in self.cards],
             "warnings": list(self.warnings),
             "not_covered": list(self.not_covered),
         }
@@ -151,10 +187,16 @@ class Sizes:
 def compare(
     plan: MemoryPlan, stages: tuple[Stage, ...], module_bytes: int, *, on_gpu: bool
 ) -> tuple[Checked, ...]:
-    """Weights and cache against themselves, activations and runtime against the whole."""
+    """The parts of a plan for one device against what it held."""
     planned = {part.name: part.n_bytes for part in plan.parts}
+    return rows_of(planned, stages, Sizes.of(stages, module_bytes, on_gpu=on_gpu), on_gpu=on_gpu)
+
+
+def rows_of(
+    planned: dict[str, int], stages: tuple[Stage, ...], sizes: Sizes, *, on_gpu: bool
+) -> tuple[Checked, ...]:
+    """Weights and cache against themselves, activations and runtime against the whole."""
     kv_planned = planned.get("kv_cache", 0) + planned.get("recurrent_state", 0)
-    sizes = Sizes.of(stages, module_bytes, on_gpu=on_gpu)
     rows = [
         Checked(
             name="weights",

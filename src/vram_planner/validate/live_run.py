@@ -2,7 +2,8 @@
 The live run: the real model in a process of its own, measured stage by stage, then driven to its limit.
 
 The process is watched from here: it may run out of memory, hang or be killed, and that is an answer. On a GPU
-NVML is asked after each stage, and again when the process is gone.
+NVML is asked after each stage, and again when the process is gone. Over several GPUs one process has them all, and
+transformers deals the layers out (`device_map="auto"`) within what each has free.
 """
 
 from __future__ import annotations
@@ -10,37 +11,45 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import DTYPES
-from vram_planner.errors import CalibrationError, PlannerError, RequestError
+from vram_planner.errors import PlannerError, RequestError
 from vram_planner.model_profiles.resolve import resolve
-from vram_planner.planning.calibration import Calibration, save_calibration
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.child import Child, Reply
-from vram_planner.validate.devices import Place, place_for
+from vram_planner.validate.device_set import Gpus, GpuSet, place_on
 from vram_planner.validate.faults import CannotMeasureError, ChildError, WeightsError
+from vram_planner.validate.live_calibration import calibrate, saved
+from vram_planner.validate.live_cards import (
+    Split,
+    card_warnings,
+    cards_found,
+    compare_cards,
+    room_on_each,
+    split_over,
+)
 from vram_planner.validate.live_result import Lived, Sizes, Stage, compare, stages_of
-from vram_planner.validate.lock import device_lock
+from vram_planner.validate.lock import device_locks
 from vram_planner.validate.packages import need
-from vram_planner.validate.ramp import DEFAULT_HEADROOM, Ended, Limits, Ramp, Step, climb
+from vram_planner.validate.ramp import DEFAULT_HEADROOM, Ended, Limits, Step, climb
 from vram_planner.validate.recommend import evidence_of_ramp, recommend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.validate.devices import Place
 
     Tell = Callable[[str], None]
 
 _CHILD = (sys.executable, "-m", "vram_planner.validate.live_child")
 _MOST = {"cuda": 256, "cpu": 8}
-_STAGES = 4
+PARALLEL = ("device_map", "tp", "each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +57,15 @@ class LiveOptions:
     """
     What a live run is asked beside the workload.
 
+    `gpu` is NVML's number, several as in (0, 1), or "all"; over several `parallel` "device_map" deals the layers out.
     `concurrency` None: ramp up to `most`. `step_limit_s` is the longest that one request to the child may
-    take. `memory_limit_bytes` bounds what may be used, by RLIMIT_AS too on the CPU. `save` keeps the calibration.
+    take. `memory_limit_bytes` bounds what may be used of each device, by RLIMIT_AS too on the CPU. `save` keeps the
+    calibration.
     """
 
     device: str = "cuda"
-    gpu: int = 0
+    gpu: Gpus = 0
+    parallel: str = "device_map"
     concurrency: int | None = None
     random_weights: bool = False
     headroom: float = DEFAULT_HEADROOM
@@ -69,6 +81,7 @@ class LiveOptions:
         """Refuse what makes no sense before anything is started."""
         if self.device not in _MOST:
             raise RequestError(f"no device is called {self.device[:20]!r}", hint="cuda or cpu")
+        _check_parallel(self.parallel)
         if not 0 <= self.headroom < 1:
             raise RequestError(f"a head-room of {self.headroom} is no share", hint="as in 0.05")
         if self.concurrency is not None and self.concurrency < 1:
@@ -81,17 +94,39 @@ class LiveOptions:
             )
 
 
+def _check_parallel(parallel: str) -> None:
+    if parallel not in PARALLEL:
+        raise RequestError(f"there is no --parallel {parallel[:20]!r}", hint=" or ".join(PARALLEL))
+    if parallel == "tp":
+        raise RequestError(
+            "tensor parallelism cannot be validated live: the plan of transformers deals out whole layers, so there is "
+            "no figure to hold it against",
+            hint="--parallel device_map, or each; for tensor parallelism start vLLM or SGLang and use `validate server`",
+        )
+    if parallel == "each":
+        raise RequestError("each GPU by itself is a run of its own", hint="call live_each")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What the child is asked: how to load, how much to run; `plan` deals out over several GPUs."""
+
+    load: dict[str, Any]
+    work: dict[str, Any]
+    plan: PlanRequest
+
+
 class _Run:
     """One run: the child, what it has said, and how to start it again."""
 
-    def __init__(
-        self, options: LiveOptions, place: Place, load: dict[str, Any], work: dict[str, Any], tell: Tell
-    ) -> None:
-        self.options, self.place, self._load, self._work, self._tell = options, place, load, work, tell
+    def __init__(self, options: LiveOptions, place: Place, job: _Job, tell: Tell) -> None:
+        self.options, self.place, self._tell = options, place, tell
+        self._load, self._work, self._plan = job.load, job.work, job.plan
         self._child: Child | None = None
         self.opened: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
-        self._context_bytes = 0
+        self.split: Split | None = None
+        self._context_bytes: tuple[int, ...] = (0,)
 
     def start(self) -> tuple[Stage, ...]:
         """Context, then weights; raises where there is nothing to measure."""
@@ -99,12 +134,15 @@ class _Run:
         self._tell("starting a process for it")
         self._child = Child(_CHILD, environment=self.place.environment())
         self.place.follow(self._child.pid)
-        self.opened = self._must("open", device=self.options.device, config=self._load["config"])
+        several = {"cards": len(self.place.cards)} if self.place.cards else {}
+        self.opened = self._must("open", device=self.options.device, config=self._load["config"], **several)
         context = Stage.of("context", self.opened, self.place.read())
-        held = context.process_bytes if context.process_bytes is not None else context.grown_bytes
-        self._context_bytes = max(0, (held or 0) - (context.reserved_bytes or 0))
+        self._context_bytes = tuple(one.outside_bytes for one in context.cards or (context,))
+        if isinstance(self.place, GpuSet) and self.split is None:
+            self.split = split_over(self._plan, self.place, self._card_rooms(self.opened["card_limit_bytes"]))
+        placed = {} if self.split is None else {"max_memory": self.split.max_memory}
         self._tell("loading the weights")
-        self.loaded = self._must("load", **self._load)
+        self.loaded = self._must("load", **self._load, **placed)
         weights = Stage.of("weights", self.loaded, self.place.read())
         if self.options.memory_limit_bytes is not None and self.options.device == "cpu":
             self._must("limit", more_bytes=self.options.memory_limit_bytes)
@@ -131,10 +169,12 @@ class _Run:
         answer = reply.answer
         if "error" in answer:
             return Step(batch=batch, ended=Ended.NO_ROOM, note=str(answer.get("message")))
+        peaks = self._card_peaks(answer)
         return Step(
             batch=batch,
             ended=Ended.RAN,
-            peak_bytes=self._peak_bytes(answer),
+            peak_bytes=max(peaks, default=None) if peaks else answer.get("process_peak_bytes"),
+            card_peak_bytes=peaks if self.place.cards else (),
             reserved_bytes=answer.get("reserved_peak_bytes"),
             ttft_s=answer["ttft_s"],
             tpot_s=answer["tpot_s"],
@@ -145,25 +185,45 @@ class _Run:
         if self._child is not None:
             self._child.close()
 
-    def limit_bytes(self) -> int:
-        """What the process may hold in all."""
-        found = int(self.opened["limit_bytes"]) + (self.context_bytes if self.options.device == "cuda" else 0)
+    def limits(self) -> Limits:
+        """What the process may hold in all, of each card where there are several, and what was asked of it."""
+        asked = self.options
+        cards: tuple[int, ...] = ()
+        if self.place.cards:
+            both = zip(self.opened["card_limit_bytes"], self._context_bytes, strict=True)
+            cards = self._card_rooms([free + context for free, context in both])
+        return Limits(
+            limit_bytes=min(cards) if cards else self._limit_bytes(),
+            card_limit_bytes=cards,
+            headroom=asked.headroom,
+            most=asked.most or _MOST[asked.device],
+            ttft_s=asked.ttft_s,
+            tpot_s=asked.tpot_s,
+        )
+
+    def _limit_bytes(self) -> int:
+        on_gpu = self.options.device == "cuda"
+        found = int(self.opened["limit_bytes"]) + (self._context_bytes[0] if on_gpu else 0)
         asked = self.options.memory_limit_bytes
         if asked is None:
             return found
-        base = (self.loaded.get("process_bytes") or 0) if self.options.device == "cpu" else 0
+        base = 0 if on_gpu else self.loaded.get("process_bytes") or 0
         return min(found, asked + base)
 
-    @property
-    def context_bytes(self) -> int:
-        """What the device holds for the process before any tensor."""
-        return self._context_bytes
+    def _card_rooms(self, free: Iterable[int]) -> tuple[int, ...]:
+        """What is free on each card, and no more than was asked for."""
+        asked = self.options.memory_limit_bytes
+        return tuple(n_bytes if asked is None else min(n_bytes, asked) for n_bytes in free)
 
-    def _peak_bytes(self, answer: dict[str, Any]) -> int | None:
-        """On a GPU: context and the most that was reserved; on the CPU: the largest resident set."""
+    def _card_peaks(self, answer: dict[str, Any]) -> tuple[int, ...]:
+        """On each GPU context and the most that was reserved; nothing on the CPU."""
         if self.options.device == "cpu":
-            return answer.get("process_peak_bytes")
-        return self.context_bytes + int(answer["reserved_peak_bytes"])
+            return ()
+        told = answer.get("cards") or (answer,)
+        return tuple(
+            context + int(one["reserved_peak_bytes"])
+            for context, one in zip(self._context_bytes, told, strict=True)
+        )
 
     def _must(self, action: str, **words: Any) -> dict[str, Any]:
         reply = self._ask(action, **words)
@@ -203,14 +263,14 @@ def live(
     """
     Load the model on this machine, measure it part by part against the plan, and find how many run at once.
 
-    `options` are those of LiveOptions. `tell` is called with the name of each step as it begins. Raises
-    NoGpuError, NotInstalledError or CannotMeasureError (status 4) where this machine cannot answer.
+    `options` are those of LiveOptions: `gpu=0`, `gpu=(0, 1)` or `gpu="all"` among them. Over several GPUs each card's plan is
+    held against what that card held. `tell` is called with the name of each step as it begins. Raises NoGpuError, NotInstalledError or CannotMeasureError (status 4) where this machine cannot answer.
     """
     asked = LiveOptions(**options)
     profile = resolve(model, offline=offline)
     name = _dtype(profile, dtype)
     versions = need("torch", "transformers", "accelerate")
-    place = place_for(asked.device, asked.gpu)
+    place = place_on(asked.device, asked.gpu)
     quant = None if dtype == "auto" else dtype
     batch = asked.concurrency or 1
     words = {
@@ -220,12 +280,17 @@ def live(
         "offline": offline,
         "calibration": False,
     }
-    plan = estimate(
-        PlanRequest.of(
-            model=model, ctx=ctx, concurrency=batch, engine="transformers", gpu=place.plan_gpu, **words
-        )
+    wanted = PlanRequest.of(
+        model=model,
+        ctx=ctx,
+        concurrency=batch,
+        engine="transformers",
+        gpu=place.plan_gpu,
+        gpu_count=len(place.cards) or None,
+        **words,
     )
-    _room_first(plan, place)
+    plan = estimate(wanted)
+    _room_first(plan, wanted, place)
     work = {"context": plan.request["ctx"], "prompt": plan.request["prompt_tokens"]}
     load = {
         "config": dict(profile.config),
@@ -234,23 +299,31 @@ def live(
         "weights": None if asked.random_weights else _files(model, profile),
     }
     request = {**work, "concurrency": batch, "attn": load["attn"], "dtype": name}
-    return _measure(_Run(asked, place, load, work, tell), plan, request, versions)
+    job = _Job(load=load, work=work, plan=wanted)
+    return _measure(_Run(asked, place, job, tell), plan, request, versions)
 
 
 def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dict[str, str]) -> Lived:
     """The child's whole life, and what it comes to."""
     asked, place = run.options, run.place
     with ExitStack() as stack:
-        stack.enter_context(device_lock(place.lock_name))
+        stack.enter_context(device_locks(place.lock_names))
         stack.callback(run.stop)
         first = run.start()
         stages = (*first, *run.stages(request["concurrency"]))
         module_bytes, torch_version = int(run.loaded["module_bytes"]), run.opened["torch"]
-        ramp = None if asked.concurrency is not None else _ramp(run, asked)
-    on_gpu = asked.device == "cuda"
-    calibration = _calibrate(
-        place, plan, Sizes.of(stages, module_bytes, on_gpu=on_gpu), versions["transformers"]
-    )
+        loaded, ramp = run.loaded, None if asked.concurrency is not None else climb(run.step, run.limits())
+    on_gpu, left = asked.device == "cuda", place.left_behind()
+    if isinstance(place, GpuSet) and run.split is not None:
+        cards, rows = cards_found(run.split, loaded, place), compare_cards(run.split, stages, place)
+        number = run.split.fullest
+        sizes = Sizes.of(tuple(stage.cards[number] for stage in stages), 0, on_gpu=True)
+        planned = run.split.cards[number].activation_bytes
+    else:
+        cards, rows = (), compare(plan, stages, module_bytes, on_gpu=on_gpu)
+        sizes = Sizes.of(stages, module_bytes, on_gpu=on_gpu)
+        planned = next((part.n_bytes for part in plan.parts if part.name == "activations"), 0)
+    calibration = calibrate(place, plan, sizes, planned, versions["transformers"])
     evidence = None if ramp is None else evidence_of_ramp(ramp, engine="transformers", ctx=request["context"])
     return Lived(
         model=plan.model.name,
@@ -259,25 +332,15 @@ def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dic
         versions={**versions, "torch": torch_version},
         request=request,
         stages=stages,
-        rows=compare(plan, stages, module_bytes, on_gpu=on_gpu),
+        rows=rows,
         ramp=ramp,
         recommendation=None if evidence is None else recommend(evidence),
         tolerance=asked.tolerance,
-        left_behind_bytes=place.left_behind(),
+        left_behind_bytes=left,
         calibration=calibration,
-        warnings=_saved(calibration, save=asked.save),
+        warnings=(*card_warnings(cards), *saved(calibration, save=asked.save)),
+        cards=cards,
     )
-
-
-def _ramp(run: _Run, asked: LiveOptions) -> Ramp:
-    limits = Limits(
-        limit_bytes=run.limit_bytes(),
-        headroom=asked.headroom,
-        most=asked.most or _MOST[asked.device],
-        ttft_s=asked.ttft_s,
-        tpot_s=asked.tpot_s,
-    )
-    return climb(run.step, limits)
 
 
 def _dtype(profile: ModelProfile, dtype: str) -> str:
@@ -299,42 +362,14 @@ def _files(model: str, profile: ModelProfile) -> str:
     return str(path.parent) if path.exists() else profile.name
 
 
-def _room_first(plan: MemoryPlan, place: Place) -> None:
+def _room_first(plan: MemoryPlan, wanted: PlanRequest, place: Place) -> None:
     """Weights that are larger than what is free are not even tried."""
+    if isinstance(place, GpuSet):
+        room_on_each(wanted, place)
+        return
     weights = next(part.n_bytes for part in plan.parts if part.name == "weights")
     if place.free_bytes is not None and weights > place.free_bytes:
         raise CannotMeasureError(
             f"the weights take {weights:,} B and {place.name} has {place.free_bytes:,} B free",
             hint="end other programs on it, take a smaller model, or use `vram-plan validate shadow`",
         )
-
-
-def _calibrate(place: Place, plan: MemoryPlan, sizes: Sizes, version: str) -> Calibration | None:
-    """What this run teaches later plans: the context, the allocator's waste, and the activations."""
-    moving = sizes.peak - sizes.weights
-    planned = next((part.n_bytes for part in plan.parts if part.name == "activations"), 0)
-    if moving <= 0 or not planned:
-        return None
-    return Calibration(
-        device=place.name,
-        engine="transformers",
-        engine_version=version,
-        profile=str(plan.request.get("engine_version") or ""),
-        runtime_bytes=(sizes.outside or 0) + sizes.work_space,
-        reserved_over_live=max(1.0, (sizes.reserved_peak - sizes.weights) / moving),
-        factors={"activations": max(0, moving - sizes.cache) / planned},
-        model=plan.model.name,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        driver=place.facts.get("driver"),
-    )
-
-
-def _saved(entry: Calibration | None, *, save: bool) -> tuple[str, ...]:
-    """What was measured is told even where it cannot be kept."""
-    if entry is None or not save:
-        return ()
-    try:
-        save_calibration(entry)
-    except CalibrationError as error:
-        return (f"{error}; {error.hint}",)
-    return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.validate.faults import BusyError, CannotMeasureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _LONGEST_NAME = 100
 
@@ -51,6 +51,20 @@ def device_lock(device: str, folder: Path | None = None) -> Iterator[None]:
         yield
     finally:
         os.close(handle)  # which lets go of the lock
+
+
+@contextmanager
+def device_locks(devices: Iterable[str], folder: Path | None = None) -> Iterator[None]:
+    """
+    Hold the locks of several devices while open, taken in the order of their names, whoever asks.
+
+    No one waits for a lock, so that there is no deadlock; where one is held, those taken are let go of, and
+    BusyError is raised.
+    """
+    with ExitStack() as stack:
+        for device in sorted(set(devices)):
+            stack.enter_context(device_lock(device, folder))
+        yield
 
 
 def _take(handle: int) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _KIB = 1024
 _PEAK_RESET = "5"
 _PHASE = "vram_planner:"
+_OF_TORCH = ("allocated_bytes", "allocated_peak_bytes", "reserved_bytes", "reserved_peak_bytes")
 _STATUS, _ROLLUP, _CLEAR = "/proc/self/status", "/proc/self/smaps_rollup", "/proc/self/clear_refs"
 
 
@@ -33,33 +34,45 @@ class Reading:
     reserved_peak_bytes: int | None = None
     process_bytes: int | None = None
     process_peak_bytes: int | None = None
+    cards: tuple[Reading, ...] = ()
 
-    def to_dict(self) -> dict[str, int | None]:
-        """As the child sends it."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """As the child sends it; `cards` only where there are several."""
+        found = asdict(self)
+        if self.cards:
+            return {**found, "cards": [card.to_dict() for card in self.cards]}
+        del found["cards"]
+        return found
 
 
 class CudaMeter:
-    """torch's caching allocator on one GPU."""
+    """
+    torch's caching allocator on the first `cards` GPUs that the process sees.
 
-    def __init__(self, torch: Any) -> None:
-        self._torch = torch
+    Over several, each is read by itself; the figures of the whole are their sums, peaks too: each card's own peak,
+    which need not be at the same moment.
+    """
+
+    def __init__(self, torch: Any, cards: int = 1) -> None:
+        self._torch, self._cards = torch, range(cards)
         self._found: dict[str, Reading] = {}
 
     def open(self) -> None:
-        """Make the context and the cuBLAS work space, so that both are there before the first reading."""
-        ones = self._torch.ones(64, 64, dtype=self._torch.float16, device="cuda")
-        (ones @ ones).sum().item()
+        """Make each context and cuBLAS work space, so that all are there before the first reading."""
+        for card in self._cards:
+            ones = self._torch.ones(64, 64, dtype=self._torch.float16, device=f"cuda:{card}")
+            (ones @ ones).sum().item()
         self.settle()
 
     def settle(self) -> None:
-        """Wait for the device and give back what is not used."""
-        self._torch.cuda.synchronize()
-        self._torch.cuda.empty_cache()
+        """Wait for the devices and give back what is not used."""
+        self.synchronize()
+        self._torch.cuda.empty_cache()  # of every device
 
     def synchronize(self) -> None:
-        """Wait for the device."""
-        self._torch.cuda.synchronize()
+        """Wait for the devices."""
+        for card in self._cards:
+            self._torch.cuda.synchronize(card)
 
     @contextmanager
     def session(self, held_bytes: int = 0) -> Iterator[dict[str, Reading]]:  # noqa: ARG002  the allocator knows it
@@ -70,31 +83,41 @@ class CudaMeter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A part of the session with a peak of its own."""
-        self.settle()
-        self._torch.cuda.reset_peak_memory_stats()
+        self.mark_peak()
         yield
-        self._torch.cuda.synchronize()
+        self.synchronize()
         self._found[name] = self.read()
 
     def mark_peak(self) -> None:
         """Peaks are counted from here."""
         self.settle()
-        self._torch.cuda.reset_peak_memory_stats()
+        for card in self._cards:
+            self._torch.cuda.reset_peak_memory_stats(card)
 
     def read(self) -> Reading:
         """What the allocator says now."""
+        found = tuple(self._read(card) for card in self._cards)
+        if len(found) == 1:
+            return found[0]
+        return Reading(**{name: sum(getattr(one, name) for one in found) for name in _OF_TORCH}, cards=found)
+
+    def _read(self, card: int) -> Reading:
         cuda = self._torch.cuda
         return Reading(
-            allocated_bytes=cuda.memory_allocated(),
-            allocated_peak_bytes=cuda.max_memory_allocated(),
-            reserved_bytes=cuda.memory_reserved(),
-            reserved_peak_bytes=cuda.max_memory_reserved(),
+            allocated_bytes=cuda.memory_allocated(card),
+            allocated_peak_bytes=cuda.max_memory_allocated(card),
+            reserved_bytes=cuda.memory_reserved(card),
+            reserved_peak_bytes=cuda.max_memory_reserved(card),
         )
 
     def limit_bytes(self) -> int:
-        """What may be used: free now and what torch has reserved."""
-        free, _ = self._torch.cuda.mem_get_info()
-        return int(free + self._torch.cuda.memory_reserved())
+        """What may be used in all."""
+        return sum(self.card_limit_bytes())
+
+    def card_limit_bytes(self) -> tuple[int, ...]:
+        """What may be used on each card: free now and what torch has reserved."""
+        cuda = self._torch.cuda
+        return tuple(int(cuda.mem_get_info(card)[0] + cuda.memory_reserved(card)) for card in self._cards)
 
 
 class CpuMeter:
@@ -166,10 +189,14 @@ class CpuMeter:
         held = _field(_STATUS, "VmRSS:") or 0
         return held + (_field("/proc/meminfo", "MemAvailable:") or 0)
 
+    def card_limit_bytes(self) -> tuple[int, ...]:
+        """There are no cards."""
+        return ()
 
-def meter_for(torch: Any, device: str) -> CudaMeter | CpuMeter:
-    """The meter of a torch device."""
-    return CudaMeter(torch) if device == "cuda" else CpuMeter(torch)
+
+def meter_for(torch: Any, device: str, cards: int = 1) -> CudaMeter | CpuMeter:
+    """The meter of a torch device, or of so many."""
+    return CudaMeter(torch, cards) if device == "cuda" else CpuMeter(torch)
 
 
 def resident_bytes(pid: int) -> int | None:

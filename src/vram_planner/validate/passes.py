@@ -29,6 +29,44 @@ def build_model(transformers: Any, config: Any, *, dtype: Any, attn: str) -> Any
     return model.eval()
 
 
+def build_spread(
+    torch: Any, transformers: Any, config: Any, *, dtype: Any, attn: str, max_memory: dict[int | str, int]
+) -> Any:
+    """
+    The same with random weights dealt out as from_pretrained deals out stored ones: device_map="auto" within `max_memory`.
+
+    A model without any stored tensor is made where its layers go. Tensors that others are tied to are given, for
+    transformers 5 takes a checkpoint with neither of a pair as one where they are not tied.
+    """
+    with torch.device("meta"):
+        bare = build_model(transformers, config, dtype=dtype, attn=attn)
+    named = dict(bare.named_parameters())
+    given = {
+        name: torch.empty(named[name].shape, dtype=dtype).normal_(std=0.02)
+        for name in sorted(set(bare.all_tied_weights_keys.values()))
+        if name in named
+    }
+    model = type(bare).from_pretrained(
+        None,
+        config=config,
+        state_dict=given,
+        dtype=dtype,
+        attn_implementation=attn,
+        device_map="auto",
+        max_memory=max_memory,
+    )
+    return model.eval()
+
+
+def layer_devices(torch: Any, model: Any) -> list[str]:
+    """Where each decoder layer's weights lie, in order; "meta" for what was left to the CPU or the disk."""
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return [str(next(layer.parameters()).device) for layer in module]
+    return []
+
+
 class Generation:
     """One batch through a model: the prompt, single tokens, and a fast way to a full cache."""
 
@@ -77,6 +115,15 @@ def storages_of(torch: Any, thing: Any) -> dict[int, Any]:
 def bytes_held(torch: Any, thing: Any) -> int:
     """Bytes of the distinct storages that an object holds; views that pin a larger storage count in full."""
     return sum(storage.nbytes() for storage in storages_of(torch, thing).values())
+
+
+def bytes_held_by_card(torch: Any, thing: Any, cards: int) -> list[int]:
+    """The same for each of the first CUDA devices."""
+    found = [0] * cards
+    for storage in storages_of(torch, thing).values():
+        if storage.device.type == "cuda":
+            found[storage.device.index or 0] += storage.nbytes()
+    return found
 
 
 def module_bytes(module: Any) -> int:

@@ -29,7 +29,11 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One batch: how it ended and, where it ran, what it took."""
+    """
+    One batch: how it ended and, where it ran, what it took.
+
+    Over several cards `card_peak_bytes` is the peak of each, and `peak_bytes` that of the fullest.
+    """
 
     batch: int
     ended: Ended
@@ -39,6 +43,7 @@ class Step:
     tpot_s: float | None = None
     note: str = ""
     counted_tokens_per_s: float | None = None
+    card_peak_bytes: tuple[int, ...] = ()
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -50,22 +55,36 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a batch must keep: memory with head-room, and the asked latencies."""
+    """
+    What a batch must keep: memory with head-room, and the asked latencies.
+
+    Over several cards `card_limit_bytes` has the limit of each, and each must be kept; `limit_bytes` is the least.
+    """
 
     limit_bytes: int
     headroom: float = DEFAULT_HEADROOM
     most: int = 256
     ttft_s: float | None = None
     tpot_s: float | None = None
+    card_limit_bytes: tuple[int, ...] = ()
 
     @property
     def usable_bytes(self) -> int:
         """The limit less the head-room."""
         return int(self.limit_bytes * (1 - self.headroom))
 
+    @property
+    def usable_by_card(self) -> tuple[int, ...]:
+        """The limit of each card less the head-room; one figure where there is one card."""
+        return tuple(
+            int(limit * (1 - self.headroom)) for limit in self.card_limit_bytes or (self.limit_bytes,)
+        )
+
     def fits(self, step: Step) -> bool:
-        """Whether it ran within the memory."""
-        return step.ended is Ended.RAN and (step.peak_bytes or 0) <= self.usable_bytes
+        """Whether it ran within the memory of every card."""
+        return step.ended is Ended.RAN and all(
+            peak <= usable for peak, usable in zip(_peaks(step), self.usable_by_card, strict=True)
+        )
 
     def quick(self, step: Step) -> bool:
         """Whether it kept the latencies."""
@@ -132,16 +151,24 @@ def climb(measure: Callable[[int], Step], limits: Limits) -> Ramp:
 
 def expected_bytes(steps: tuple[Step, ...] | list[Step], batch: int) -> int | None:
     """What a batch will need by the straight line through the two largest that ran; None before there are two."""
+    found = expected_by_card(steps, batch)
+    return max(found) if found else None
+
+
+def expected_by_card(steps: tuple[Step, ...] | list[Step], batch: int) -> tuple[int, ...]:
+    """The same for each card, each by a line of its own; nothing before two batches ran."""
     ran = sorted(
-        (step.batch, step.peak_bytes)
+        (step.batch, _peaks(step))
         for step in steps
         if step.ended is Ended.RAN and step.peak_bytes is not None
     )
     if len(ran) < 2:  # noqa: PLR2004  a line has two points
-        return None
-    (first, first_bytes), (second, second_bytes) = ran[-2:]
-    slope = max(0.0, (second_bytes - first_bytes) / (second - first))
-    return int(second_bytes + slope * (batch - second))
+        return ()
+    (first, lower), (second, upper) = ran[-2:]
+    slopes = [
+        max(0.0, (after - before) / (second - first)) for before, after in zip(lower, upper, strict=True)
+    ]
+    return tuple(int(after + slope * (batch - second)) for after, slope in zip(upper, slopes, strict=True))
 
 
 def knee(steps: tuple[Step, ...], gain: float = 0.1) -> int | None:
@@ -159,10 +186,17 @@ def knee(steps: tuple[Step, ...], gain: float = 0.1) -> int | None:
 
 
 def _skipped(steps: list[Step], batch: int, limits: Limits) -> Step | None:
-    expected = expected_bytes(steps, batch)
-    if expected is None or expected <= limits.usable_bytes:
+    cards = zip(expected_by_card(steps, batch), limits.usable_by_card, strict=False)
+    over = [(card, expected) for card, (expected, usable) in enumerate(cards) if expected > usable]
+    if not over:
         return None
-    return Step(batch=batch, ended=Ended.SKIPPED, note=f"the fit expects {expected:,} B")
+    card, expected = over[0]
+    where = f" on card {card} of {len(limits.card_limit_bytes)}" if limits.card_limit_bytes else ""
+    return Step(batch=batch, ended=Ended.SKIPPED, note=f"the fit expects {expected:,} B{where}")
+
+
+def _peaks(step: Step) -> tuple[int, ...]:
+    return step.card_peak_bytes or (step.peak_bytes or 0,)
 
 
 def _next_batch(low: int, high: int, most: int) -> int:
@@ -177,8 +211,16 @@ def _why(steps: list[Step], high: int, limits: Limits) -> str:
     if failed.ended is not Ended.RAN:
         return f"{high}: {failed.ended.value}"
     if not limits.fits(failed):
-        return f"{high}: more than the usable memory"
+        return f"{high}: more than the usable memory{_fullest(failed, limits)}"
     return f"{high}: slower than asked"
+
+
+def _fullest(step: Step, limits: Limits) -> str:
+    """Which of several cards ran out first."""
+    if not limits.card_limit_bytes:
+        return ""
+    left = [usable - peak for peak, usable in zip(_peaks(step), limits.usable_by_card, strict=True)]
+    return f" of card {left.index(min(left))} of {len(left)}"
 
 
 def _ramp(steps: list[Step], limits: Limits, stopped: str, *, complete: bool) -> Ramp:
