@@ -56,7 +56,7 @@ def test_an_option_is_what_the_plan_of_one_replica_says() -> None:
 
 
 def test_options_go_from_cheap_to_dear_and_those_without_a_price_by_cards() -> None:
-    options = sized(gpus=["H100", "L40S", "RTX A6000", "L4"]).options
+    options = sized(gpus=["H100", "L40S", "RTX A5000", "L4"]).options
     costs = [option.cost_per_hour for option in options]
     known = [cost for cost in costs if cost is not None]
 
