@@ -98,7 +98,8 @@ class _Sweep:
                 known[key] = [*fixed, page, states], [count(each) for each in contexts]
             return known[key]
 
-        rows, blocks = [], []
+        rows: list[list[list[int]]] = []
+        blocks: list[tuple[int, ...]] = []
         for contexts in [(ctx,) for ctx in axes.ctx] if by_context else [axes.ctx]:
             keys = _keys(table, cards.ask, axes, contexts[0])
             found = [column(contexts, number, (keys[n], contexts if by_context else None))
@@ -338,7 +339,8 @@ def _keys(table: Any, ask: Ask, axes: _Axes, ctx: int) -> list[Hashable]:
 
     def asked(place: int) -> Hashable:
         workload = axes.workload(ctx, axes.concurrency[order[place]])
-        return table.fixed_key(replace(ask, workload=workload))
+        key: Hashable = table.fixed_key(replace(ask, workload=workload))
+        return key
 
     def fill(low: int, high: int, first: Hashable, last: Hashable) -> None:
         if first == last or high - low <= 1:
