@@ -240,7 +240,11 @@ def _title(prepared: Prepared) -> str:
 
 
 def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
-    """Those that were named, else all that somebody rents out or sells and that stand in a server or a workstation."""
+    """
+    Those that were named, else all that somebody rents out or sells and that stand in a server or a workstation.
+
+    A file of prices in another currency leaves out none of them: those that it lacks have no price and stand last.
+    """
     if request.gpus:
         named = [find_gpu(name) for name in request.gpus]
         if any(choice.count != 1 for choice in named):
@@ -249,7 +253,7 @@ def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
     return tuple(
         gpu
         for gpu in all_gpus()
-        if (request.prices.rent(gpu) or request.prices.purchase(gpu))
+        if (gpu.hourly_price is not None or gpu.msrp_usd is not None or gpu.name in request.prices.own)
         and not gpu.unified_memory
         and "Laptop" not in gpu.name
     )
