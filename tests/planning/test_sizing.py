@@ -174,6 +174,13 @@ def test_groups_have_room_for_more_where_all_ranks_cache_the_same(engine: str) -
     assert any("groups that share experts" in text for text in plan.not_modelled)
 
 
+def test_experts_are_shared_over_nodes_only_where_servers_are_built_for_it() -> None:
+    found = vp.size("671b", users=20, ctx=8192, gpus=["A40", "RTX 4090", "H100", "L40S"], max_gpus=64)
+    wide = {option.gpu for option in found.options if option.tp * option.dp > 8}
+
+    assert wide == {"NVIDIA H100 SXM5 80GB"}
+
+
 def test_replicas_of_sglang_stand_behind_its_router() -> None:
     found = vp.size("7b", users=400, ctx=8192, gpus=["L4"], engine="sglang")
     option = next(option for option in found.options if option.replicas > 3)

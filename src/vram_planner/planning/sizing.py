@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.architecture.parallel import Layout, why_not_tp
 from vram_planner.errors import PlannerError, RequestError
 from vram_planner.hardware_profiles import all_gpus, find_gpu
+from vram_planner.hardware_profiles.links import link_inside
 from vram_planner.planning.candidates import device_of
 from vram_planner.planning.estimate import prepare
 from vram_planner.planning.performance import Served
@@ -77,7 +78,7 @@ class _Search:
         """
         engine, node = self.prepared.engine, self.request.node_of(gpu)
         if _is_routed(self.prepared.ask):
-            yield from self._grouped(node)
+            yield from self._grouped(node, wide=_joins_a_node(gpu, node))
         expert_parallel = bool(self.request.options.get("ep"))
         if not engine.splits_tensors:
             yield from (Layout(pp=count) for count in _POWERS if count <= node)
@@ -90,15 +91,16 @@ class _Search:
                 yield Layout(tp=tp, pp=_STAGES, expert_parallel=expert_parallel)
             if tp == node > 1 and engine.name in _SPANS_NODES:
                 yield from (Layout(tp=tp, pp=pp, expert_parallel=expert_parallel) for pp in _ACROSS_NODES)
-        if engine.name == "sglang" and node > 1:
+        if engine.name == "sglang" and _joins_a_node(gpu, node):
             yield Layout(tp=_WIDE * node, expert_parallel=expert_parallel)
 
-    def _grouped(self, node: int) -> Iterator[Layout]:
+    def _grouped(self, node: int, *, wide: bool) -> Iterator[Layout]:
         """
         Groups that serve requests of their own and share the experts: each byte of the cache lies on fewer cards.
 
         vLLM: data-parallel replicas with experts dealt out over all of them, on a node or two. SGLang and TensorRT-LLM:
-        data parallel attention inside the tensor parallel ranks. Source:
+        data parallel attention inside the tensor parallel ranks. `wide` adds those over two nodes, whose network every
+        layer waits for: of servers that are built for it. Source:
         https://docs.vllm.ai/en/stable/serving/expert_parallel_deployment/,
         https://docs.sglang.io/advanced_features/dp_for_multi_moe_in_sglang.html
         """
@@ -107,11 +109,11 @@ class _Search:
         if engine.name == "vllm":
             for tp in sizes:
                 if why_not_tp(self.prepared.ask.architecture, tp) is None:
-                    wide = [_WIDE * node // tp] if node > 1 else []
-                    counts = [count for count in _GROUPS if tp * count <= node] + wide
+                    counts = [count for count in _GROUPS if tp * count <= node]
+                    counts += [_WIDE * node // tp] if wide else []
                     yield from (Layout(tp=tp, dp=count, expert_parallel=True) for count in counts)
         elif engine.attention_groups is not None:
-            if engine.name == "sglang" and node > 1:
+            if engine.name == "sglang" and wide:
                 sizes.append(_WIDE * node)
             yield from (
                 Layout(tp=tp, attention_dp=groups, expert_parallel=bool(self.request.options.get("ep")))
@@ -225,6 +227,11 @@ def size(request: SizeRequest) -> Sizing:
         cards=len(cards),
         refused=tuple(f"{name}: {error}" for name, error in refused),
     )
+
+
+def _joins_a_node(gpu: Gpu, node: int) -> bool:
+    """Whether a fast link joins all cards of a server: such servers have a fast network too, others seldom."""
+    return node > 1 and link_inside(gpu, node).kind == "nvlink"
 
 
 def _is_routed(ask: Ask) -> bool:

@@ -137,9 +137,16 @@ def ranked(options: list[Option]) -> tuple[Option, ...]:
     return tuple(sorted(marked, key=_order))
 
 
-def _order(option: Option) -> tuple[bool, float, int, float]:
-    cost = option.cost_per_hour
-    return cost is None, cost if cost is not None else option.gpus, option.gpus, -option.load_headroom
+def _order(option: Option) -> tuple[bool, float, int, bool, float]:
+    """Of equal cost and cards plain layouts first: the speed of groups was not measured."""
+    cost, grouped = option.cost_per_hour, option.dp * option.attention_dp > 1
+    return (
+        cost is None,
+        cost if cost is not None else option.gpus,
+        option.gpus,
+        grouped,
+        -option.load_headroom,
+    )
 
 
 def _front(options: list[Option]) -> set[int]:
