@@ -3,6 +3,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +82,29 @@ def test_compare_says_which_does_not_fit(capsys: pytest.CaptureFixture[str]) -> 
 
     assert code == 3
     assert "DeepSeek-R1-Distill-Qwen-32B bfloat16: does not fit" in out
+
+
+@pytest.mark.parametrize(("users", "status"), [("40", 0), ("4000", 3), ("", 2)])
+def test_the_script_of_the_how_to_fails_when_the_fleet_no_longer_fits(
+    users: str, status: int, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "size-a-fleet.md").read_text(encoding="utf-8")
+    script = page.split("```sh\n")[1].split("```")[0]
+    shell = shutil.which("sh")
+    if shell is None:
+        pytest.skip("no shell")
+    (tmp_path / "fleet-check").write_text(script)
+    (tmp_path / "load.conf").write_text(f"next_quarter_users={users}\n")
+    command = tmp_path / "vram-plan"
+    command.write_text(f'#!{shell}\nexec "{sys.executable}" -m vram_planner "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        [shell, str(tmp_path / "fleet-check")],
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}, check=False, capture_output=True,
+    )  # fmt: skip
+
+    assert done.returncode == status
+    if status == 2:
+        assert not (tmp_path / "fleet.json").exists()
+    else:
+        assert json.loads((tmp_path / "fleet.json").read_text())["met"] is (status == 0)

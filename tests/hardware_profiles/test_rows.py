@@ -52,8 +52,19 @@ def test_every_row_has_a_source_a_date_and_a_total() -> None:
 def test_every_price_says_who_and_when() -> None:
     prices = [price for gpu in all_gpus() for price in gpu.prices]
 
-    assert len(prices) == 37
+    assert len(prices) >= 90
+    assert sum(bool(gpu.prices) for gpu in all_gpus()) >= 34
     assert all(price.seller and price.date and 0 < price.low <= price.high < 20 for price in prices)
+    assert all("https://" in price.source or "github.com/" in price.source for price in prices)
+
+
+def test_the_price_that_stands_for_a_card_is_no_outlier() -> None:
+    """Within a factor of three of every other offer of somebody who is not a marketplace or a hyperscaler."""
+    for gpu in all_gpus():
+        stands = gpu.hourly_price
+        for price in gpu.prices:
+            if stands is not None and not price.seller.startswith(("Akash", "AWS", "hyperscalers")):
+                assert 1 / 3 < price.middle / stands.middle < 3, (gpu.name, price)
 
 
 def test_rates_are_in_a_credible_range() -> None:

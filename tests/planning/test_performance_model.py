@@ -63,6 +63,22 @@ def test_all_reduces_by_hand() -> None:
     assert step.link_s == pytest.approx(64 * (10e-6 + 8192 / 150e9))
 
 
+def test_groups_exchange_the_tokens_of_all_by_hand() -> None:
+    """2 groups of 2 ranks, 8 of 32 layers with experts: 2 · 32 − 8 all-reduces, 8 times ¾ of 2 groups' tokens out and back."""
+    work = replace(WORK, tp=2, expert_layers=8, groups=2, exchange=4)
+    step = decode_step(work, CARD, EVEN, batch=3, context=1)
+    sent = 2 * 3 * 8192
+
+    reduced = 56 * (10e-6 + 0.5 * sent / 150e9)
+    assert step.link_s == pytest.approx(reduced + 8 * (20e-6 + 2 * 0.75 * sent / 150e9))
+
+
+def test_experts_of_groups_see_the_tokens_of_all() -> None:
+    experts = (Experts(800.0, 2, 8),)
+
+    assert replace(WORK, experts=experts, groups=2).weight_bytes(1) == pytest.approx(15e9 + 350)
+
+
 def test_experts_touched() -> None:
     """Of 8 experts one token uses 2; two tokens 1 − (6/8)² = 7/16 of them."""
     experts = Experts(800.0, 2, 8)

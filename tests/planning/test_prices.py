@@ -20,7 +20,7 @@ def test_the_catalogues_price_has_its_seller_and_date() -> None:
     found = Prices().rent(find_gpu("H100").gpu)
 
     assert found is not None
-    assert found[1] == "RunPod on demand, 2026-03"
+    assert found[1] == "RunPod Secure Cloud, 2026-11"
 
 
 def test_a_csv_file_goes_first_in_its_own_currency(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_option_is_what_the_plan_of_one_replica_says() -> None:
 
 
 def test_options_go_from_cheap_to_dear_and_those_without_a_price_by_cards() -> None:
-    options = sized(gpus=["H100", "L40S", "RTX A6000", "L4"]).options
+    options = sized(gpus=["H100", "L40S", "RTX A5000", "L4"]).options
     costs = [option.cost_per_hour for option in options]
     known = [cost for cost in costs if cost is not None]
 
@@ -128,12 +128,76 @@ def test_a_model_that_one_node_cannot_hold_is_laid_over_nodes() -> None:
     across = [option for option in found.options if option.pp > 1]
 
     assert across
+    assert any(option.dp > 1 for option in found.options)
     for option in across:
         assert option.nodes == 2 * option.replicas
         assert option.link == "NVLink or the like in a node, network between nodes"
         commands = [start.command for start in option.launch]
         assert any(command.startswith("ray start --head") for command in commands)
         assert any("--pipeline-parallel-size 2" in command for command in commands)
+
+
+def test_groups_that_share_experts_lie_over_nodes_with_a_line_for_each() -> None:
+    found = vp.size("671b", users=8, ctx=8192, gpus=["H100"])
+    option = next(option for option in found.options if option.dp > 1)
+    first, second, kubernetes = option.launch
+
+    assert (option.nodes, option.ep, option.gpus) == (2, True, option.tp * option.dp)
+    assert not option.surely
+    half = option.dp // 2
+    assert f"--data-parallel-size {option.dp} --enable-expert-parallel" in first.command
+    assert f"--data-parallel-size-local {half} --data-parallel-address NODE_1" in first.command
+    assert second.command.endswith(f"--headless --data-parallel-start-rank {half}")
+    assert kubernetes.command == "a LeaderWorkerSet: replicas 1, size 2, leader and workers as above"
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "vllm"])
+def test_groups_have_room_for_more_where_all_ranks_cache_the_same(engine: str) -> None:
+    """Latent attention is cached whole on each of 8 ranks; eight groups cache requests of their own."""
+    found = vp.size("671b", users=20, ctx=8192, gpus=["H200"], max_gpus=8, engine=engine)
+    grouped = [option for option in found.options if option.dp * option.attention_dp > 1]
+    plain = [option for option in found.options if option.dp * option.attention_dp == 1]
+
+    assert grouped
+    assert plain
+    assert max(option.at_once for option in grouped) > 1.5 * max(option.at_once for option in plain)
+    option = grouped[0]
+    assert not option.surely
+    plan = vp.plan(
+        "671b", ctx=8192, concurrency=20, gpu="H200", gpu_count=8, engine=engine, tp=option.tp,
+        dp=option.dp if option.dp > 1 else option.attention_dp, ep=option.ep, dp_attention=option.attention_dp > 1,
+        prompt_tokens=4096, calibration=False,
+    )  # fmt: skip
+    assert plan.performance is not None
+    assert option.total_bytes == plan.total_bytes
+    assert option.tpot_s.best == pytest.approx(plan.performance.tpot_s.best)
+    assert any("groups that share experts" in text for text in plan.not_modelled)
+
+
+def test_experts_are_shared_over_nodes_only_where_servers_are_built_for_it() -> None:
+    found = vp.size("671b", users=20, ctx=8192, gpus=["A40", "RTX 4090", "H100", "L40S"], max_gpus=64)
+    wide = {option.gpu for option in found.options if option.tp * option.dp > 8}
+
+    assert wide == {"NVIDIA H100 SXM5 80GB"}
+
+
+def test_replicas_of_sglang_stand_behind_its_router() -> None:
+    found = vp.size("7b", users=400, ctx=8192, gpus=["L4"], engine="sglang")
+    option = next(option for option in found.options if option.replicas > 3)
+
+    assert option.launch[-1].command == (
+        "python -m sglang_router.launch_router --worker-urls http://REPLICA_1:30000 http://REPLICA_2:30000"
+        " http://REPLICA_3:30000 ... --policy cache_aware"
+    )
+
+
+def test_the_sure_choice_is_one_that_was_measured() -> None:
+    """Two replicas of a node each stand beside one replica over two nodes, of which nobody can be sure."""
+    found = vp.size("70b", ctx=16384, users=50, think_s=20, prompt_tokens=4000, output_tokens=500, ttft_s=1.0,
+                    gpus=["H100"])  # fmt: skip
+    sure = [option for option in found.options if option.surely]
+
+    assert [(option.tp, option.pp, option.replicas) for option in sure] == [(8, 1, 2)]
 
 
 def test_bought_cards_are_written_off_and_draw_power() -> None:

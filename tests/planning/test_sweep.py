@@ -53,14 +53,27 @@ class TestWithNumpy:
 
         assert next(iter(table.rows()))["total_bytes"] == plan.total_bytes
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         models=st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True),
         gpus=st.lists(st.sampled_from(CARDS), min_size=1, max_size=3, unique=True),
         ctx=st.lists(st.integers(1, 300_000), min_size=1, max_size=2, unique=True),
         concurrency=st.lists(st.integers(1, 3000), min_size=1, max_size=2, unique=True),
         quant=st.sampled_from([None, "fp8", "awq", "q4_k_m"]),
-        version=st.sampled_from([None, "0.32", "0.19", "0.8.5"]),
+        options=st.fixed_dictionaries(
+            {},
+            optional={
+                "engine_version": st.sampled_from(["0.32", "0.24", "0.19", "0.14", "0.8.5", "0.6.3"]),
+                "kv_dtype": st.just("fp8"),
+                "max_num_seqs": st.sampled_from([1, 64, 2000]),
+                "max_num_batched_tokens": st.sampled_from([512, 16384]),
+                "gpu_memory_utilization": st.sampled_from([0.5, 0.95]),
+                "enforce_eager": st.just(value=True),
+                "pp": st.just(2),
+                "dp": st.just(2),
+                "ep": st.just(value=True),
+            },
+        ),
     )
     def test_each_cell_equals_the_plan(
         self,
@@ -70,19 +83,53 @@ class TestWithNumpy:
         ctx: list[int],
         concurrency: list[int],
         quant: str | None,
-        version: str | None,
+        options: dict[str, Any],
     ) -> None:
         table = vp.sweep(
-            models=models, gpus=gpus, ctx=ctx, concurrency=concurrency, quants=[quant], engine_version=version
+            models=models, gpus=gpus, ctx=ctx, concurrency=concurrency, quants=[quant], **options
         )
         rows = iter(table.to_rows())
         for model in models:
             for gpu in gpus:
                 for length in ctx:
                     for count in concurrency:
-                        _equals_the_plan(
-                            next(rows), model, quant, gpu, (length, count), engine_version=version
-                        )
+                        _equals_the_plan(next(rows), model, quant, gpu, (length, count), **options)
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            "deepseek-ai/DeepSeek-Coder-V2-Lite-Base",
+            "671b",
+            "google/gemma-3-27b-it",
+            "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        ],
+    )
+    def test_fixed_parts_that_change_along_both_axes(self, model: str) -> None:
+        """Latent attention's dummy grows with the context, max_num_seqs beyond its default with the concurrency."""
+        gpus, lengths, counts = ("A100", "8x H100"), (70_000, 512, 4096), (300, 1, 2000, 64)
+        table = vp.sweep(models=[model], gpus=gpus, ctx=lengths, concurrency=counts)
+        rows = iter(table.to_rows())
+        for gpu in gpus:
+            for length in lengths:
+                for count in counts:
+                    _equals_the_plan(next(rows), model, None, gpu, (length, count))
+
+    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        model=st.sampled_from(NAMES),
+        engine=st.sampled_from(["sglang", "llama.cpp", "transformers", "tensorrt-llm", "ollama"]),
+        gpu=st.sampled_from(CARDS),
+        ctx=st.integers(1, 100_000),
+        concurrency=st.integers(1, 300),
+    )
+    def test_other_engines_equal_the_plan_too(
+        self, *, model: str, engine: str, gpu: str, ctx: int, concurrency: int
+    ) -> None:
+        quant = "q4_k_m" if engine in ("llama.cpp", "ollama") else None
+        table = vp.sweep(
+            models=[model], gpus=[gpu], ctx=[ctx], concurrency=[concurrency], quants=[quant], engine=engine
+        )
+        _equals_the_plan(table.to_rows()[0], model, quant, gpu, (ctx, concurrency), engine=engine)
 
     @pytest.mark.parametrize("engine", ["sglang", "llama.cpp", "transformers", "tensorrt-llm", "ollama"])
     def test_engines_without_a_table_are_planned_cell_by_cell(self, engine: str) -> None:
@@ -156,7 +203,7 @@ def _equals_the_plan(
     quant: str | None,
     gpu: str,
     cell: tuple[int, int],
-    **options: str | None,
+    **options: Any,
 ) -> None:
     ctx, concurrency = cell
     plan = _plan_or_reason(

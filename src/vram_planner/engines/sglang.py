@@ -34,7 +34,6 @@ NOT_MODELLED = (
     "prefix sharing (radix cache): every request is counted whole",
     "DeepEP's buffers",
     "attention backends that are asked for, and their pages of 32 to 128 tokens",
-    "speed with data parallel attention",
 )
 
 

@@ -24,7 +24,11 @@ CACHE_PARTS = ("kv_cache", "recurrent_state")
 
 
 def fixed_key(ask: Ask) -> Hashable:
-    """Of asks that differ by their workload alone, those with one key differ in the cache alone."""
+    """
+    Of asks that differ by their workload alone, those with one key differ in the cache alone.
+
+    With more requests each of its numbers grows or stays.
+    """
     setting = settle(ask)
     return setting.tokens, setting.requests, setting.block
 

@@ -19,18 +19,24 @@ _PCIE_LANE_BYTES_PER_S = {
     "5.0": 3_938_500_000,
     "6.0": 7_563_000_000,
 }
-# Which price stands for a card when one is wanted: what anybody can rent today, before ranges and spot.
-_PRICE_ORDER = ("RunPod on demand", "specialised clouds", "hyperscalers", "small clouds", "dstack benchmark")
+# Which price stands for a card when one is wanted: data centres where anybody can rent by the hour, the newest lists
+# first, then hyperscalers, then hosts of marketplaces, whose cheapest offer is shown ("from").
+_PRICE_ORDER = (
+    "RunPod Secure Cloud", "Hyperstack on demand", "Nebius on demand", "Lambda on demand", "Verda on demand", "Vultr",
+    "TensorWave", "CoreWeave on demand", "AWS on demand", "specialised clouds", "hyperscalers", "small clouds",
+    "RunPod Community Cloud", "Akash (from)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one seller asked for an hour of one card, in US dollars, at a date: a placeholder for yours."""
+    """What one seller asked for an hour of one card, in US dollars, at a date: a placeholder for yours; `source` shows it."""
 
     seller: str
     date: str
     low: float
     high: float
+    source: str = ""
 
     @property
     def middle(self) -> float:

@@ -33,6 +33,7 @@ class PriceRow(_Strict):
     date: MonthOrYear
     low: Rate
     high: Rate
+    source: str = ""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -85,7 +85,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         gpu=gpu,
         capacity=capacity,
         launch=_launch(memory.launch.replace("{draft}", prepared.draft or ""), profile, request),
-        not_modelled=memory.not_modelled,
+        not_modelled=(*memory.not_modelled, *_unmeasured(ask)),
         warnings=(
             *_warnings(request, profile),
             *prepared.notes,
@@ -157,11 +157,19 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
     return crossing(chosen, ask, choice.gpu)
 
 
+def _unmeasured(ask: Ask) -> tuple[str, ...]:
+    layout = ask.layout
+    if layout.attention_dp == 1 and (layout.dp == 1 or not layout.expert_parallel):
+        return ()
+    return (
+        "measured speeds of groups that share experts: theirs are those of plain ranks with the exchange",
+    )
+
+
 def _served(
     name: str | None, ask: Ask, choice: GpuChoice | None, memory: Memory, capacity: Capacity | None
 ) -> Served | None:
-    unknown = memory.settings.get("offloaded_layers") or ask.layout.attention_dp > 1
-    if name is None or choice is None or capacity is None or unknown:
+    if name is None or choice is None or capacity is None or memory.settings.get("offloaded_layers"):
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 

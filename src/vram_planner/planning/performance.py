@@ -157,9 +157,7 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        # Replicas of vLLM share their experts; those of other engines are servers of their own.
-        layout = ask.layout if self.engine == "vllm" else replace(ask.layout, dp=1)
-        work = work_of(ask.architecture, ask.precision, layout, kv_bytes)
+        work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
         return replace(work, host_bytes=self._host_bytes(), dense_bytes=work.dense_bytes - self._host_bytes())
 
     def _host_bytes(self) -> float:
@@ -174,8 +172,8 @@ class Served:
         return float(max(0, there - table))
 
     def load(self, assumed: Assumptions) -> Load:
-        """The traffic on one replica: requests are dealt out evenly over data parallel ones."""
-        workload, dp = self.ask.workload, self.ask.layout.dp
+        """The traffic on one replica, or group of attention: requests are dealt out evenly over them."""
+        workload, dp = self.ask.workload, self.ask.layout.dp * self.ask.layout.attention_dp
         settings = self.memory.settings
         output = assumed.output if assumed.output is not None else workload.context - workload.prompt_tokens
         return Load(
@@ -241,7 +239,8 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         flops /= 2  # the datasheet's figure is with float16 accumulation, twice that with float32
     if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
         return None
-    link = link_of(gpu, layout.tp, layout.gpus)
+    shared = _shared(layout, engine)
+    link = link_of(gpu, max(layout.tp, shared.expert_ranks), layout.gpus)
     reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
     host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
     if gpu.unified_memory:
@@ -254,6 +253,11 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         host_bytes_per_s=host,
     )
     return card, kernels, link.kind
+
+
+def _shared(layout: Layout, engine: str) -> Layout:
+    """Replicas of vLLM share their experts; those of other engines are servers of their own."""
+    return replace(layout, shared_experts=True) if engine == "vllm" else replace(layout, dp=1)
 
 
 def _reached(gpu: Gpu) -> float:

@@ -187,7 +187,7 @@ def _flops(work: Work, fitted: Constants) -> float:
 
 def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
     spread = card.bandwidth * fitted.bandwidth_share
-    experts = sum(group.touched(tokens) for group in work.experts)
+    experts = work.expert_bytes(tokens)
     from_host = work.host_bytes / card.host_bytes_per_s if work.host_bytes else 0.0
     return (work.dense_bytes + experts / fitted.expert_share) / spread + from_host
 
@@ -197,10 +197,13 @@ def _fixed_s(work: Work, fitted: Constants) -> float:
 
 
 def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
-    if work.tp == 1 or not card.link_bytes_per_s:
+    """All-reduces over the ranks of a group; between groups a gather and a scatter of the tokens of all: as much, in two hops."""
+    if not card.link_bytes_per_s:
         return 0.0
-    sent = 2 * (work.tp - 1) / work.tp * tokens * work.activation_bytes
-    return work.all_reduces * (fitted.hop_s + sent / (card.link_bytes_per_s * fitted.link_share))
+    rate, bytes_ = card.link_bytes_per_s * fitted.link_share, 2 * tokens * work.activation_bytes
+    reduced = work.all_reduces * (fitted.hop_s + (work.tp - 1) / work.tp * bytes_ / rate)
+    share = work.groups * (work.exchange - 1) / work.exchange
+    return reduced + work.exchanges * (2 * fitted.hop_s + share * bytes_ / rate)
 
 
 def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:

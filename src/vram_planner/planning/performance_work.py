@@ -63,6 +63,8 @@ class Work:
     `matrix_flops` are those of one token in the layers, `head_flops` of one row of logits. `state_bytes` is
     what recurrent layers keep for a sequence. `activation_bytes` is one token's vector between two layers.
     `host_bytes` are weights that lie in the host's memory and cross its link at every step.
+    `groups` are those that serve requests of their own and share the experts; a step's tokens are one group's, `tp` its
+    ranks, and `exchange` all ranks, between which the tokens of all groups go to the experts and back.
     """
 
     layers: int
@@ -79,11 +81,17 @@ class Work:
     tp: int = 1
     pp: int = 1
     expert_ranks: int = 1
+    groups: int = 1
+    exchange: int = 1
     host_bytes: float = 0.0
 
     def weight_bytes(self, tokens: float) -> float:
         """Weights that a step of so many tokens reads."""
-        return self.dense_bytes + sum(group.touched(tokens) for group in self.experts)
+        return self.dense_bytes + self.expert_bytes(tokens)
+
+    def expert_bytes(self, tokens: float) -> float:
+        """Experts that a step reads: those that the tokens of all groups choose."""
+        return sum(each.touched(tokens * self.groups) for each in self.experts)
 
     def cache_bytes(self, context: float) -> float:
         """What one decoding sequence reads (and a state writes back) at a context."""
@@ -110,8 +118,20 @@ class Work:
 
     @property
     def all_reduces(self) -> int:
-        """Collectives of a step over tensor parallel ranks."""
-        return _ALL_REDUCES * self.layers if self.tp > 1 else 0
+        """Collectives of a step over tensor parallel ranks: after experts that groups share, tokens are dealt out instead."""
+        if self.tp == 1:
+            return 0
+        return _ALL_REDUCES * self.layers - self.exchanges
+
+    @property
+    def exchanges(self) -> int:
+        """
+        Layers in which the groups gather all tokens for the experts, and scatter the sums.
+
+        Source: vLLM config/parallel.py, all2all_backend allgather_reducescatter, its default; SGLang
+        layers/dp_attention.py, dp_gather and dp_scatter.
+        """
+        return 0 if self.groups == 1 else self.expert_layers or self.layers
 
 
 def _expanded(mixer: Mixer) -> float:
@@ -122,8 +142,15 @@ def _expanded(mixer: Mixer) -> float:
 
 
 def work_of(architecture: Architecture, precision: Precision, layout: Layout, kv_bytes: float) -> Work:
-    """The work of a model on one rank; `kv_bytes` are those of one cached element."""
-    tp = layout.tp
+    """
+    The work of a model on one rank; `kv_bytes` are those of one cached element.
+
+    Of one group's tokens where groups share experts: a rank then has its part of the experts for the tokens of all
+    groups, which is 1 / tp of a group's operations for each token of the group, tp the ranks of a group.
+    """
+    tp, groups = layout.attention_tp, layout.attention_dp
+    if layout.shared_experts and any(_is_routed(layer.feed_forward) for layer, _ in architecture.groups):
+        groups *= layout.dp
     dense, experts = _weights(architecture, precision, layout)
     active = sum(layer.active_parameters * count for layer, count in architecture.groups)
     kept = [_kept(cache, count, tp, kv_bytes) for cache, count in architecture.caches]
@@ -147,6 +174,8 @@ def work_of(architecture: Architecture, precision: Precision, layout: Layout, kv
         tp=tp,
         pp=layout.pp,
         expert_ranks=layout.expert_ranks,
+        groups=groups,
+        exchange=tp * groups,
     )
 
 
@@ -178,15 +207,16 @@ def _weights(
         for weight in layer.weights
         if weight.name.startswith("experts.")
     }
+    mixing = {weight.name for layer, _ in architecture.groups for weight in layer.mixer.weights}
     dense = 0.0
     for weight, place, count in walk(architecture, precision):
         if _is_not_read(weight, architecture):
             continue
-        pieces, of = weight.share(layout.tp)
+        pieces, of = weight.share(layout.attention_tp if weight.name in mixing else layout.tp)
         n_bytes = precision.weight_bytes(weight, place) * count
         if weight.name.startswith("experts."):
             share = shares[weight.shape]
-            routed[share] = routed.get(share, 0.0) + n_bytes / max(layout.tp, layout.expert_ranks)
+            routed[share] = routed.get(share, 0.0) + n_bytes / max(layout.expert_tp, layout.expert_ranks)
         elif weight.role in (Role.HEAD, Role.EMBEDDING):
             dense += n_bytes / layout.tp
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.architecture.parallel import Layout, why_not_tp
 from vram_planner.errors import PlannerError, RequestError
 from vram_planner.hardware_profiles import all_gpus, find_gpu
+from vram_planner.hardware_profiles.links import link_inside
 from vram_planner.planning.candidates import device_of
 from vram_planner.planning.estimate import prepare
 from vram_planner.planning.performance import Served
@@ -31,6 +32,8 @@ _POWERS = (1, 2, 4, 8)
 _STAGES = 2
 _ACROSS_NODES = (2, 4)
 _SPANS_NODES = frozenset({"vllm"})
+_GROUPS = (2, 4, 8)
+_WIDE = 2  # nodes over which one set of experts is dealt out
 _TOO_FAR = 2.0  # a faster layout with more than twice the cards of the smallest is no alternative to it
 
 
@@ -51,7 +54,7 @@ class _Search:
         self.misses: list[Miss] = []
 
     def on(self, gpu: Gpu) -> list[Draft]:
-        """The layouts of this card that carry the load, at most three: fewest cards, surest, fastest."""
+        """The layouts of this card that carry the load, at most four: fewest cards, fewest without groups, surest, fastest."""
         found: list[Draft] = []
         nearest: list[Miss] = []
         for layout in self._layouts(gpu):
@@ -70,9 +73,12 @@ class _Search:
         Tensor parallel within a node, stages beside it where cards have no fast link, and whole nodes as stages.
 
         A node's cards and then nodes by pipeline is what vLLM's own manual says for a model that one node cannot hold:
-        https://docs.vllm.ai/en/stable/serving/parallelism_scaling/
+        https://docs.vllm.ai/en/stable/serving/parallelism_scaling/ . SGLang's says tensor parallel over all nodes:
+        https://docs.sglang.io/references/multi_node_deployment/multi_node.html
         """
-        engine, node = self.prepared.engine, self.request.node_gpus
+        engine, node = self.prepared.engine, self.request.node_of(gpu)
+        if _is_routed(self.prepared.ask):
+            yield from self._grouped(node, wide=_joins_a_node(gpu, node))
         expert_parallel = bool(self.request.options.get("ep"))
         if not engine.splits_tensors:
             yield from (Layout(pp=count) for count in _POWERS if count <= node)
@@ -83,8 +89,38 @@ class _Search:
             yield Layout(tp=tp, expert_parallel=expert_parallel)
             if _STAGES * tp <= node and not gpu.link_bytes_per_s:
                 yield Layout(tp=tp, pp=_STAGES, expert_parallel=expert_parallel)
-            if tp == node and engine.name in _SPANS_NODES:
+            if tp == node > 1 and engine.name in _SPANS_NODES:
                 yield from (Layout(tp=tp, pp=pp, expert_parallel=expert_parallel) for pp in _ACROSS_NODES)
+        if engine.name == "sglang" and _joins_a_node(gpu, node):
+            yield Layout(tp=_WIDE * node, expert_parallel=expert_parallel)
+
+    def _grouped(self, node: int, *, wide: bool) -> Iterator[Layout]:
+        """
+        Groups that serve requests of their own and share the experts: each byte of the cache lies on fewer cards.
+
+        vLLM: data-parallel replicas with experts dealt out over all of them, on a node or two. SGLang and TensorRT-LLM:
+        data parallel attention inside the tensor parallel ranks. `wide` adds those over two nodes, whose network every
+        layer waits for: of servers that are built for it. Source:
+        https://docs.vllm.ai/en/stable/serving/expert_parallel_deployment/,
+        https://docs.sglang.io/advanced_features/dp_for_multi_moe_in_sglang.html
+        """
+        engine = self.prepared.engine
+        sizes = [size for size in _POWERS if size <= node]
+        if engine.name == "vllm":
+            for tp in sizes:
+                if why_not_tp(self.prepared.ask.architecture, tp) is None:
+                    counts = [count for count in _GROUPS if tp * count <= node]
+                    counts += [_WIDE * node // tp] if wide else []
+                    yield from (Layout(tp=tp, dp=count, expert_parallel=True) for count in counts)
+        elif engine.attention_groups is not None:
+            if engine.name == "sglang" and wide:
+                sizes.append(_WIDE * node)
+            yield from (
+                Layout(tp=tp, attention_dp=groups, expert_parallel=bool(self.request.options.get("ep")))
+                for tp in sizes
+                for groups in (*_GROUPS, _WIDE * node)
+                if groups <= tp and not tp % groups and (engine.attention_groups == "dp" or groups == tp)
+            )
 
     def _replica(self, gpu: Gpu, layout: Layout) -> Replica | None:
         engine = self.prepared.engine
@@ -129,8 +165,8 @@ class _Search:
         gpus = replica.served.ask.layout.gpus
         if count * gpus > self.request.max_gpus:
             return [], None
-        sure = replica.edge(surely=True)
-        surely = ceil(load / replica.carries(sure.in_flight) - 1e-9) if sure.in_flight else None
+        sure = replica.edge(surely=True).in_flight if replica.is_measured else 0
+        surely = ceil(load / replica.carries(sure) - 1e-9) if sure else None
         drafts = [self._draft(replica, edge, count, sure=surely is not None and surely <= count)]
         if surely is not None and count < surely and surely * gpus <= self.request.max_gpus:
             drafts.append(self._draft(replica, edge, surely, sure=True))
@@ -193,13 +229,29 @@ def size(request: SizeRequest) -> Sizing:
     )
 
 
+def _joins_a_node(gpu: Gpu, node: int) -> bool:
+    """Whether a fast link joins all cards of a server: such servers have a fast network too, others seldom."""
+    return node > 1 and link_inside(gpu, node).kind == "nvlink"
+
+
+def _is_routed(ask: Ask) -> bool:
+    return any(
+        layer.feed_forward.active_share[0] != layer.feed_forward.active_share[1]
+        for layer, _ in ask.architecture.groups
+    )
+
+
 def _title(prepared: Prepared) -> str:
     version = prepared.ask.options.version
     return f"{prepared.engine.title} {version}" if version else prepared.engine.title
 
 
 def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
-    """Those that were named, else all that somebody rents out or sells and that stand in a server or a workstation."""
+    """
+    Those that were named, else all that somebody rents out or sells and that stand in a server or a workstation.
+
+    A file of prices in another currency leaves out none of them: those that it lacks have no price and stand last.
+    """
     if request.gpus:
         named = [find_gpu(name) for name in request.gpus]
         if any(choice.count != 1 for choice in named):
@@ -208,18 +260,22 @@ def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
     return tuple(
         gpu
         for gpu in all_gpus()
-        if (request.prices.rent(gpu) or request.prices.purchase(gpu))
+        if (gpu.hourly_price is not None or gpu.msrp_usd is not None or gpu.name in request.prices.own)
         and not gpu.unified_memory
         and "Laptop" not in gpu.name
     )
 
 
 def _picked(drafts: list[Draft]) -> list[Draft]:
-    """Of one card: the fewest of it, the fewest that surely do, and the fastest of up to twice as many."""
+    """Of one card: the fewest of it, with and without groups, the fewest that surely do, the fastest of up to twice as many."""
     if not drafts:
         return []
     smallest = min(drafts, key=lambda draft: (draft.gpus, -draft.carried * draft.count))
     kept = {id(smallest): smallest}
+    plain = [draft for draft in drafts if draft.replica.groups == 1]
+    if plain:
+        fewest = min(plain, key=lambda draft: (draft.gpus, -draft.carried * draft.count))
+        kept[id(fewest)] = fewest
     sure = [draft for draft in drafts if draft.sure]
     if sure:
         surest = min(sure, key=lambda draft: (draft.gpus, -draft.carried * draft.count))

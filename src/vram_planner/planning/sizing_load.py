@@ -49,9 +49,26 @@ class Replica:
         load = replace(load, room=max(1.0, served.capacity.max_concurrency))
         return cls(served=served, work=work, card=made[0], fitted=made[1], load=load, request=request)
 
+    @property
+    def groups(self) -> int:
+        """Data-parallel ranks, or groups of attention, over which requests are dealt out evenly."""
+        layout = self.served.ask.layout
+        return layout.dp * layout.attention_dp
+
+    @property
+    def is_measured(self) -> bool:
+        """
+        Whether the bands hold: for replicas within a node, each token's experts on the ranks of its own attention.
+
+        What crosses the network between nodes is not modelled, and groups that share experts are not among the rows
+        that the bands were taken from.
+        """
+        return self.groups == 1 and self.served.ask.layout.gpus <= self.request.node_of(self.served.gpu)
+
     def at(self, in_flight: float) -> Times:
-        """Steady state with so many requests in flight."""
-        return times(self.work, self.card, self.fitted, replace(self.load, concurrency=max(1.0, in_flight)))
+        """Steady state with so many requests in flight on all groups."""
+        each = max(1.0, in_flight / self.groups)
+        return times(self.work, self.card, self.fitted, replace(self.load, concurrency=each))
 
     def service_s(self, found: Times) -> float:
         """From the request to its last token."""
@@ -89,7 +106,8 @@ class Replica:
             ]
             return max(over)[1] if over else None
 
-        room, places = int(self.served.capacity.max_concurrency), int(self.load.most)
+        room = int(self.served.capacity.max_concurrency) * self.groups
+        places = int(self.load.most) * self.groups
         most, first = (room, KV_ROOM) if room <= places else (places, PLACES)
         if most < 1 or (why := broken(most)) is None:
             return Edge(max(0, most), first)

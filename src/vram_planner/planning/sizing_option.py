@@ -7,6 +7,7 @@ from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.engines.layouts import replica_warning
 from vram_planner.hardware_profiles.find import GpuChoice
 from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning.estimate import estimate
@@ -16,6 +17,7 @@ from vram_planner.planning.sizing_launch import Start, starts
 from vram_planner.planning.sizing_load import KV_ROOM, Edge
 
 if TYPE_CHECKING:
+    from vram_planner.architecture.parallel import Layout
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
@@ -55,10 +57,11 @@ class Draft:
 class Option:
     """
     Cards that carry the load by the best estimate; `surely` says that they do at the high end of every band too
-    (never of a replica that spans nodes: what crosses the network there is not modelled).
+    (never of a replica that spans nodes: what crosses the network there is not modelled; nor of groups that share
+    experts: their speed was not measured).
 
-    `replicas` of `tp` × `pp` cards each stand behind a router that deals requests out evenly; `link` joins the cards
-    of a replica. `in_flight` is the mean over all replicas, `at_once` how many requests of full context all hold.
+    `replicas` of `tp` × `pp` × `dp` cards each stand behind a router that deals requests out evenly; `link` joins the
+    cards of a replica. `dp` ranks of vLLM with `ep`, or `attention_dp` groups of the tp ranks, share one set of experts. `in_flight` is the mean over all replicas, `at_once` how many requests of full context all hold.
     `ttft_s`, `tpot_s` and `tokens_per_s` are at the asked load. `carries` is the load (users, or requests a second)
     at which the first limit is reached, `breaks_first` which one; `survives_double` whether that is beyond twice.
     Costs are None where a card has no price. Bytes are those of the fullest card.
@@ -71,6 +74,9 @@ class Option:
     replicas: int
     tp: int
     pp: int
+    dp: int
+    ep: bool
+    attention_dp: int
     nodes: int
     link: str | None
     surely: bool
@@ -133,6 +139,7 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
     found = replica.at(flying)
     ttft, tpot = replica.band("ttft", found.ttft_s), replica.band("tpot", found.tpot_s)
     served = _tokens_per_s(request, load, (ttft, tpot))
+    node = request.node_of(replica.served.gpu)
     cost = _Cost(request, replica.served.gpu, count * layout.gpus)
     carried = draft.carried * count
     return Option(
@@ -143,13 +150,15 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
         replicas=count,
         tp=layout.tp,
         pp=layout.pp,
-        nodes=_nodes(count, layout.gpus, request.node_gpus),
-        link=_link(replica.served.gpu, layout.tp, layout.gpus, request.node_gpus),
-        # What crosses the network between nodes is not modelled: such a replica is never sure.
-        surely=draft.sure and plan.verdict == "fits" and layout.gpus <= request.node_gpus,
+        dp=layout.dp,
+        ep=layout.expert_parallel,
+        attention_dp=layout.attention_dp,
+        nodes=_nodes(count, layout.gpus, node),
+        link=_link(replica.served.gpu, layout, node),
+        surely=draft.sure and plan.verdict == "fits" and replica.is_measured,
         verdict=plan.verdict or "",
         in_flight=flying * count,
-        at_once=plan.capacity.max_concurrency * count,
+        at_once=plan.capacity.max_concurrency * replica.groups * count,
         ttft_s=ttft,
         tpot_s=tpot,
         tokens_per_s=served,
@@ -166,8 +175,8 @@ def option_of(draft: Draft, request: SizeRequest, model: str, quant: str | None)
         cost_per_million_tokens=cost.per_million(served),
         cost_source=cost.source,
         currency=request.prices.currency,
-        launch=starts(full.launch, layout=layout, replicas=count, node_gpus=request.node_gpus),
-        warnings=plan.warnings,
+        launch=starts(full.launch, layout, engine=replica.served.engine, replicas=count, node_gpus=node),
+        warnings=_warnings(plan, replica, ceil(flying)),
     )
 
 
@@ -186,7 +195,7 @@ def _settled(
             carried = draft.replica.carries(edge.in_flight)
             count = max(draft.count, ceil(load / carried - _ROUNDING))
             return replace(draft, edge=edge, carried=carried, count=count), plan
-        room = int(plan.capacity.max_concurrency) if plan.capacity else 0
+        room = int(plan.capacity.max_concurrency) * draft.replica.groups if plan.capacity else 0
         edge = Edge(min(room, edge.in_flight * 7 // 8), KV_ROOM)
         if edge.in_flight < 1:
             break
@@ -205,8 +214,25 @@ def _plan(draft: Draft, request: SizeRequest, asked: tuple[str, str | None], in_
         pp=layout.pp,
         gpu_count=layout.gpus,
         calibration=False,
+        **_groups(layout, request),
     )
     return estimate(wanted, GpuChoice(gpu, layout.gpus, gpu.name))
+
+
+def _groups(layout: Layout, request: SizeRequest) -> dict[str, Any]:
+    """What a plan is asked for beside tp and pp, where groups share experts."""
+    if layout.dp > 1:
+        return {"dp": layout.dp, "ep": True}
+    if layout.attention_dp > 1:
+        return {"dp_attention": True, "dp": layout.attention_dp, "ep": bool(request.options.get("ep"))}
+    return {}
+
+
+def _warnings(plan: MemoryPlan, replica: Replica, flying: int) -> tuple[str, ...]:
+    """Those of the plan, but that capacity is one group's: here it is that of all."""
+    ask = replica.served.ask
+    counted = replica_warning(replace(ask, workload=replace(ask.workload, concurrency=max(1, flying))))
+    return tuple(text for text in plan.warnings if text not in counted)
 
 
 def _tokens_per_s(request: SizeRequest, load: float, times: tuple[Band, Band]) -> Band:
@@ -228,11 +254,12 @@ def _nodes(replicas: int, gpus: int, node_gpus: int) -> int:
     return replicas * ceil(gpus / node_gpus)
 
 
-def _link(gpu: Gpu, tp: int, gpus: int, node_gpus: int) -> str | None:
-    if gpus == 1:
+def _link(gpu: Gpu, layout: Layout, node_gpus: int) -> str | None:
+    if layout.gpus == 1:
         return None
-    within = _LINKS[link_of(gpu, tp, gpus).kind]
-    return within if gpus <= node_gpus else f"{within} in a node, network between nodes"
+    ranks = min(node_gpus, max(layout.tp, layout.expert_ranks))
+    within = _LINKS[link_of(gpu, ranks, layout.gpus).kind]
+    return within if layout.gpus <= node_gpus else f"{within} in a node, network between nodes"
 
 
 class _Cost:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import RequestError
 from vram_planner.planning.prices import Buying, Prices
 from vram_planner.planning.request import PlanRequest
 from vram_planner.units import parse_tokens
 
+if TYPE_CHECKING:
+    from vram_planner.hardware_profiles import Gpu
+
 _MOST_USERS = 10**7
 _MOST_CHOICES = 64
 _MOST_GPUS = 4096
-NOT_YOURS = ("model", "ctx", "concurrency", "quant", "gpu", "gpu_count", "tp", "pp", "dp", "prompt_tokens")
+NOT_YOURS = ("model", "ctx", "concurrency", "quant", "gpu", "gpu_count", "tp", "pp", "dp", "dp_attention",
+             "prompt_tokens")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,10 @@ class SizeRequest:
     def output(self) -> int:
         """Tokens of the average answer."""
         return self.output_tokens if self.output_tokens is not None else max(1, self.ctx - self.prompt)
+
+    def node_of(self, gpu: Gpu) -> int:
+        """Cards of one server: as asked, but no more than are built with this card."""
+        return min(self.node_gpus, gpu.node_gpus or self.node_gpus)
 
     def plan_request(self, model: str, quant: str | None, **more: Any) -> PlanRequest:
         """The plan of one replica; `concurrency` is 1 unless `more` says otherwise."""

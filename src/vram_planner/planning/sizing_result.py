@@ -18,6 +18,7 @@ NOT_MODELLED = (
     "prefix cache hits",
     "speculative decoding",
     "sending activations between pipeline stages",
+    "how evenly tokens choose experts that groups share",
     "servers, network, storage and people in the costs",
 )
 
@@ -32,6 +33,8 @@ class Miss:
     gpus: int
     tp: int
     pp: int
+    dp: int
+    attention_dp: int
     breaks: str
     figure_s: float
     excess: float
@@ -49,6 +52,8 @@ class Miss:
             gpus=layout.gpus,
             tp=layout.tp,
             pp=layout.pp,
+            dp=layout.dp,
+            attention_dp=layout.attention_dp,
             breaks=edge.breaks,
             figure_s=figure,
             excess=figure / limit if limit and edge.breaks in (FIRST, EACH) else float("inf"),
@@ -132,9 +137,16 @@ def ranked(options: list[Option]) -> tuple[Option, ...]:
     return tuple(sorted(marked, key=_order))
 
 
-def _order(option: Option) -> tuple[bool, float, int, float]:
-    cost = option.cost_per_hour
-    return cost is None, cost if cost is not None else option.gpus, option.gpus, -option.load_headroom
+def _order(option: Option) -> tuple[bool, float, int, bool, float]:
+    """Of equal cost and cards plain layouts first: the speed of groups was not measured."""
+    cost, grouped = option.cost_per_hour, option.dp * option.attention_dp > 1
+    return (
+        cost is None,
+        cost if cost is not None else option.gpus,
+        option.gpus,
+        grouped,
+        -option.load_headroom,
+    )
 
 
 def _front(options: list[Option]) -> set[int]:

@@ -63,6 +63,7 @@ class _Sweep:
         self.axes = axes
         self.speed = speed
         self.linear: dict[tuple[int, int, Layout], bool] = {}
+        self.requests: dict[Layout, Any] = {}
 
     def fill(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> str | None:
         """The cells of these cards; the reason where the engine refuses them."""
@@ -83,33 +84,42 @@ class _Sweep:
 
     def _by_blocks(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, table: Any) -> None:
         """Fixed parts by their key, caches by blocks, cards by broadcasting."""
-        np, axes = self.numpy, self.axes
-        size = len(axes.ctx), len(axes.concurrency)
-        sums = {name: np.zeros(size, "int64") for name in (*_Fixed._fields, "page", "blocks", "states")}
-        requests = np.zeros(size, "int64")
-        known: dict[Hashable, tuple[_Fixed, int, int, dict[int, int]]] = {}
+        np, axes, engine = self.numpy, self.axes, prepared.engine
         smallest = axes.workload(min(axes.ctx), min(axes.concurrency))
         by_context = table.by_context(replace(cards.ask, workload=smallest))
-        for n, concurrency in enumerate(axes.concurrency):
-            for c, ctx in enumerate(axes.ctx):
-                if c == 0 or by_context:
-                    ask = replace(cards.ask, workload=axes.workload(ctx, concurrency))
-                    key = (table.fixed_key(ask), ctx if by_context else None)
-                    if key not in known:
-                        page, states, count = table.pages(ask)
-                        counts = {each: count(each) for each in ([ctx] if by_context else axes.ctx)}
-                        known[key] = (
-                            _fixed(prepared.engine.memory(ask), table.CACHE_PARTS),
-                            page,
-                            states,
-                            counts,
-                        )
-                    fixed, page, states, counts = known[key]
-                    requests[:, n] = table.requests(ask)
-                    for name, value in (*fixed._asdict().items(), ("page", page), ("states", states)):
-                        sums[name][c:, n] = value
-                sums["blocks"][c, n] = counts[ctx]
-        self._write((*at, cards.places), cards, prepared, {**sums, "requests": requests})
+        known: dict[Hashable, tuple[list[int], list[int]]] = {}
+
+        def column(contexts: tuple[int, ...], concurrency: int, key: Hashable) -> tuple[list[int], list[int]]:
+            """The sums of one key, and the blocks of a request of each context."""
+            if key not in known:
+                ask = replace(cards.ask, workload=axes.workload(contexts[0], concurrency))
+                page, states, count = table.pages(ask)
+                fixed = _fixed(engine.memory(ask), table.CACHE_PARTS)
+                known[key] = [*fixed, page, states], [count(each) for each in contexts]
+            return known[key]
+
+        rows: list[list[list[int]]] = []
+        blocks: list[tuple[int, ...]] = []
+        for contexts in [(ctx,) for ctx in axes.ctx] if by_context else [axes.ctx]:
+            keys = _keys(table, cards.ask, axes, contexts[0])
+            found = [column(contexts, number, (keys[n], contexts if by_context else None))
+                     for n, number in enumerate(axes.concurrency)]  # fmt: skip
+            rows.append([fixed for fixed, _ in found])
+            blocks += zip(*(counts for _, counts in found), strict=True)
+        sums = dict(
+            zip((*_Fixed._fields, "page", "states"), np.moveaxis(np.array(rows, "int64"), 2, 0), strict=True)
+        )
+        sums["blocks"] = np.array(blocks, "int64")
+        sums["requests"] = self._requests(table, cards.ask)
+        self._write((*at, cards.places), cards, prepared, sums)
+
+    def _requests(self, table: Any, ask: Ask) -> Any:
+        """Requests that one rank holds at each concurrency: the layout's answer."""
+        axes = self.axes
+        if ask.layout not in self.requests:
+            asks = (replace(ask, workload=axes.workload(axes.ctx[0], number)) for number in axes.concurrency)
+            self.requests[ask.layout] = self.numpy.array([[table.requests(each) for each in asks]], "int64")
+        return self.requests[ask.layout]
 
     def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, sums: dict[str, Any]) -> None:
         """From sums over contexts and concurrencies to the figures of each card."""
@@ -318,6 +328,35 @@ def _fixed(memory: Memory, cache: tuple[str, ...]) -> _Fixed:
     )
 
 
+def _keys(table: Any, ask: Ask, axes: _Axes, ctx: int) -> list[Hashable]:
+    """
+    The table's key of the fixed parts at each concurrency.
+
+    Its numbers grow with the concurrency or stay, so that between two concurrencies with one key all have it.
+    """
+    order = sorted(range(len(axes.concurrency)), key=axes.concurrency.__getitem__)
+    keys: list[Hashable] = [None] * len(order)
+
+    def asked(place: int) -> Hashable:
+        workload = axes.workload(ctx, axes.concurrency[order[place]])
+        key: Hashable = table.fixed_key(replace(ask, workload=workload))
+        return key
+
+    def fill(low: int, high: int, first: Hashable, last: Hashable) -> None:
+        if first == last or high - low <= 1:
+            keys[order[low]], keys[order[high]] = first, last
+            for place in range(low + 1, high):
+                keys[order[place]] = first
+            return
+        middle = (low + high) // 2
+        between = asked(middle)
+        fill(low, middle, first, between)
+        fill(middle, high, between, last)
+
+    fill(0, len(order) - 1, asked(0), asked(len(order) - 1))
+    return keys
+
+
 def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
     """Whether the largest cell's memory is what blocks and fixed parts of the smallest say: else cell by cell."""
     first = replace(ask, workload=axes.workload(min(axes.ctx), min(axes.concurrency)))
@@ -333,7 +372,8 @@ def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
         and all(part.low == part.high == part.n_bytes == part.budgeted_bytes for part in cache)
         and memory.bytes_of("kv_cache") == requests * (blocks - states) * page
         and (
-            table.fixed_key(first) != table.fixed_key(last)
+            table.by_context(first)  # then the fixed parts are asked for at every context
+            or table.fixed_key(first) != table.fixed_key(last)
             or _fixed(prepared.engine.memory(first), table.CACHE_PARTS) == _fixed(memory, table.CACHE_PARTS)
         )
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.performance import Band
     from vram_planner.planning.sizing_option import Option
     from vram_planner.planning.sizing_request import SizeRequest
-    from vram_planner.planning.sizing_result import Sizing
+    from vram_planner.planning.sizing_result import Miss, Sizing
 
 _WIDTH = 100
 _SHOWN = 10
@@ -155,6 +155,9 @@ def _layout(option: Option) -> str:
         f"{option.replicas}×" if option.replicas > 1 else "",
         f"tp{option.tp}" if option.tp > 1 else "",
         f"pp{option.pp}" if option.pp > 1 else "",
+        f"dp{option.dp}" if option.dp > 1 else "",
+        "ep" if option.dp > 1 else "",
+        f"dpa{option.attention_dp}" if option.attention_dp > 1 else "",
     ]
     return " ".join(part for part in parts if part) or "1"
 
@@ -229,7 +232,7 @@ def _none(sizing: Sizing) -> str:
     for miss in sizing.misses[:_SHOWN_MISSES]:
         shown = f"{miss.figure_s * 1000:.0f} ms" if miss.figure_s < 1 else f"{miss.figure_s:.2f} s"
         lines.append(
-            f"  {miss.gpus} × {_short(miss.gpu)}, tp {miss.tp} pp {miss.pp}, {miss.quant}:"
+            f"  {miss.gpus} × {_short(miss.gpu)}, {_ranks(miss)}, {miss.quant}:"
             f" {miss.breaks} {shown}, {miss.excess:.1f} times the limit"
         )
     rest = len(sizing.misses) - _SHOWN_MISSES
@@ -237,6 +240,11 @@ def _none(sizing: Sizing) -> str:
         lines.append(f"  and {rest} more kinds of cards")
     lines.append("try a longer --ttft or --tpot, a shorter --prompt-tokens, or --quant")
     return "\n".join(lines)
+
+
+def _ranks(miss: Miss) -> str:
+    sizes = {"tp": miss.tp, "pp": miss.pp, "dp": miss.dp, "dp-attention": miss.attention_dp}
+    return " ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name == "tp")
 
 
 def _whole_band(band: Band, scale: float, digits: int) -> str:
