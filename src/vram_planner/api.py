@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from vram_planner.planning.compare import Comparison
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.prices import Prices
+    from vram_planner.planning.simulated import Simulation
     from vram_planner.planning.sizing_result import Sizing
     from vram_planner.planning.sweep_table import Table
+    from vram_planner.planning.workload import Lengths
 
 
 def plan(model: str, *, ctx: int | str, concurrency: int, **options: Any) -> MemoryPlan:
@@ -76,6 +78,33 @@ def size(
         **known,
     )
     return answer(request)
+
+
+def simulate(
+    model: str,
+    *,
+    gpu: str,
+    workload: str | Lengths | None = None,
+    prompt_tokens: int | str | None = None,
+    output_tokens: int | str | None = None,
+    **options: Any,
+) -> Simulation:
+    """
+    Percentiles of a server under traffic, what its cache needs by expected and by worst, and what binds.
+
+    `workload` is a preset (chat, code, documents, reasoning, rag, agent), a CSV or JSONL file of lengths, or a Lengths;
+    or say both lengths: 512, 'lognormal:median=500,p90=2000'. `options` are the fields of SimulateRequest (rate or
+    users, think_s, ctx, requests, runs, seed, ttft_s, tpot_s, percentile, prefix_hit) and those of a plan. `.figures`
+    has a Measure each for ttft_s, tpot_s, stay_s and queue_s, `.met` says whether the limits hold, `.to_rows()` and
+    `.to_dict()` are plain data. Raises PlannerError for what cannot be meant or does not fit.
+    """
+    from vram_planner.planning.simulate import request_of  # noqa: PLC0415  a plan simulates nothing
+    from vram_planner.planning.simulate import simulate as answer  # noqa: PLC0415  as above
+
+    lengths = {"workload": workload, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+    if options.get("ctx") is not None:
+        options["ctx"] = parse_tokens(options["ctx"])
+    return answer(request_of(model, gpu=gpu, **lengths, **options))
 
 
 def compare(

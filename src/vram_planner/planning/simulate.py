@@ -276,7 +276,7 @@ def _answer(
         busy=mean("busy_s"),
         steps=sum(run.tally.steps for run in best),
         preemptions=sum(run.tally.put_out for run in best),
-        kv=_kv(request, plan, room, in_system),
+        kv=_kv(request, plan, room, rules.seats, in_system),
         kv_mean=mean("used_s") / room.pool if room.pool < inf else None,
         kv_peak=max(run.tally.peak for run in best) / room.pool if room.pool < inf else None,
         cut=sum(run.cut for run in best),
@@ -304,7 +304,7 @@ def _bound_by(runs: list[Run], seconds: float) -> str:
     return ("memory bandwidth", "compute", "scheduler", "link")[parts.index(max(parts))]
 
 
-def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, in_system: float) -> KvNeeds:
+def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, seats: int, in_system: float) -> KvNeeds:
     """
     What a request takes of the cache, expected and at worst.
 
@@ -334,8 +334,8 @@ def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, in_system: float
         block_tokens=room.block if known else None,
         blocks_expected=expected / room.pool * blocks if known and blocks else None,
         blocks_worst=worst / room.pool * blocks if known and blocks else None,
-        at_once_expected=room.pool / expected if known else float(plan.capacity.max_concurrency if plan.capacity else 0),
-        at_once_worst=room.pool / worst if known else float(plan.capacity.max_concurrency if plan.capacity else 0),
+        at_once_expected=room.pool / expected if known else float(seats),
+        at_once_worst=room.pool / worst if known else float(seats),
         in_flight=in_system,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from vram_planner.engines.register import engine
 from vram_planner.errors import RequestError
 from vram_planner.planning.batching import Room, Rules
 from vram_planner.planning.performance import Assumptions
+from vram_planner.planning.performance_constants import era, load
 from vram_planner.planning.performance_model import Step, decode_step, prefill_step
 from vram_planner.units import ceil_div
 
@@ -29,6 +31,9 @@ _BATCHING = {
     "tensorrt-llm": Rules(seats=0, budget=0, reserves=True),
     "llama.cpp": Rules(seats=0, budget=0),
 }
+# vLLM before its V1 engine fills prompts first and whole, while decoding waits (Scheduler._schedule_default in
+# vllm/core/scheduler.py of v0.7): the era of the constants that begins with V1.
+_CHUNKED = "from 0.8"
 _BLOCKS = ("block_size", "tokens_per_block", "page_size")
 _POINTS_A_DOUBLING = 4
 _MOST_BLOCKS = 1 << 14
@@ -98,15 +103,21 @@ def costs_of(served: Served, *, slower: float = 1.0, assumed: Assumptions | None
             f"the speed of {served.gpu.name} is not known", hint="a card whose bandwidth and peak are known"
         )
     card, fitted = rates
-    load = served.load(assumed)
     return ServedCosts(
-        work=served.work(), card=card, fitted=fitted, load=load, mixes=_rules(served).mixes, slower=slower
+        work=served.work(),
+        card=card,
+        fitted=fitted,
+        load=served.load(assumed),
+        mixes=_rules(served).mixes,
+        slower=slower,
     )
 
 
-def rules_of(served: Served, load: Load) -> Rules:
+def rules_of(served: Served, traffic: Load) -> Rules:
     """How the engine batches; RequestError for one that does not take requests into a running batch."""
-    return _rules(served)._replace(seats=int(load.most), budget=max(1, int(load.chunk)))
+    slots = served.memory.settings.get("slots")
+    seats = slots if served.engine == "llama.cpp" and isinstance(slots, int) else int(traffic.most)
+    return _rules(served)._replace(seats=seats, budget=max(1, int(traffic.chunk)))
 
 
 def _rules(served: Served) -> Rules:
@@ -115,6 +126,9 @@ def _rules(served: Served) -> Rules:
             f"{served.engine} does not take new requests into a running batch: there is nothing to simulate",
             hint=f"--engine is one of {', '.join(_BATCHING)}",
         )
+    version = served.ask.options.version
+    if served.engine == "vllm" and version is not None and era(load(served.engine), version) != _CHUNKED:
+        return _BATCHING["vllm"]._replace(mixes=False, whole_prompt=True)
     return _BATCHING[served.engine]
 
 
@@ -147,5 +161,5 @@ def room_of(served: Served, name: str) -> Room:
         rise = (known[right] - known.get(left, known[points[0]])) / (right - left)
         needs += [known[right] - rise * (right - at) for at in range(left + 1, right + 1)]
     pool = served.capacity.max_concurrency * known[last]
-    rise = max(after - before for before, after in zip(needs, needs[1:], strict=False))
+    rise = max(after - before for before, after in pairwise(needs))
     return Room(pool, block, (*needs, needs[-1]), rise)
