@@ -17,7 +17,8 @@ from statistics import median
 from typing import Any
 
 from vram_planner.errors import PlannerError
-from vram_planner.planning.batching import Poisson, Server
+from vram_planner.planning.arrivals import Poisson
+from vram_planner.planning.batching import Server
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
 from vram_planner.planning.simulate import quantile, watch
@@ -58,7 +59,7 @@ def replay(row: dict[str, Any], prompts: list[int]) -> dict[str, list[float]]:
     room, rules = room_of(served, plan.engine), rules_of(served, costs.load)
     figures: dict[str, list[float]] = {"ttft_s": [], "tpot_s": []}
     for number in range(RUNS):
-        random = Random(number)  # noqa: S311  no secret
+        random = Random(number)
         order = iter(prompts[:count])
         arrivals = Poisson(
             row["rate"],

@@ -101,10 +101,18 @@ def simulate(
     from vram_planner.planning.simulate import request_of  # noqa: PLC0415  a plan simulates nothing
     from vram_planner.planning.simulate import simulate as answer  # noqa: PLC0415  as above
 
-    lengths = {"workload": workload, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
     if options.get("ctx") is not None:
         options["ctx"] = parse_tokens(options["ctx"])
-    return answer(request_of(model, gpu=gpu, **lengths, **options))
+    return answer(
+        request_of(
+            model,
+            gpu=gpu,
+            workload=workload,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            **options,
+        )
+    )
 
 
 def compare(

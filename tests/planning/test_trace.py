@@ -62,7 +62,9 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, name: str, text: str) -> No
     assert refused.value.hint
 
 
-def test_bytes_directories_and_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_directories_and_large_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00prompt")
     (tmp_path / "fine.csv").write_text("prompt_tokens,output_tokens\n1,2\n3,4\n", encoding="utf-8")
     for path in (tmp_path / "bytes.csv", tmp_path, tmp_path / "gone.csv"):

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vram_planner.errors import PlannerError
-from vram_planner.planning.workload import Fixed, Lengths, Lognormal, Table, lengths_of, parse_lengths, presets
+from vram_planner.planning.workload import (
+    Fixed,
+    Lengths,
+    Lognormal,
+    Table,
+    lengths_of,
+    parse_lengths,
+    presets,
+)
 
 
 def test_a_number_is_always_the_same() -> None:
@@ -30,7 +38,9 @@ def test_a_lognormal_by_median_and_p90() -> None:
 @given(mean=st.floats(10, 10_000), sigma=st.floats(0.05, 1.2))
 def test_a_lognormal_by_mean_and_p90_has_both(mean: float, sigma: float) -> None:
     p90 = mean * exp(1.2815515655446004 * sigma - sigma * sigma / 2)
-    found = Lognormal.of(mean=mean, p90=max(mean, p90)) if p90 >= mean else Lognormal.of(mean=mean, sigma=sigma)
+    found = (
+        Lognormal.of(mean=mean, p90=max(mean, p90)) if p90 >= mean else Lognormal.of(mean=mean, sigma=sigma)
+    )
 
     assert found.median * exp(found.sigma**2 / 2) == pytest.approx(mean)
     if p90 >= mean:
@@ -69,7 +79,9 @@ def test_a_table_goes_through_its_points() -> None:
     [("chat", (1020, 1154.7), (129, 211.1)), ("code", (1469, 2047.8), (13, 27.9)),
      ("documents", (6909, 12035.1), (350, 342.6)), ("reasoning", (208, 1268.2), (792, 1527.4))],
 )  # fmt: skip
-def test_presets_draw_as_their_traces(name: str, prompt: tuple[float, float], output: tuple[float, float]) -> None:
+def test_presets_draw_as_their_traces(
+    name: str, prompt: tuple[float, float], output: tuple[float, float]
+) -> None:
     lengths, random = presets()[name], Random(0)
     drawn = [lengths.draw(random, lengths.longest)[:2] for _ in range(40_000)]
 

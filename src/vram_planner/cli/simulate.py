@@ -23,7 +23,9 @@ class Rate(click.ParamType[float]):
         """Read a rate; RequestError for what is none."""
         number, _, unit = str(value).partition("/")
         if unit.strip() not in _PER:
-            raise RequestError(f"cannot read the rate {str(value)[:40]!r}", hint="as in --rate 2/s, 90/min or 5000/h")
+            raise RequestError(
+                f"cannot read the rate {str(value)[:40]!r}", hint="as in --rate 2/s, 90/min or 5000/h"
+            )
         return float(NUMBER.convert(number, param, ctx)) / _PER[unit.strip()]
 
 
@@ -54,7 +56,9 @@ _layout_options = opt.grouped(
     click.option("--gpu-count", type=opt.WHOLE, help="How many of them."),
     click.option("--tp", type=opt.WHOLE, help="Tensor parallel size. [default: the GPUs of --gpu]"),
     click.option("--pp", type=opt.WHOLE, help="Pipeline parallel size. [default: 1]"),
-    click.option("--dp", type=opt.WHOLE, help="Data parallel replicas, each with an even share. [default: 1]"),
+    click.option(
+        "--dp", type=opt.WHOLE, help="Data parallel replicas, each with an even share. [default: 1]"
+    ),
     click.option("--ep", is_flag=True, default=None, help="Deal out whole experts (expert parallel)."),
 )
 _engine_settings = opt.grouped(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from math import ceil, inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vram_planner.planning.performance_model import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from vram_planner.planning.arrivals import Arrivals
 
     Chunk = tuple[int, int]
     Arrival = tuple[float, int, int]
@@ -28,19 +29,6 @@ class Costs(Protocol):
 
     def late_s(self, batch: int, context: float) -> float:
         """From the end of the step to the client: constant for all tokens of the request that started then."""
-
-
-class Arrivals(Protocol):
-    """Where requests come from: at fixed times, or from users who wait for their answers."""
-
-    def next_at(self) -> float:
-        """When the next request comes; infinity while none is known."""
-
-    def take(self) -> tuple[int, int]:
-        """Prompt and output of the one that comes next."""
-
-    def finished(self, now: float) -> None:
-        """A request ended: its user may come again."""
 
 
 class Rules(NamedTuple):
@@ -186,9 +174,7 @@ class Server:
         needs, block = self.room.needs, self.room.block
         if self.rules.reserves:
             return sum([needs[-(-(r.prompt + r.output) // block)] for r in self.running])
-        return sum(
-            [needs[-(-(r.held + (more if r.held >= r.todo else 0)) // block)] for r in self.running]
-        )
+        return sum([needs[-(-(r.held + (more if r.held >= r.todo else 0)) // block)] for r in self.running])
 
     def _schedule(self) -> list[tuple[Request, int]]:
         """What of which prompt is filled in the next step; who cannot go on is put out."""
@@ -245,7 +231,9 @@ class Server:
             if used + asked > self.room.pool and not self._sure:
                 # `used` was a bound: now exactly, with the chunks of this step.
                 self._sure = True
-                used = self._used(1) + sum([need(r.held + n) - need(r.held) for r, n in chunks if not rules.reserves])
+                used = self._used(1) + sum(
+                    [need(r.held + n) - need(r.held) for r, n in chunks if not rules.reserves]
+                )
             if used + asked > self.room.pool and self.running:
                 self._no_room = True
                 return
@@ -362,48 +350,3 @@ class Server:
         tally.steps += steps
         for index, part in enumerate(parts):
             tally.parts[index] += part * steps
-
-
-class Poisson:
-    """Requests at random times, `rate` a second, of lengths that `draw` gives; `most` of them at the most."""
-
-    def __init__(
-        self, rate: float, gap: Callable[[float], float], draw: Callable[[], tuple[int, int]], most: float = inf
-    ) -> None:
-        self.rate, self.gap, self.draw, self.left = rate, gap, draw, most
-        self.at = gap(rate)
-
-    def next_at(self) -> float:
-        """When the next request comes."""
-        return self.at if self.left > 0 else inf
-
-    def take(self) -> tuple[int, int]:
-        """Its lengths; the one after it is drawn."""
-        self.at += self.gap(self.rate)
-        self.left -= 1
-        return self.draw()
-
-    def finished(self, now: float) -> None:
-        """Others come whatever became of this one."""
-
-
-class Users:
-    """People who wait for an answer, think for `think()` seconds and ask again."""
-
-    def __init__(self, users: int, think: Callable[[], float], draw: Callable[[], tuple[int, int]]) -> None:
-        self.think, self.draw = think, draw
-        self.asking = [think() for _ in range(users)]
-        heapify(self.asking)
-
-    def next_at(self) -> float:
-        """When the first of them is done thinking."""
-        return self.asking[0] if self.asking else inf
-
-    def take(self) -> tuple[int, int]:
-        """The lengths of what that one asks."""
-        heappop(self.asking)
-        return self.draw()
-
-    def finished(self, now: float) -> None:
-        """One has an answer and thinks."""
-        heappush(self.asking, now + self.think())

@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vram_planner.errors import RequestError
-from vram_planner.planning.batching import Poisson, Request, Server, Tally, Users
+from vram_planner.planning.arrivals import Poisson, Users
+from vram_planner.planning.batching import Request, Server, Tally
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.performance_constants import spread
 from vram_planner.planning.request import PlanRequest
@@ -20,8 +21,8 @@ from vram_planner.planning.workload import Lengths, lengths_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vram_planner.planning.batching import Arrivals, Room, Rules
-    from vram_planner.planning.performance import Served
+    from vram_planner.planning.arrivals import Arrivals
+    from vram_planner.planning.batching import Room, Rules
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.step_costs import ServedCosts
 
@@ -33,7 +34,7 @@ _DRAWN = 20_000
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 # Two-sided 95 % of Student's t by degrees of freedom; beyond them the normal's.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_KEEPS_UP = 0.95
+_GROWS = 0.05
 _BLOCKED = 0.05
 _NOT_YOURS = ("model", "ctx", "concurrency", "gpu", "prompt_tokens", "speculative")
 
@@ -74,8 +75,16 @@ class SimulateRequest:
                 raise RequestError(f"--{name} {value} is out of range", hint="a number above zero")
         if not (isfinite(self.think_s) and self.think_s >= 0):
             raise RequestError(f"--think-time {self.think_s} is out of range", hint="0 or more seconds")
+        self._check_counts()
+        wrong = next((name for name in self.options if name in _NOT_YOURS), None)
+        if wrong is not None:
+            raise RequestError(f"{wrong!r} is not for a simulation", hint="see vram-plan simulate --help")
+
+    def _check_counts(self) -> None:
         if not 0 < self.percentile < 100:  # noqa: PLR2004  per cent
-            raise RequestError(f"--percentile {self.percentile} is out of range", hint="between 0 and 100, as in 95")
+            raise RequestError(
+                f"--percentile {self.percentile} is out of range", hint="between 0 and 100, as in 95"
+            )
         if self.prefix_hit is not None and not 0 <= self.prefix_hit < 1:
             raise RequestError(f"--prefix-hit {self.prefix_hit} is no share", hint="0 or more, below 1")
         whole = {"users": (self.users, _MOST_USERS), "requests": (self.requests, _MOST_REQUESTS),
@@ -85,11 +94,9 @@ class SimulateRequest:
                 raise RequestError(f"--{name} {count:,} is out of range", hint=f"between 1 and {most:,}")
         if self.requests * self.runs > _MOST_REQUESTS:
             raise RequestError(
-                f"{self.requests * self.runs:,} requests in all", hint=f"at most {_MOST_REQUESTS:,}: fewer --runs"
+                f"{self.requests * self.runs:,} requests in all",
+                hint=f"at most {_MOST_REQUESTS:,}: fewer --runs",
             )
-        wrong = next((name for name in self.options if name in _NOT_YOURS), None)
-        if wrong is not None:
-            raise RequestError(f"{wrong!r} is not for a simulation", hint="see vram-plan simulate --help")
 
     @property
     def longest(self) -> int:
@@ -142,14 +149,15 @@ def simulate(request: SimulateRequest) -> Simulation:
     rules = rules_of(served, costs_of(served).load)
     room = room_of(served, plan.engine)
     slow = 1 / spread(served.engine, "throughput", served.kind)[0]
-    best = [_run(request, costs_of(served), rules, room, number, served.ask.layout.dp) for number in range(request.runs)]
+    best = [_run(request, costs_of(served), rules, room, number=number) for number in range(request.runs)]
     slower = [
-        _run(request, costs_of(served, slower=slow), rules, room, number, served.ask.layout.dp) for number in range(request.runs)
+        _run(request, costs_of(served, slower=slow), rules, room, number=number)
+        for number in range(request.runs)
     ]
-    return _answer(request, plan, rules, room, best, slower)
+    return _answer(request, plan, room, rules=rules, best=best, slower=slower)
 
 
-def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room, number: int, replicas: int) -> Run:
+def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room, *, number: int) -> Run:
     random = Random(f"{request.seed}/{number}")  # noqa: S311  no secret
     cut = 0
 
@@ -161,7 +169,7 @@ def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room,
 
     server = Server(
         costs=costs,
-        arrivals=_arrivals(request, random, draw, replicas),
+        arrivals=_arrivals(request, random, draw, costs.replicas),
         rules=rules,
         room=room,
         prefix_hit=request.hit,
@@ -241,7 +249,13 @@ def half_width(values: list[float]) -> float | None:
 
 
 def _answer(
-    request: SimulateRequest, plan: MemoryPlan, rules: Rules, room: Room, best: list[Run], slower: list[Run]
+    request: SimulateRequest,
+    plan: MemoryPlan,
+    room: Room,
+    *,
+    rules: Rules,
+    best: list[Run],
+    slower: list[Run],
 ) -> Simulation:
     shares = tuple(sorted({*_SHARES, request.percentile / 100}))
     figures, slow = (
@@ -258,8 +272,6 @@ def _answer(
 
     replicas = plan.served.ask.layout.dp if plan.served else 1
     in_system = mean("in_system_s")
-    served_rate = fmean(_served_rate(run) for run in best)
-    offered = None if request.rate is None else request.rate / replicas
     return Simulation(
         request=request,
         plan=plan,
@@ -269,7 +281,7 @@ def _answer(
         slower=slow,
         requests=sum(len(run.requests) for run in best),
         seconds=seconds,
-        requests_per_s=served_rate,
+        requests_per_s=fmean(_served_rate(run) for run in best),
         output_tokens_per_s=mean("tokens"),
         in_flight=in_system,
         running=mean("running_s"),
@@ -280,7 +292,7 @@ def _answer(
         kv_mean=mean("used_s") / room.pool if room.pool < inf else None,
         kv_peak=max(run.tally.peak for run in best) / room.pool if room.pool < inf else None,
         cut=sum(run.cut for run in best),
-        keeps_up=offered is None or served_rate >= _KEEPS_UP * offered,
+        keeps_up=request.rate is None or fmean(_growth(run) for run in best) <= _GROWS,
         bound_by=_bound_by(best, seconds),
     )
 
@@ -289,6 +301,21 @@ def _served_rate(run: Run) -> float:
     """Watched requests over the time in which they ended, the first as the start."""
     ends = sorted(each.ended for each in run.requests)
     return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
+
+
+def _growth(run: Run) -> float:
+    """
+    By how many seconds a stay of average output grows in a second, from the first to the last fifth of the run.
+
+    Where requests come at ρ times the rate at which they are served it is 1 − 1/ρ, else about 0.
+    """
+    fifth = max(1, len(run.requests) // 5)
+    output = fmean(each.output for each in run.requests)
+    early, late = (
+        (fmean(each.arrived for each in part), fmean(each.ttft_s + output * each.tpot_s for each in part))
+        for part in (run.requests[:fifth], run.requests[-fifth:])
+    )
+    return (late[1] - early[1]) / (late[0] - early[0]) if late[0] > early[0] else 0.0
 
 
 def _bound_by(runs: list[Run], seconds: float) -> str:

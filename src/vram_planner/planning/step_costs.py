@@ -49,7 +49,7 @@ class ServedCosts:
     decode         D(B, L), as decode_step, over `stages` with B/stages sequences each, and the streaming of B tokens
     prompts alone  Σ compute + link of the chunks, memory and fixed costs of the largest once
     both           D(B, L) + m · (the same) / stages, m the constant `mixing`
-    `slower` scales all of it: the far end of the band.
+    `slower` scales all of it: the far end of the band. `replicas` share the traffic; these are the costs of one.
     """
 
     work: Work
@@ -57,6 +57,7 @@ class ServedCosts:
     fitted: Constants
     load: Load
     mixes: bool
+    replicas: int = 1
     slower: float = 1.0
 
     def step(self, batch: int, context: float, chunks: Sequence[tuple[int, int]]) -> Step:
@@ -109,6 +110,7 @@ def costs_of(served: Served, *, slower: float = 1.0, assumed: Assumptions | None
         fitted=fitted,
         load=served.load(assumed),
         mixes=_rules(served).mixes,
+        replicas=served.ask.layout.dp,
         slower=slower,
     )
 

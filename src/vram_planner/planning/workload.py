@@ -22,7 +22,9 @@ _PRESETS = Path(__file__).parent / "workloads" / "presets.json"
 _Z90 = NormalDist().inv_cdf(0.9)
 _LONGEST = 1 << 24
 _BEYOND = 0.999  # where a lognormal is cut if no longest request is named
-_LENGTHS_HINT = "as in 512, lognormal:median=500,p90=2000, lognormal:mean=800,p90=1500 or lognormal:median=500,sigma=1"
+_LENGTHS_HINT = (
+    "as in 512, lognormal:median=500,p90=2000, lognormal:mean=800,p90=1500 or lognormal:median=500,sigma=1"
+)
 
 
 @dataclass(frozen=True, slots=True)

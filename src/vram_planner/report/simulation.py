@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from vram_planner.planning.simulated import Measure, Simulation
 
 _WIDTH = 100
-_NAMES = {"ttft_s": "first token s", "tpot_s": "each further ms", "stay_s": "whole answer s", "queue_s": "of it waiting s"}
+_NAMES = {
+    "ttft_s": "first token s",
+    "tpot_s": "each further ms",
+    "stay_s": "whole answer s",
+    "queue_s": "of it waiting s",
+}
 _LIMITS = {"ttft_s": "first token", "tpot_s": "each further token"}
 _MS = 1000.0
 
 
 def simulation_table(found: Simulation) -> str:
     """The whole answer."""
-    return "\n\n".join((_headline(found), _figures(found, "plain"), _kv(found), _verdict(found), _left_out(found)))
+    return "\n\n".join(
+        (_headline(found), _figures(found, "plain"), _kv(found), _verdict(found), _left_out(found))
+    )
 
 
 def simulation_markdown(found: Simulation) -> str:
@@ -44,8 +51,10 @@ def _headline(found: Simulation) -> str:
         f"{arrivals}; prompts {lengths.prompt}, outputs {lengths.output} tokens, at most {request.longest:,} together",
         f"workload {lengths.name} ({lengths.basis}): {lengths.source}"
         + (f"; {request.hit:.0%} of each prompt found in the prefix cache" if request.hit else ""),
-        f"{request.runs} independent runs of {request.requests:,} requests after a warm-up, seed {request.seed};"
-        f" max_num_seqs {found.rules.seats:,}, {found.rules.budget:,} tokens a step",
+        (
+            f"{request.runs} independent runs of {request.requests:,} requests after a warm-up, seed {request.seed};"
+            f" max_num_seqs {found.rules.seats:,}, {found.rules.budget:,} tokens a step"
+        ),
     ]
     if found.replicas > 1:
         lines.append(f"{found.replicas} replicas with an even share each; what follows is one of them")
@@ -54,7 +63,12 @@ def _headline(found: Simulation) -> str:
 
 def _figures(found: Simulation, style: str) -> str:
     shares = list(next(iter(found.figures.values())).quantiles)
-    headers = ["", "mean", *(percent(share) for share in shares), f"slow {percent(found.request.percentile / 100)}"]
+    headers = [
+        "",
+        "mean",
+        *(percent(share) for share in shares),
+        f"slow {percent(found.request.percentile / 100)}",
+    ]
     rows = [
         [
             title,
@@ -109,8 +123,10 @@ def _kv(found: Simulation) -> str:
 def _verdict(found: Simulation) -> str:
     cut = f"; {found.cut:,} requests were longer than the context and were cut" if found.cut else ""
     lines = [
-        f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} tokens/s; {found.in_flight:.1f} in"
-        f" flight, {found.running:.1f} of them running; busy {found.busy:.0%} of the time",
+        (
+            f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} tokens/s; {found.in_flight:.1f} in"
+            f" flight, {found.running:.1f} of them running; busy {found.busy:.0%} of the time"
+        ),
         f"{found.bound_by} binds; {found.preemptions:,} preemptions in {found.requests:,} requests{cut}",
     ]
     if not found.keeps_up:
