@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.errors import RequestError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
@@ -48,7 +49,7 @@ def load_architecture(model: str) -> Architecture:
 def size(
     model: str | Sequence[str],
     *,
-    ctx: int | str,
+    ctx: int | str | None = None,
     quants: Sequence[str | None] = (None,),
     gpus: Sequence[str] = (),
     prices: str | Path | Prices | None = None,
@@ -59,13 +60,20 @@ def size(
 
     `options` are the fields of SizeRequest (users or rate, think_s, ttft_s, tpot_s, prompt_tokens, output_tokens,
     node_gpus, max_gpus, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
-    is a file or a Prices; None: the catalogue's. `.options` is ranked, `.met` says whether there is one,
+    is a file or a Prices; None: the catalogue's. `workload` (as for `simulate`) stands for the mean lengths, and for
+    `ctx` its longest, where they are not said. `.options` is ranked, `.met` says whether there is one,
     `.to_rows()` and `.to_dict()` are plain data. Raises PlannerError for what cannot be meant.
     """
     from vram_planner.planning.prices import Prices, read_prices  # noqa: PLC0415  a plan reads no prices
     from vram_planner.planning.sizing import size as answer  # noqa: PLC0415  as above
-    from vram_planner.planning.sizing_request import SizeRequest  # noqa: PLC0415  as above
+    from vram_planner.planning.sizing_request import SizeRequest, of_workload  # noqa: PLC0415  as above
 
+    workload = options.pop("workload", None)
+    if workload is not None:
+        options = of_workload(workload, {**options, "ctx": ctx})
+        ctx = options.pop("ctx")
+    if ctx is None:
+        raise RequestError("ctx is missing", hint="tokens of the longest request, or workload")
     own = {field.name for field in fields(SizeRequest)} - {"options"}
     known = {name: value for name, value in options.items() if name in own}
     request = SizeRequest(

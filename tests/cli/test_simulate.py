@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import vram_planner as vp
 from vram_planner.cli.main import main
+from vram_planner.planning.workload import presets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,3 +106,21 @@ def test_model_and_card_are_needed(capsys: pytest.CaptureFixture[str], without: 
 
     assert status == 2
     assert without in err
+
+
+def test_size_takes_the_lengths_of_a_workload(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["size", "--model", "7b", "--gpu", "L40S", "--rate", "2", "--format", "json"]
+    _, out, _ = run(capsys, *words, "--workload", "chat")
+    asked = json.loads(out)["request"]
+
+    assert (asked["ctx"], asked["prompt_tokens"], asked["output_tokens"]) == (
+        15_050,
+        *presets()["chat"].means(15_050),
+    )
+    _, out, _ = run(capsys, *words, "--workload", "chat", "--ctx", "8192", "--output-tokens", "100")
+    asked = json.loads(out)["request"]
+    assert (asked["ctx"], asked["output_tokens"]) == (8192, 100)
+    assert vp.size("7b", gpus=["L40S"], rate=2, workload="chat").request.ctx == 15_050
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert "--workload" in err

@@ -106,6 +106,13 @@ def test_a_request_is_cut_to_the_context() -> None:
     assert lengths.draw(Random(0), 50) == (49, 1, True)
 
 
+def test_means_are_those_of_the_cut_requests() -> None:
+    assert Lengths(name="x", prompt=Fixed(90), output=Fixed(30)).means(100) == (90, 10)
+    prompt, output = presets()["chat"].means(15_050)
+    assert prompt == pytest.approx(1154.7, rel=0.03)
+    assert output == pytest.approx(211.1, rel=0.03)
+
+
 def test_a_length_beside_a_preset_replaces_its_own() -> None:
     found = lengths_of("chat", output_tokens="50")
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, isfinite, log, sqrt
 from pathlib import Path
-from statistics import NormalDist
+from random import Random
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import RequestError
@@ -16,11 +17,11 @@ from vram_planner.units import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from random import Random
 
 _PRESETS = Path(__file__).parent / "workloads" / "presets.json"
 _Z90 = NormalDist().inv_cdf(0.9)
 _LONGEST = 1 << 24
+_DRAWN = 20_000
 _BEYOND = 0.999  # where a lognormal is cut if no longest request is named
 _LENGTHS_HINT = (
     "as in 512, lognormal:median=500,p90=2000, lognormal:mean=800,p90=1500 or lognormal:median=500,sigma=1"
@@ -183,8 +184,15 @@ class Lengths:
         prompt = min(prompt, ctx - 1)
         return prompt, min(output, ctx - prompt), True
 
+    def means(self, ctx: int) -> tuple[int, int]:
+        """Mean prompt and output of requests cut to `ctx` tokens, over a fixed set of draws."""
+        random = Random(0)  # noqa: S311  no secret
+        drawn = [self.draw(random, ctx) for _ in range(_DRAWN)]
+        prompt, output = (round(fmean(each[part] for each in drawn)) for part in (0, 1))
+        return max(1, prompt), max(1, output)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: quartiles of the spreads, where they come from."""
+        """Plain data: quantiles of the spreads, where they come from."""
         shown = {}
         for name, spread in (("prompt", self.prompt), ("output", self.output)):
             shown[name] = {f"p{round(share * 100)}": round(spread.at(share)) for share in (0.5, 0.9, 0.99)}
