@@ -148,6 +148,14 @@ def test_a_full_cache_preempts_and_never_overflows() -> None:
     assert no_more.preemptions == 0
 
 
+def test_a_flood_is_answered_too() -> None:
+    flood = chat(rate=1e9, requests=50, runs=1)
+
+    assert not flood.keeps_up
+    assert not flood.met
+    assert flood.figures["queue_s"].quantiles[0.99] > 1
+
+
 def test_prefix_hits_make_first_tokens_sooner() -> None:
     with_hits = chat(prefix_hit=0.8)
 

@@ -31,6 +31,7 @@ _MOST_REQUESTS = 1_000_000
 _MOST_RUNS = 100
 _WARM_UP = 0.2
 _DRAWN = 20_000
+_AFTER = 1000
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 # Two-sided 95 % of Student's t by degrees of freedom; beyond them the normal's.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -187,7 +188,8 @@ def _arrivals(
         return -log(1 - random.random()) / rate
 
     if request.rate is not None:
-        return Poisson(request.rate / replicas, gap, draw)
+        # Of those after the watched only as many as can be beside the last of them: a flood would fill the memory.
+        return Poisson(request.rate / replicas, gap, draw, most=3 * request.requests + _AFTER)
     users = max(1, round((request.users or 1) / replicas))
     if not request.think_s:
         return Users(users, lambda: 0.0, draw)
@@ -292,7 +294,7 @@ def _answer(
         kv_mean=mean("used_s") / room.pool if room.pool < inf else None,
         kv_peak=max(run.tally.peak for run in best) / room.pool if room.pool < inf else None,
         cut=sum(run.cut for run in best),
-        keeps_up=request.rate is None or fmean(_growth(run) for run in best) <= _GROWS,
+        keeps_up=request.rate is None or _growth(best) <= _GROWS,
         bound_by=_bound_by(best, seconds),
     )
 
@@ -303,19 +305,24 @@ def _served_rate(run: Run) -> float:
     return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
-def _growth(run: Run) -> float:
+def _growth(runs: list[Run]) -> float:
     """
-    By how many seconds a stay of average output grows in a second, from the first to the last fifth of the run.
+    By how many seconds waits grow in a second, from the first to the last fifth of a run: the mean over runs.
 
-    Where requests come at ρ times the rate at which they are served it is 1 − 1/ρ, else about 0.
+    The larger of that of TTFT and that of the stay of an average output. Where requests come at ρ times the rate at
+    which they are served it is 1 − 1/ρ, else about 0.
     """
-    fifth = max(1, len(run.requests) // 5)
-    output = fmean(each.output for each in run.requests)
-    early, late = (
-        (fmean(each.arrived for each in part), fmean(each.ttft_s + output * each.tpot_s for each in part))
-        for part in (run.requests[:fifth], run.requests[-fifth:])
-    )
-    return (late[1] - early[1]) / (late[0] - early[0]) if late[0] > early[0] else 0.0
+    firsts, stays = [], []
+    for run in runs:
+        fifth = max(1, len(run.requests) // 5)
+        output = fmean(each.output for each in run.requests)
+        early, late = run.requests[:fifth], run.requests[-fifth:]
+        apart = fmean(each.arrived for each in late) - fmean(each.arrived for each in early)
+        later = fmean(each.ttft_s for each in late) - fmean(each.ttft_s for each in early)
+        slower = fmean(each.tpot_s for each in late) - fmean(each.tpot_s for each in early)
+        firsts.append(later / apart if apart > 0 else 0.0)
+        stays.append((later + output * slower) / apart if apart > 0 else 0.0)
+    return max(fmean(firsts), fmean(stays))
 
 
 def _bound_by(runs: list[Run], seconds: float) -> str:
