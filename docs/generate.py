@@ -28,6 +28,7 @@ COMMANDS = (
     "models",
     "gpus",
     "size",
+    "simulate",
     "compare",
     "sweep",
     "validate live",

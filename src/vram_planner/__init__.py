@@ -15,7 +15,7 @@ from vram_planner._version import __version__
 
 if TYPE_CHECKING:
     from vram_planner import validate
-    from vram_planner.api import compare, load_architecture, plan, size, sweep
+    from vram_planner.api import compare, load_architecture, plan, simulate, size, sweep
     from vram_planner.architecture.model import Architecture
     from vram_planner.basis import Basis, Part
     from vram_planner.errors import PlannerError
@@ -32,6 +32,7 @@ _HOME = {
     "compare": "api",
     "load_architecture": "api",
     "plan": "api",
+    "simulate": "api",
     "size": "api",
     "sweep": "api",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "load_architecture",
     "plan",
+    "simulate",
     "size",
     "sweep",
     "validate",

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.errors import RequestError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.request import PlanRequest
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from vram_planner.planning.compare import Comparison
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.prices import Prices
+    from vram_planner.planning.simulated import Simulation
     from vram_planner.planning.sizing_result import Sizing
     from vram_planner.planning.sweep_table import Table
+    from vram_planner.planning.workload import Lengths
 
 
 def plan(model: str, *, ctx: int | str, concurrency: int, **options: Any) -> MemoryPlan:
@@ -46,7 +49,7 @@ def load_architecture(model: str) -> Architecture:
 def size(
     model: str | Sequence[str],
     *,
-    ctx: int | str,
+    ctx: int | str | None = None,
     quants: Sequence[str | None] = (None,),
     gpus: Sequence[str] = (),
     prices: str | Path | Prices | None = None,
@@ -57,13 +60,20 @@ def size(
 
     `options` are the fields of SizeRequest (users or rate, think_s, ttft_s, tpot_s, prompt_tokens, output_tokens,
     node_gpus, max_gpus, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
-    is a file or a Prices; None: the catalogue's. `.options` is ranked, `.met` says whether there is one,
+    is a file or a Prices; None: the catalogue's. `workload` (as for `simulate`) stands for the mean lengths, and for
+    `ctx` its longest, where they are not said. `.options` is ranked, `.met` says whether there is one,
     `.to_rows()` and `.to_dict()` are plain data. Raises PlannerError for what cannot be meant.
     """
     from vram_planner.planning.prices import Prices, read_prices  # noqa: PLC0415  a plan reads no prices
     from vram_planner.planning.sizing import size as answer  # noqa: PLC0415  as above
-    from vram_planner.planning.sizing_request import SizeRequest  # noqa: PLC0415  as above
+    from vram_planner.planning.sizing_request import SizeRequest, of_workload  # noqa: PLC0415  as above
 
+    workload = options.pop("workload", None)
+    if workload is not None:
+        options = of_workload(workload, {**options, "ctx": ctx})
+        ctx = options.pop("ctx")
+    if ctx is None:
+        raise RequestError("ctx is missing", hint="tokens of the longest request, or workload")
     own = {field.name for field in fields(SizeRequest)} - {"options"}
     known = {name: value for name, value in options.items() if name in own}
     request = SizeRequest(
@@ -76,6 +86,41 @@ def size(
         **known,
     )
     return answer(request)
+
+
+def simulate(
+    model: str,
+    *,
+    gpu: str,
+    workload: str | Lengths | None = None,
+    prompt_tokens: int | str | None = None,
+    output_tokens: int | str | None = None,
+    **options: Any,
+) -> Simulation:
+    """
+    Percentiles of a server under traffic, what its cache needs by expected and by worst, and what binds.
+
+    `workload` is a preset (chat, code, documents, reasoning, rag, agent), a CSV or JSONL file of lengths, or a Lengths;
+    or say both lengths: 512, 'lognormal:median=500,p90=2000'. `options` are the fields of SimulateRequest (rate or
+    users, think_s, ctx, requests, runs, seed, ttft_s, tpot_s, percentile, prefix_hit) and those of a plan. `.figures`
+    has a Measure each for ttft_s, tpot_s, stay_s and queue_s, `.met` says whether the limits hold, `.to_rows()` and
+    `.to_dict()` are plain data. Raises PlannerError for what cannot be meant or does not fit.
+    """
+    from vram_planner.planning.simulate import request_of  # noqa: PLC0415  a plan simulates nothing
+    from vram_planner.planning.simulate import simulate as answer  # noqa: PLC0415  as above
+
+    if options.get("ctx") is not None:
+        options["ctx"] = parse_tokens(options["ctx"])
+    return answer(
+        request_of(
+            model,
+            gpu=gpu,
+            workload=workload,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            **options,
+        )
+    )
 
 
 def compare(

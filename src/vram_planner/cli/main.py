@@ -15,7 +15,7 @@ from vram_planner.errors import PlannerError
 
 _DOES_NOT_FIT = 3
 _WRONG_INPUT = 2
-_LATER = ("size", "sweep", "compare", "validate")
+_LATER = ("size", "simulate", "sweep", "compare", "validate")
 
 
 class _PlanByDefault(click.Group):

@@ -45,6 +45,8 @@ SECONDS, NUMBER = Seconds(), Number()
 _load_options = opt.grouped(
     click.option("--model", "models", metavar="MODEL", multiple=True, help="As for a plan; may be repeated."),
     click.option("--ctx", type=opt.TOKENS, help="Tokens of the longest request, prompt and answer."),
+    click.option("--workload", metavar="NAME|FILE",
+                 help="As for simulate: its mean lengths, and its longest for --ctx, unless said."),
     click.option("--users", type=opt.WHOLE, help="People who use it at the same time."),
     click.option(
         "--think-time", "think_s", type=SECONDS, default=0.0, metavar="TIME",
@@ -115,17 +117,22 @@ def size(output: str, *, catalogue: str | None, **options: Any) -> int:
 
 def _request(options: dict[str, Any]) -> Any:
     from vram_planner.planning.prices import Buying, Prices, read_prices
-    from vram_planner.planning.sizing_request import SizeRequest
+    from vram_planner.planning.sizing_request import SizeRequest, of_workload
 
     money = {name: options.pop(name) for name in ("prices", "buy", "price", "years", "power_price")}
     own = ("models", "ctx", "users", "rate", "think_s", "prompt_tokens", "output_tokens", "ttft_s", "tpot_s",
            "gpus", "node_gpus", "max_gpus", "utilisation")  # fmt: skip
     asked = {name: options.pop(name) for name in own}
+    workload = options.pop("workload")
+    if workload is not None:
+        asked = of_workload(workload, asked)
     quants = options.pop("quants") or ("stored",)
     if money["price"] is not None and (not money["buy"] or len(asked["gpus"]) != 1):
         raise RequestError("--price is that of one card", hint="--buy --gpu NAME --price P, or --prices FILE")
     if asked["ctx"] is None:
-        raise RequestError("--ctx is missing", hint="tokens of the longest request, as in --ctx 16384")
+        raise RequestError(
+            "--ctx is missing", hint="tokens of the longest request, as in --ctx 16384, or --workload"
+        )
     buying = None
     if money["buy"]:
         buying = Buying(years=money["years"], power_price=money["power_price"], price=money["price"])

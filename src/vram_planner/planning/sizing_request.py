@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.errors import RequestError
 from vram_planner.planning.prices import Buying, Prices
 from vram_planner.planning.request import PlanRequest
+from vram_planner.planning.workload import lengths_of
 from vram_planner.units import parse_tokens
 
 if TYPE_CHECKING:
     from vram_planner.hardware_profiles import Gpu
+    from vram_planner.planning.workload import Lengths
 
 _MOST_USERS = 10**7
 _MOST_CHOICES = 64
@@ -116,6 +118,19 @@ class SizeRequest:
         """The plan of one replica; `concurrency` is 1 unless `more` says otherwise."""
         asked = {"concurrency": 1, "prompt_tokens": self.prompt, **self.options, **more}
         return PlanRequest.of(model=model, quant=quant, ctx=self.ctx, **asked)
+
+
+def of_workload(workload: str | Lengths, asked: dict[str, Any]) -> dict[str, Any]:
+    """
+    The fields of a SizeRequest with the lengths of a workload where none were asked for.
+
+    The mean prompt and output give the times; room is kept for the longest, its worst case.
+    """
+    lengths = lengths_of(workload)
+    ctx = parse_tokens(asked["ctx"]) if asked.get("ctx") is not None else lengths.longest
+    prompt, output = lengths.means(max(2, ctx))
+    found = {"ctx": ctx, "prompt_tokens": prompt, "output_tokens": output}
+    return {**asked, **{name: value for name, value in found.items() if asked.get(name) is None}}
 
 
 def _whole(value: Any, most: int) -> bool:
