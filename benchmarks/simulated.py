@@ -1,5 +1,5 @@
 """
-Percentiles of simulated servers beside measured ones: 136 online runs of AccelMark, replayed request for request.
+Percentiles of simulated servers beside measured ones: 133 online runs of AccelMark, replayed request for request.
 
 Each measured row is three runs of 200 or 300 requests at Poisson times without warm-up, until all have ended; the
 simulation does the same. Prompts are those of the benchmark, by its own count of tokens; outputs are drawn from the
