@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _FILES = Path(stored.__file__).parent / "constants"
-_BANDS = {"TTFT": "ttft", "prefill": "ttft", "TPOT": "tpot", "throughput": "throughput", "saturated": "throughput"}
-_INSIDE = 0.92  # of the left-out rows of a class that its band is to hold
-_ENOUGH = 15  # rows of a class that tell a band; with fewer it is that of all engines of its kind
+_BANDS = {
+    "TTFT": "ttft",
+    "prefill": "ttft",
+    "TPOT": "tpot",
+    "throughput": "throughput",
+    "saturated": "throughput",
+}
+_INSIDE = 0.88  # of the left-out rows of a class that its band is to hold
+_ENOUGH = 15  # rows of a class that tell a band; with fewer it is that of all engines of its kind,
+_A_FEW = 4  # or wider, where so many say so
 _METHOD = (
     "log errors, Student-like weights beyond 20 %, n rows of a source, kind and figure weigh as the root of n; terms shared by"
     " vLLM, SGLang and TensorRT-LLM for cards, kernels and links, all drawn to the level above; rows of quality A and B"
@@ -88,9 +95,10 @@ def bands_of(engine: str, errors: list[Error]) -> dict[str, list[float]]:
             here = [error for error in of if error.band == kind]
             near = [error for error in here if error.engine == engine]
             own = _interval(_pick([e.left_out for e in x if e.known] for x in (near, here, of)))
-            seen = [error.fitted for error in near]
-            if len(seen) >= _ENOUGH:
-                own = _union(own, _interval(seen))
+            if len(near) >= _ENOUGH:
+                own = _union(own, _interval([error.fitted for error in near]))
+            elif len(near) >= _A_FEW:
+                own = _union(own, _interval([error.left_out for error in near]))
             new = _interval(_pick([e.left_out for e in x if not e.known] for x in (near, here, of)))
             found[f"{figure}, {kind}"] = own
             found[f"{figure}, {kind}, new"] = _union(own, new)
@@ -107,16 +115,25 @@ def _pick(choices: Iterable[list[float]]) -> list[float]:
 
 def _interval(values: list[float]) -> list[float]:
     ordered = sorted(math.exp(-value) for value in values)
-    rest = (1 - _INSIDE) / 2 * (len(ordered) - 1)
-    low, high = ordered[math.floor(rest)], ordered[math.ceil(len(ordered) - 1 - rest)]
+    rest = (1 - _INSIDE) / 2
+    low, high = _quantile(ordered, rest), _quantile(ordered, 1 - rest)
     return [round(min(low, 0.95), 3), round(max(high, 1.05), 3)]
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    at = share * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
 def _union(one: list[float], other: list[float]) -> list[float]:
     return [min(one[0], other[0]), max(one[1], other[1])]
 
 
-def document(engine: str, errors: list[Error], base: dict[str, float], factors: dict[str, Any]) -> dict[str, Any]:
+def document(
+    engine: str, errors: list[Error], base: dict[str, float], factors: dict[str, Any]
+) -> dict[str, Any]:
     """The file of an engine as stored, with its constants, errors and bands renewed."""
     path = _FILES / f"{engine}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -126,7 +143,9 @@ def document(engine: str, errors: list[Error], base: dict[str, float], factors: 
         "method": _METHOD,
         "script": "benchmarks/fit_performance.py",
         "rows": len(own),
-        "in_sample": {f"{f} {k}": score(e.fitted for e in own if (e.figure, e.kind) == (f, k)) for f, k in classes},
+        "in_sample": {
+            f"{f} {k}": score(e.fitted for e in own if (e.figure, e.kind) == (f, k)) for f, k in classes
+        },
         "held_out_by_source": {
             f"{f} {k}": score(e.left_out for e in own if (e.figure, e.kind) == (f, k)) for f, k in classes
         },

@@ -148,7 +148,14 @@ def tokens_per_step(draft: int, acceptance: float) -> float:
 
 
 def decode_step(
-    work: Work, card: Card, fitted: Constants, *, batch: float, context: float, draft: int = 0, eager: bool = False
+    work: Work,
+    card: Card,
+    fitted: Constants,
+    *,
+    batch: float,
+    context: float,
+    draft: int = 0,
+    eager: bool = False,
 ) -> Step:
     """
     One step that adds a token (or checks `draft` more) to each of `batch` sequences.
@@ -284,9 +291,7 @@ def _outrun(found: Times, load: Load) -> Times:
         return found
     behind = (load.requests or 0.0) / 2 * (1 / served - 1 / load.rate)
     stay = found.ttft_s + behind + (load.output - 1) * found.tpot_s
-    return replace(
-        found, ttft_s=found.ttft_s + behind, per_user_tokens_per_s=load.output / stay, waits=True
-    )
+    return replace(found, ttft_s=found.ttft_s + behind, per_user_tokens_per_s=load.output / stay, waits=True)
 
 
 def waiting_s(service_s: float, away_s: float, requests: float, weight: float) -> float:
