@@ -129,7 +129,9 @@ def test_v0_leaves_its_graphs_beyond_8192_tokens() -> None:
     """vLLM 0.7.3 `_use_captured_graph`: max_seq_len_to_capture = 8192; 0.8 has no such bound."""
 
     def step(version: str, prompt: float, **assumed: Any) -> float:
-        served = vp.plan("8b", ctx=32768, concurrency=1, gpu="H100", engine_version=version).served
+        served = vp.plan(
+            "Qwen/Qwen2.5-0.5B-Instruct", ctx=32768, concurrency=1, gpu="H100", engine_version=version
+        ).served
         assert served is not None
         found = served.times(Assumptions(prompt=prompt, output=100, **assumed))
         assert found is not None
