@@ -24,6 +24,7 @@ _BANDS = {
 }
 _INSIDE = 0.88  # of the left-out rows of a class that its band is to hold
 _ENOUGH = 15  # rows of a class that tell a band; with fewer it is that of all engines of its kind,
+_LEAST = 1.1  # no band is narrower
 _A_FEW = 4  # or wider, where so many say so
 _METHOD = (
     "log errors, Student-like weights beyond 20 %, n rows of a source, kind and figure weigh as the root of n; terms shared by"
@@ -86,7 +87,7 @@ def bands_of(engine: str, errors: list[Error]) -> dict[str, list[float]]:
     Factors from the predicted to the low and high end, from rows that the fit did not see.
 
     A class that other sources measured on the same generation, and ("new") one that nobody else did, which is
-    never narrower. Where an engine has too few such rows, those of all engines in its group tell.
+    never narrower. Both ends are as far off, for which way a new source differs is not known. Where an engine has too few such rows, those of all engines in its group tell.
     """
     found: dict[str, list[float]] = {}
     for figure in ("ttft", "tpot", "throughput"):
@@ -102,6 +103,14 @@ def bands_of(engine: str, errors: list[Error]) -> dict[str, list[float]]:
             new = _interval(_pick([e.left_out for e in x if not e.known] for x in (near, here, of)))
             found[f"{figure}, {kind}"] = own
             found[f"{figure}, {kind}, new"] = _union(own, new)
+    counts = {(_BANDS[e.figure], e.band) for e in errors if e.engine == engine}
+    for kind in ("dense", "several", "experts", "host", "waiting"):
+        for here, there in (("tpot", "throughput"), ("throughput", "tpot")):
+            if (here, kind) not in counts and (there, kind) in counts:
+                # Nobody measured the one: it is known as well as the other, of which it is the inverse.
+                for end in ("", ", new"):
+                    low, high = found[f"{there}, {kind}{end}"]
+                    found[f"{here}, {kind}{end}"] = [round(1 / high, 3), round(1 / low, 3)]
     return found
 
 
@@ -114,10 +123,9 @@ def _pick(choices: Iterable[list[float]]) -> list[float]:
 
 
 def _interval(values: list[float]) -> list[float]:
-    ordered = sorted(math.exp(-value) for value in values)
-    rest = (1 - _INSIDE) / 2
-    low, high = _quantile(ordered, rest), _quantile(ordered, 1 - rest)
-    return [round(min(low, 0.95), 3), round(max(high, 1.05), 3)]
+    ordered = sorted(map(abs, values))
+    most = max(math.exp(_quantile(ordered, _INSIDE)), _LEAST)
+    return [round(1 / most, 3), round(most, 3)]
 
 
 def _quantile(ordered: list[float], share: float) -> float:
