@@ -125,6 +125,53 @@ def test_layers_on_the_host_cost_more() -> None:
     assert speed(**options, ngl=16).tpot_s.best > 2 * speed(**options).tpot_s.best
 
 
+def test_v0_leaves_its_graphs_beyond_8192_tokens() -> None:
+    """vLLM 0.7.3 `_use_captured_graph`: max_seq_len_to_capture = 8192; 0.8 has no such bound."""
+
+    def step(version: str, prompt: float, **assumed: Any) -> float:
+        served = vp.plan(
+            "Qwen/Qwen2.5-0.5B-Instruct", ctx=32768, concurrency=1, gpu="H100", engine_version=version
+        ).served
+        assert served is not None
+        found = served.times(Assumptions(prompt=prompt, output=100, **assumed))
+        assert found is not None
+        return found.tpot_s
+
+    assert step("0.7.3", 9000) > 1.2 * step("0.7.3", 8000)
+    assert step("0.7.3", 9000, graphs=True) < 1.1 * step("0.7.3", 8000)
+    assert step("0.10.0", 9000) < 1.1 * step("0.10.0", 8000)
+
+
+def test_a_card_that_is_cut_down_comes_closer_to_its_peak() -> None:
+    """An H20 asks 0.3 TFLOP/s of a watt and reached 0.96 of its nameplate, an H100 1.4 and 0.8."""
+
+    def prefill(gpu: str) -> float:
+        served = vp.plan("8b", ctx=32768, concurrency=1, gpu=gpu).served
+        assert served is not None
+        found = served.times(Assumptions(prompt=30_000, output=1))
+        assert found is not None
+        return found.prefill_s
+
+    peaks = find_gpu("H100").gpu.tflops("bf16"), find_gpu("H20 141GB").gpu.tflops("bf16")
+    assert peaks[0] is not None
+    assert peaks[1] is not None
+    assert prefill("H20 141GB") / prefill("H100") < 0.9 * peaks[0] / peaks[1]
+
+
+def test_what_nobody_measured_has_the_wider_band() -> None:
+    for engine in ENGINES:
+        bands = performance_constants.load(engine)["bands"]
+        for key in [key for key in bands if not key.endswith(", new")]:
+            low, high = bands[key]
+            assert bands[f"{key}, new"][0] <= low < 1 < high <= bands[f"{key}, new"][1]
+    assert "hopper dense" in performance_constants.load("vllm")["settings"]
+    assert performance_constants.spread(
+        "vllm", "tpot", "dense", "apple dense"
+    ) == performance_constants.chosen(
+        performance_constants.load("vllm")["bands"], "tpot", "dense", known=False
+    )
+
+
 def test_kernels_of_formats() -> None:
     assert kernel_class("fp8-dynamic", "vllm") == "fp8"
     assert kernel_class("awq", "vllm") == "w4a16"

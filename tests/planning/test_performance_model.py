@@ -12,7 +12,9 @@ from vram_planner.planning.performance_model import (
     Card,
     Constants,
     Load,
+    band_class,
     decode_step,
+    prefill_step,
     times,
     tokens_per_step,
     waiting_s,
@@ -54,6 +56,35 @@ def test_a_step_by_hand() -> None:
     assert step.fixed_s == pytest.approx(0.0026)
     assert step.link_s == 0
     assert step.total_s == pytest.approx(sum(step))
+
+
+def test_an_eager_step_is_at_least_its_launches() -> None:
+    """1 ms + 32 · 1 ms of launches hide 10.1 ms of the card's work; behind 1 µs launches nothing changes."""
+    slow, fast = replace(EVEN, eager_layer_s=1e-3), replace(EVEN, eager_layer_s=1e-6)
+
+    eager = decode_step(WORK, CARD, slow, batch=1, context=1000, eager=True)
+    assert eager.total_s == pytest.approx(0.033)
+    assert decode_step(WORK, CARD, slow, batch=1, context=1000) == decode_step(
+        WORK, CARD, fast, batch=1, context=1000, eager=True
+    )
+
+
+def test_launches_bound_a_short_prompt_and_not_a_long_one() -> None:
+    launched = replace(EVEN, eager_layer_s=1e-3)
+
+    assert prefill_step(WORK, CARD, launched, start=0, end=16).total_s == pytest.approx(0.033)
+    assert prefill_step(WORK, CARD, launched, start=0, end=8192) == prefill_step(
+        WORK, CARD, EVEN, start=0, end=8192
+    )
+
+
+def test_whose_errors_a_figure_has() -> None:
+    small = replace(WORK, dense_bytes=1e9, matrix_flops=1e9)
+
+    assert band_class(WORK, CARD, EVEN, "dense") == "dense"
+    assert band_class(small, CARD, EVEN, "dense") == "host"
+    assert band_class(small, CARD, EVEN, "experts") == "experts"
+    assert band_class(WORK, CARD, EVEN, "dense", waits=True) == "waiting"
 
 
 def test_all_reduces_by_hand() -> None:
@@ -159,3 +190,15 @@ def test_littles_law_at_an_arrival_rate() -> None:
     found = times(WORK, CARD, EVEN, replace(LOAD, rate=1.0))
 
     assert found.batch == pytest.approx(found.ttft_s + LOAD.output * found.tpot_s, rel=1e-3)
+
+
+def test_arrivals_that_outrun_the_server_wait_for_half_of_the_run() -> None:
+    """The middle one of 300 waits 150 · (1/μ − 1/λ) longer than in a run of no length."""
+    rate = 40.0
+    endless = times(WORK, CARD, EVEN, replace(LOAD, rate=rate))
+    run = times(WORK, CARD, EVEN, replace(LOAD, rate=rate, requests=300))
+    served = endless.output_tokens_per_s / LOAD.output
+
+    assert served < rate
+    assert run.waits
+    assert run.ttft_s - endless.ttft_s == pytest.approx(150 * (1 / served - 1 / rate))

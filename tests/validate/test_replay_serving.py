@@ -68,6 +68,26 @@ def test_offline_rows_stream_to_nobody() -> None:
     assert not case.assumed.streamed
 
 
+def test_a_run_that_outruns_the_server_is_compared_where_its_length_is_known() -> None:
+    flood = {**ROW, "concurrency": None, "request_rate": 50}
+
+    with pytest.raises(RecordError, match="faster than they are served"):
+        replay(flood)
+    pairs = replay({**flood, "requests": 300})["pairs"]
+    assert pairs["TTFT ms, one card, dense"][0] > 1000
+
+
+def test_a_note_tells_eager_steps_and_graphs() -> None:
+    long = {**ROW, "engine_version": "0.6.3", "isl": 14336, "osl": 2048}
+    long["model"] = "Qwen2.5-0.5B-Instruct"
+    plain, graphs, eager = (
+        replay({**long, "note": note})["pairs"]["TPOT ms, one card, dense"][0]
+        for note in ("", "graphs", "enforce-eager")
+    )
+
+    assert plain == eager > graphs
+
+
 def test_random_lengths_average_less_than_their_name() -> None:
     case = case_of({**ROW, "isl": 1000, "osl": 1000, "note": "mean 0.9"})
 
@@ -85,8 +105,8 @@ def test_the_package_carries_a_score_of_rows(found: list[Any]) -> None:
     ("words", "median", "p90"),
     [
         (("TPOT ms, one card, dense",), 0.12, 0.35),
-        # 0.50 without SGLang's Gemma 4 on an MI300X (b03534 to b03538), past saturation: 39.9 s measured, 94.6 s planned.
-        (("prefill ms, one card, dense", "TTFT ms, one card, dense"), 0.15, 0.56),
+        # Half of what is beyond 0.45 are models of 0.5 B on machines whose host is faster than the others': 10 ms, not 27.
+        (("prefill ms, one card, dense", "TTFT ms, one card, dense"), 0.15, 0.66),
         (("TPOT ms, experts", "TPOT ms, several cards"), 0.25, 1.0),
         (("TTFT ms, experts", "TTFT ms, several cards"), 0.25, 1.0),
         (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import Place
 from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning import performance_constants as fitted
-from vram_planner.planning.performance_model import Card, Constants, Load, Times, times
+from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
 from vram_planner.planning.performance_work import work_of
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ _KV_BYTES = {"fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q5_0": 
 _LLAMA_CPP = "llama.cpp"
 _PIPELINED = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _LARGE_GPU_BYTES = 70 << 30
-# The mean of the catalogue's measured products over nameplates, for cards of these generations without one.
-_REACHED = {"ampere": 0.84, "hopper": 0.79, "blackwell": 0.74, "volta": 0.68}
+# The catalogue's measured products over nameplates, by 16-bit TFLOP/s that the nameplate asks of a watt: a card that
+# is cut down keeps its clock (H20), a large one does not. RTX 3080 to 5090, H20; A100 and A800; H100; B200.
+_REACHED = ((0.35, 1.0), (0.78, 0.84), (1.41, 0.79), (2.25, 0.74))
 # Two channels of DDR5-5600, where the host's memory is slower than the link to it.
 _HOST_BYTES_PER_S = 80_000_000_000
 
@@ -87,7 +89,8 @@ class Assumptions:
 
     `prefix_hit` is the share of each prompt that is found in the cache, `draft` and `acceptance` describe
     speculative decoding, `rate` requests a second in place of a concurrency. `kernels` names the class of
-    kernels where the format's name does not tell (8-bit weights under 16-bit products: 'w8a16').
+    kernels where the format's name does not tell (8-bit weights under 16-bit products: 'w8a16'). `requests` is
+    how many arrive in all at a rate. `graphs` says that decoding runs in graphs, whatever the version's rule.
     """
 
     concurrency: float | None = None
@@ -99,6 +102,8 @@ class Assumptions:
     acceptance: float = 0.0
     kernels: str | None = None
     streamed: bool = True
+    requests: float | None = None
+    graphs: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -113,15 +118,23 @@ class Served:
 
     def performance(self, assumed: Assumptions | None = None) -> Performance | None:
         """Figures with bands; None where the card's bandwidth or peak is not known, or the model does not fit."""
-        found = self.times(assumed)
-        if found is None:
+        assumed = assumed or Assumptions()
+        made = self.rates(assumed.kernels) if self.capacity.max_concurrency >= 1 else None
+        if made is None:
             return None
-        kind = self.kind
+        work = self.work()
+        found = times(work, *made, self.load(assumed))
+        kind = band_class(work, *made, self.kind, waits=found.waits)
+
+        def band(best: float, figure: str) -> Band:
+            low, high = fitted.spread(self.engine, figure, kind, self.setting)
+            return Band(best * low, best, best * high)
+
         return Performance(
-            ttft_s=_band(found.ttft_s, self.engine, "ttft", kind),
-            tpot_s=_band(found.tpot_s, self.engine, "tpot", kind),
-            output_tokens_per_s=_band(found.output_tokens_per_s, self.engine, "throughput", kind),
-            per_user_tokens_per_s=_band(found.per_user_tokens_per_s, self.engine, "throughput", kind),
+            ttft_s=band(found.ttft_s, "ttft"),
+            tpot_s=band(found.tpot_s, "tpot"),
+            output_tokens_per_s=band(found.output_tokens_per_s, "throughput"),
+            per_user_tokens_per_s=band(found.per_user_tokens_per_s, "throughput"),
             bound_by=_bound_by(found, self._most(), self._room()),
         )
 
@@ -134,6 +147,11 @@ class Served:
         ):
             return "experts"
         return "several" if self.ask.layout.gpus > 1 else "dense"
+
+    @property
+    def setting(self) -> str:
+        """What a measurement would have to share with this to tell its error: generation of cards, and kind."""
+        return f"{fitted.generation(self.gpu)} {self.kind}"
 
     def times(self, assumed: Assumptions | None = None) -> Times | None:
         """The best estimate, with what it is made of."""
@@ -191,7 +209,22 @@ class Served:
             acceptance=assumed.acceptance,
             streamed=assumed.streamed,
             static=self.engine == "transformers",
+            eager=self._eager(assumed, output),
+            requests=assumed.requests,
         )
+
+    def _eager(self, assumed: Assumptions, output: float) -> bool:
+        """
+        Whether decoding launches kernel by kernel: --enforce-eager, or a context that V0 captured no graph for.
+
+        Source: vllm 0.7.3 `worker/model_runner.py`, `_use_captured_graph`: sequences of up to
+        `max_seq_len_to_capture` = 8192 tokens; V1 (0.8 on) has no such bound.
+        """
+        if assumed.graphs is not None:
+            return not assumed.graphs
+        bound = fitted.graph_tokens(fitted.load(self.engine), self.ask.options.version)
+        prompt = assumed.prompt if assumed.prompt is not None else self.ask.workload.prompt_tokens
+        return self.ask.options.enforce_eager or (bound is not None and prompt + output > bound)
 
     def _room(self) -> float:
         """Requests of average length that the cache holds: a request in the middle of its output is shorter."""
@@ -266,7 +299,12 @@ def _reached(gpu: Gpu) -> float:
         nameplate = gpu.tflops(dtype)
         if nameplate:
             return min(1.0, measured / nameplate)
-    return _REACHED.get(fitted.generation(gpu), 1.0)
+    flops, watts = gpu.tflops("bf16") or gpu.tflops("fp16"), gpu.tdp_w
+    asked = flops / watts if flops and watts else 0.0
+    for (low, at_low), (high, at_high) in pairwise(_REACHED):
+        if asked <= high:
+            return at_low + (at_high - at_low) * max(0.0, asked - low) / (high - low)
+    return _REACHED[-1][1]
 
 
 def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
@@ -277,11 +315,6 @@ def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
     if engine == _LLAMA_CPP:
         return 512.0
     return 1e9 if engine == "transformers" else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
-
-
-def _band(best: float, engine: str, figure: str, kind: str) -> Band:
-    low, high = fitted.spread(engine, figure, kind)
-    return Band(best * low, best, best * high)
 
 
 def _bound_by(found: Times, most: float, room: float) -> str:

@@ -13,6 +13,8 @@ from vram_planner.errors import RequestError
 from vram_planner.planning.performance_model import Constants
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vram_planner.hardware_profiles import Gpu
 
 _FILES = Path(__file__).parent / "constants"
@@ -56,17 +58,27 @@ def load(engine: str) -> dict[str, Any]:
 
 def era(document: dict[str, Any], version: str | None) -> str:
     """The span of versions that a version falls in; the newest where none is known."""
+    return str(_span(document, version)["name"])
+
+
+def graph_tokens(document: dict[str, Any], version: str | None) -> int | None:
+    """The longest sequence that a version decodes in graphs; None where it has no bound."""
+    bound = _span(document, version).get("graph_tokens")
+    return None if bound is None else int(bound)
+
+
+def _span(document: dict[str, Any], version: str | None) -> dict[str, Any]:
     spans: list[dict[str, Any]] = document["eras"]
     if version is None:
-        return str(spans[-1]["name"])
+        return spans[-1]
     try:
         wanted = parse_version(version.removesuffix("+v0"))
     except RequestError:
-        return str(spans[-1]["name"])
+        return spans[-1]
     for span in spans[:-1]:
         if wanted < parse_version(span["below"]):
-            return str(span["name"])
-    return str(spans[-1]["name"])
+            return span
+    return spans[-1]
 
 
 @lru_cache(maxsize=256)
@@ -87,12 +99,18 @@ def constants(engine: str, span: str, cards: str, kernels: str, link: str) -> Co
     return Constants(**{name: value for name, value in values.items() if name in _NAMES})
 
 
-def spread(engine: str, figure: str, kind: str) -> tuple[float, float]:
+def spread(engine: str, figure: str, kind: str, setting: str) -> tuple[float, float]:
     """
     Factors from the best value to the low and high end of the band of a figure.
 
-    They bound at least nine of ten measured rows of that kind in the fit.
+    They bound nine of ten measured rows of that kind whose source was left out of the fit; wider where nobody
+    measured the engine with that `setting`: generation of cards, and what is served.
     """
-    table = load(engine)["bands"]
-    low, high = table.get(f"{figure}, {kind}") or table[figure]
+    document = load(engine)
+    return chosen(document["bands"], figure, kind, known=setting in document["settings"])
+
+
+def chosen(bands: Mapping[str, list[float]], figure: str, kind: str, *, known: bool) -> tuple[float, float]:
+    """The entry of a table of bands."""
+    low, high = bands[f"{figure}, {kind}" if known else f"{figure}, {kind}, new"]
     return float(low), float(high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
 
 _OVERLAP = 4  # how sharply the larger of memory and compute hides the other in a prefill
+_FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
 
 
@@ -22,7 +23,8 @@ class Constants:
     dtype that the kernel multiplies in, `decode_share` of that where few tokens stand in a step, `cache_share`
     of the bandwidth where the cache is read, `attention_share` of the 16-bit peak in attention, `expert_share`
     of what experts reach beside dense matrices, `expert_compute` of the operations likewise, `link_share` of the link. Seconds: `layer_s` a layer and step,
-    `expert_layer_s` more for a layer of experts, `step_s` a step, `sequence_s` a sequence and step, `stream_s`
+    `expert_layer_s` more for a layer of experts, `eager_layer_s` what the host takes to launch a layer without a
+    graph, behind which the card's own work hides, `step_s` a step, `sequence_s` a sequence and step, `stream_s`
     the same for sending its token to a client, `hop_s` an all-reduce, `first_s` a request until its first
     token beside the prefill, `first_steps` steps of the others that pass until then. `queue` weighs the wait
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
@@ -39,6 +41,7 @@ class Constants:
     link_share: float = 0.5
     layer_s: float = 50e-6
     expert_layer_s: float = 20e-6
+    eager_layer_s: float = 0.0
     step_s: float = 1e-3
     sequence_s: float = 10e-6
     stream_s: float = 20e-6
@@ -75,7 +78,9 @@ class Load:
     prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `in_flight` how
     many chunks of one prompt may. `prefix_hit` is the share of a prompt that lies in the cache already.
     Speculation: `draft` tokens guessed a step, each accepted with `acceptance`, at `draft_cost` of a step.
-    `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together.
+    `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together; `eager`
+    that decoding runs without graphs. `requests` is how many arrive in all: where an arrival rate outruns the
+    server the wait grows until the last of them.
     """
 
     prompt: float
@@ -93,6 +98,8 @@ class Load:
     draft_cost: float = 0.1
     streamed: bool = True
     static: bool = False
+    eager: bool = False
+    requests: float | None = None
 
 
 class Step(NamedTuple):
@@ -141,7 +148,14 @@ def tokens_per_step(draft: int, acceptance: float) -> float:
 
 
 def decode_step(
-    work: Work, card: Card, fitted: Constants, *, batch: float, context: float, draft: int = 0
+    work: Work,
+    card: Card,
+    fitted: Constants,
+    *,
+    batch: float,
+    context: float,
+    draft: int = 0,
+    eager: bool = False,
 ) -> Step:
     """
     One step that adds a token (or checks `draft` more) to each of `batch` sequences.
@@ -150,6 +164,9 @@ def decode_step(
     compute  n · 2N / (peak · mfu_d) + n · A(L) / (peak_16 · mfu_a)
     fixed    c_step + c · layers + c_seq · B
     link     all-reduces · (hop + 2 (tp − 1)/tp · n · h · b / link)
+
+    Without graphs (`eager`) the host launches every kernel, and the card's work hides behind that or the
+    other way round: the fixed part is then at least layers · c_eager − (memory + compute + link).
 
     B  sequences, n = B · (draft + 1) tokens    W(n)  weights read, of experts those touched
     KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights that lie on the host
@@ -161,7 +178,23 @@ def decode_step(
     compute = tokens * (_flops(work, fitted) + work.head_flops) / peak
     compute += tokens * work.score_flops(context) / (card.flops_16 * fitted.attention_share)
     fixed = _fixed_s(work, fitted) + batch * fitted.sequence_s
-    return Step(memory, compute, fixed, _link_s(work, card, fitted, tokens))
+    link = _link_s(work, card, fitted, tokens)
+    if eager:
+        fixed = max(fixed, _launches_s(work, fitted) - memory - compute - link)
+    return Step(memory, compute, fixed, link)
+
+
+def band_class(work: Work, card: Card, fitted: Constants, kind: str, *, waits: bool = False) -> str:
+    """
+    Whose errors a figure has: 'waiting' where requests queue, 'host' where a dense model is so small that fixed costs take
+    more than half of a step of one request.
+
+    What launches and scheduling cost is the host processor's affair, which a plan does not know.
+    """
+    if waits:
+        return "waiting"
+    alone = decode_step(work, card, fitted, batch=1, context=1)
+    return "host" if kind == "dense" and alone.fixed_s > alone.total_s / 2 else kind
 
 
 def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end: float) -> Step:
@@ -170,7 +203,7 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
 
     As `decode_step`, with compute n · 2N / (peak · mfu) + Σ A(i) / (peak_16 · mfu_a), n = end − start. Large
     products read their weights behind the arithmetic, so of memory only what sticks out of it counts:
-    (memory⁴ + compute⁴)^¼ − compute.
+    (memory⁴ + compute⁴)^¼ − compute. Prompts run without graphs, so the host's launches bound them from below.
     """
     tokens = end - start
     memory = _weights_s(work, card, fitted, tokens)
@@ -178,7 +211,9 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
     compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
     compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
     beyond = (memory**_OVERLAP + compute**_OVERLAP) ** (1 / _OVERLAP) - compute
-    return Step(beyond, compute, _fixed_s(work, fitted), _link_s(work, card, fitted, tokens))
+    link = _link_s(work, card, fitted, tokens)
+    fixed = max(_fixed_s(work, fitted), _launches_s(work, fitted) - beyond - compute - link)
+    return Step(beyond, compute, fixed, link)
 
 
 def _flops(work: Work, fitted: Constants) -> float:
@@ -194,6 +229,10 @@ def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> floa
 
 def _fixed_s(work: Work, fitted: Constants) -> float:
     return fitted.step_s + work.layers * fitted.layer_s + work.expert_layers * fitted.expert_layer_s
+
+
+def _launches_s(work: Work, fitted: Constants) -> float:
+    return fitted.step_s + work.layers * fitted.eager_layer_s
 
 
 def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
@@ -240,7 +279,22 @@ def times(work: Work, card: Card, fitted: Constants, load: Load) -> Times:
             low = middle
         else:
             high = middle
-    return _at(work, card, fitted, load, (low + high) / 2)
+    found = _at(work, card, fitted, load, (low + high) / 2)
+    return _outrun(found, load) if found.batch >= _FULL * min(load.room, load.most) else found
+
+
+def _outrun(found: Times, load: Load) -> Times:
+    """
+    Arrivals faster than they are served: of n requests the middle one waits n/2 · (1/μ − 1/λ).
+
+    λ  requests that arrive a second    μ  those that the full server finishes a second
+    """
+    served = found.output_tokens_per_s / load.output
+    if load.rate is None or load.rate <= served:
+        return found
+    behind = (load.requests or 0.0) / 2 * (1 / served - 1 / load.rate)
+    stay = found.ttft_s + behind + (load.output - 1) * found.tpot_s
+    return replace(found, ttft_s=found.ttft_s + behind, per_user_tokens_per_s=load.output / stay, waits=True)
 
 
 def waiting_s(service_s: float, away_s: float, requests: float, weight: float) -> float:
@@ -306,6 +360,12 @@ def _at(work: Work, card: Card, fitted: Constants, load: Load, concurrency: floa
 
 def _decode(work: Work, card: Card, fitted: Constants, load: Load, batch: float) -> Step:
     step = decode_step(
-        work, card, fitted, batch=max(1.0, batch), context=load.prompt + load.output / 2, draft=load.draft
+        work,
+        card,
+        fitted,
+        batch=max(1.0, batch),
+        context=load.prompt + load.output / 2,
+        draft=load.draft,
+        eager=load.eager,
     )
     return step._replace(fixed_s=step.fixed_s + batch * fitted.stream_s) if load.streamed else step

@@ -149,7 +149,7 @@ def simulate(request: SimulateRequest) -> Simulation:
         )
     rules = rules_of(served, costs_of(served).load)
     room = room_of(served, plan.engine)
-    slow = 1 / spread(served.engine, "throughput", served.kind)[0]
+    slow = 1 / spread(served.engine, "throughput", served.kind, served.setting)[0]
     best = [_run(request, costs_of(served), rules, room, number=number) for number in range(request.runs)]
     slower = [
         _run(request, costs_of(served, slower=slow), rules, room, number=number)

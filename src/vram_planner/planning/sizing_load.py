@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.planning.performance import Assumptions, Band
 from vram_planner.planning.performance_constants import spread
-from vram_planner.planning.performance_model import times
+from vram_planner.planning.performance_model import band_class, times
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance import Served
@@ -76,7 +76,8 @@ class Replica:
 
     def spread(self, figure: str) -> tuple[float, float]:
         """Factors of the band of a figure here."""
-        return spread(self.served.engine, figure, self.served.kind)
+        kind = band_class(self.work, self.card, self.fitted, self.served.kind)
+        return spread(self.served.engine, figure, kind, self.served.setting)
 
     def band(self, figure: str, best: float) -> Band:
         """A figure with its band."""

@@ -361,20 +361,23 @@ def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
     """Whether the largest cell's memory is what blocks and fixed parts of the smallest say: else cell by cell."""
     first = replace(ask, workload=axes.workload(min(axes.ctx), min(axes.concurrency)))
     last = replace(ask, workload=axes.workload(max(axes.ctx), max(axes.concurrency)))
-    memory = prepared.engine.memory(last)
+    least, memory = prepared.engine.memory(first), prepared.engine.memory(last)
     page, states, count = table.pages(last)
     blocks, requests = count(last.workload.context), table.requests(last)
     cache = [part for part in memory.parts if part.name in table.CACHE_PARTS]
     kept = sum(part.n_bytes for part in cache)
+    # With pipeline stages another one may be the fullest of the smallest cell, with other layers and pages.
+    begun = sum(part.n_bytes for part in least.parts if part.name in table.CACHE_PARTS)
     return (
         table.by_blocks(last)
         and kept == requests * blocks * page
+        and begun == table.requests(first) * count(first.workload.context) * page
         and all(part.low == part.high == part.n_bytes == part.budgeted_bytes for part in cache)
         and memory.bytes_of("kv_cache") == requests * (blocks - states) * page
         and (
             table.by_context(first)  # then the fixed parts are asked for at every context
             or table.fixed_key(first) != table.fixed_key(last)
-            or _fixed(prepared.engine.memory(first), table.CACHE_PARTS) == _fixed(memory, table.CACHE_PARTS)
+            or _fixed(least, table.CACHE_PARTS) == _fixed(memory, table.CACHE_PARTS)
         )
     )
 

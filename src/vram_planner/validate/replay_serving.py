@@ -128,8 +128,7 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     found, bands = served.times(case.assumed), served.performance(case.assumed)
     if found is None or bands is None:
         raise RecordError("by the plan it does not fit, or the card's speed is not known", hint="see --rows")
-    load = served.load(case.assumed)
-    if load.rate and found.batch >= _FULL * min(load.room, load.most):
+    if outruns(case, found):
         raise RecordError("requests arrive faster than they are served", hint="TTFT is then the run's length")
     predicted = case.predicted(found)
     pairs, covered = {}, {}
@@ -141,6 +140,12 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         covered[component] = low <= theirs <= high
     fitted = family(row) in constants_of(served.engine).get("sources", ())
     return {"pairs": pairs, "covered": covered, "version": _version(row) or "newest", "fitted": fitted}
+
+
+def outruns(case: Case, found: Times) -> bool:
+    """Whether requests arrive faster than they are served, in a run of a length that the record does not say."""
+    load = case.served.load(case.assumed)
+    return bool(load.rate and not load.requests and found.batch >= _FULL * min(load.room, load.most))
 
 
 def family(row: dict[str, Any]) -> str:
@@ -226,6 +231,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         quant=quant,
         dtype="float16" if row.get("quant") == "FP16" and engine != "llama.cpp" else None,
         kv_dtype=kv_dtype,
+        enforce_eager=engine == "vllm" and "enforce-eager" in _note(row),
     )
 
 
@@ -297,6 +303,8 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
         kernels=kernels if request.engine != "llama.cpp" else None,
         prefix_hit=int(depth[1]) / prompt if depth else 0.0,
         streamed=not saturated,
+        requests=row.get("requests"),
+        graphs="graphs" in note or None,
     )
     return found, saturated
 
