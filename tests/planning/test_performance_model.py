@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vram_planner as vp
 from vram_planner.planning.performance_model import (
     Card,
     Constants,
@@ -202,3 +203,28 @@ def test_arrivals_that_outrun_the_server_wait_for_half_of_the_run() -> None:
     assert served < rate
     assert run.waits
     assert run.ttft_s - endless.ttft_s == pytest.approx(150 * (1 / served - 1 / rate))
+
+
+def test_of_experts_on_the_host_only_those_touched_are_read() -> None:
+    """R1 in 1.58 bits with all experts on the host: 8 of 256 are some 4 GB a token, not 120."""
+    plan = vp.plan(
+        "671b", engine="llama.cpp", quant="1.58bit", ctx=8192, concurrency=1, gpu="RTX 4090", n_cpu_moe=61
+    )
+    assert plan.performance is not None
+
+    experts, host = 120.4 * 2**30, 80e9
+    least = experts * 8 / 256 / host
+    assert least < plan.performance.tpot_s.best < 5 * least
+
+
+def test_layers_on_the_host_cost_what_the_host_reads() -> None:
+    def tpot(ngl: int) -> float:
+        plan = vp.plan(
+            "7b", engine="llama.cpp", quant="q4_k_m", ctx=4096, concurrency=1, gpu="RTX 4090", ngl=ngl
+        )
+        assert plan.performance is not None
+        return plan.performance.tpot_s.best
+
+    some, none = tpot(15), tpot(0)
+    assert tpot(29) < some < none
+    assert none > 4.0e9 / 80e9  # 4.1 GB of weights beside the input embedding, at 80 GB/s

@@ -158,7 +158,9 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
 
 
 def _unmeasured(ask: Ask) -> tuple[str, ...]:
-    layout = ask.layout
+    layout, options = ask.layout, ask.options
+    if options.ngl is not None or options.n_cpu_moe or options.cpu_moe or options.override_tensor:
+        return ("the host's cores: weights left there are read at 80 GB/s (two channels of DDR5)",)
     if layout.attention_dp == 1 and (layout.dp == 1 or not layout.expert_parallel):
         return ()
     return (

@@ -176,7 +176,24 @@ class Served:
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
         work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
-        return replace(work, host_bytes=self._host_bytes(), dense_bytes=work.dense_bytes - self._host_bytes())
+        return self._on_the_host(work)
+
+    def _on_the_host(self, work: Work) -> Work:
+        """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
+        there = self._host_bytes()
+        if not there:
+            return work
+        experts = sum(each.n_bytes for each in work.experts)
+        layers = self.ask.options.ngl is not None or not experts
+        share = there / (work.dense_bytes + experts) if layers else there / experts
+        share = min(1.0, share)
+        beside = work.dense_bytes * share if layers else max(0.0, there - experts)
+        return replace(
+            work,
+            host_bytes=beside,
+            host_experts=share if experts else 0.0,
+            dense_bytes=work.dense_bytes - beside,
+        )
 
     def _host_bytes(self) -> float:
         """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
@@ -284,6 +301,7 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
         flops_16=flops_16 * reached * 1e12,
         link_bytes_per_s=link.bytes_per_s,
         host_bytes_per_s=host,
+        host_read_bytes_per_s=host if gpu.unified_memory else _HOST_BYTES_PER_S,
     )
     return card, kernels, link.kind
 

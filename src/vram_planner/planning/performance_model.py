@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
 
 _OVERLAP = 4  # how sharply the larger of memory and compute hides the other in a prefill
+_FETCHED_FROM = 32  # tokens of a step
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
 
@@ -59,7 +60,7 @@ class Card:
     What counts of a card here, per second: bytes of its memory, operations of the kernels' dtype and in 16 bits.
 
     `link_bytes_per_s` is what a rank can send to the others, one direction; `host_bytes_per_s` what reaches
-    it from the host's memory.
+    it from the host's memory, `host_read_bytes_per_s` what the host's own cores read there.
     """
 
     bandwidth: float
@@ -67,6 +68,7 @@ class Card:
     flops_16: float
     link_bytes_per_s: float = 0.0
     host_bytes_per_s: float = 0.0
+    host_read_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -160,7 +162,7 @@ def decode_step(
     """
     One step that adds a token (or checks `draft` more) to each of `batch` sequences.
 
-    memory   (W(n) / e + B · KV(L) / e_kv) / BW + H / link_host
+    memory   (W(n) / e + B · KV(L) / e_kv) / BW + H(n) / BW_host
     compute  n · 2N / (peak · mfu_d) + n · A(L) / (peak_16 · mfu_a)
     fixed    c_step + c · layers + c_seq · B
     link     all-reduces · (hop + 2 (tp − 1)/tp · n · h · b / link)
@@ -169,7 +171,7 @@ def decode_step(
     other way round: the fixed part is then at least layers · c_eager − (memory + compute + link).
 
     B  sequences, n = B · (draft + 1) tokens    W(n)  weights read, of experts those touched
-    KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights that lie on the host
+    KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights on the host, of experts those touched
     """
     tokens = batch * (draft + 1)
     memory = _weights_s(work, card, fitted, tokens)
@@ -223,8 +225,21 @@ def _flops(work: Work, fitted: Constants) -> float:
 def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
     spread = card.bandwidth * fitted.bandwidth_share
     experts = work.expert_bytes(tokens)
-    from_host = work.host_bytes / card.host_bytes_per_s if work.host_bytes else 0.0
-    return (work.dense_bytes + experts / fitted.expert_share) / spread + from_host
+    here = experts * (1 - work.host_experts)
+    return (work.dense_bytes + here / fitted.expert_share) / spread + _host_s(work, card, experts, tokens)
+
+
+def _host_s(work: Work, card: Card, experts: float, tokens: float) -> float:
+    """
+    Weights on the host: its cores work on them where they lie, or, from 32 tokens a step on, the GPU fetches them.
+
+    Source: ggml-cuda.cu, ggml_backend_cuda_device_offload_op (min_batch_size 32).
+    """
+    there = work.host_bytes + experts * work.host_experts
+    if not there:
+        return 0.0
+    fetched = tokens >= _FETCHED_FROM or not card.host_read_bytes_per_s
+    return there / (card.host_bytes_per_s if fetched else card.host_read_bytes_per_s)
 
 
 def _fixed_s(work: Work, fitted: Constants) -> float:

@@ -62,7 +62,7 @@ class Work:
     `dense_bytes` are the weights that every step reads: all but the input embedding, towers and experts.
     `matrix_flops` are those of one token in the layers, `head_flops` of one row of logits. `state_bytes` is
     what recurrent layers keep for a sequence. `activation_bytes` is one token's vector between two layers.
-    `host_bytes` are weights that lie in the host's memory and cross its link at every step.
+    `host_bytes` are weights beside experts that lie in the host's memory, `host_experts` the share of the experts there.
     `groups` are those that serve requests of their own and share the experts; a step's tokens are one group's, `tp` its
     ranks, and `exchange` all ranks, between which the tokens of all groups go to the experts and back.
     """
@@ -84,6 +84,7 @@ class Work:
     groups: int = 1
     exchange: int = 1
     host_bytes: float = 0.0
+    host_experts: float = 0.0
 
     def weight_bytes(self, tokens: float) -> float:
         """Weights that a step of so many tokens reads."""
