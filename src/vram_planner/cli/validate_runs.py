@@ -20,7 +20,9 @@ _attn = click.option("--attn", help="sdpa, eager or flash_attention_2. [default:
 _asked = opt.grouped(
     click.option("--kv-dtype", help="vllm, llama.cpp: type of the KV cache. [default: auto]"),
     click.option(
-        "--gpu", metavar="NAME", help="vllm: the card to pretend. [default: this machine's, else H100]"
+        "--gpu",
+        metavar="NAME",
+        help="vllm: the card to pretend. [default: this machine's, else H100] Others: the card to recommend for.",
     ),
     click.option("--tp", type=opt.WHOLE, help="vllm: tensor parallel size. [default: the GPUs of --gpu]"),
     click.option("--ep", is_flag=True, default=None, help="vllm: deal out whole experts."),

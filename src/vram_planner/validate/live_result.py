@@ -10,9 +10,9 @@ from vram_planner.validate.checked import Checked, checked_dict, plan_held
 if TYPE_CHECKING:
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.devices import Seen
     from vram_planner.validate.ramp import Ramp
-    from vram_planner.validate.recommend import Recommendation
 
 NOT_COVERED = (
     "transformers alone is driven; for vLLM, SGLang and llama.cpp start the server and read its log or metrics",

@@ -19,6 +19,7 @@ from vram_planner.errors import CalibrationError, PlannerError, RequestError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.calibration import Calibration, save_calibration
 from vram_planner.planning.estimate import estimate
+from vram_planner.planning.recommend import recommend
 from vram_planner.planning.request import PlanRequest
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.child import Child, Reply
@@ -28,7 +29,7 @@ from vram_planner.validate.live_result import Lived, Sizes, Stage, compare, stag
 from vram_planner.validate.lock import device_lock
 from vram_planner.validate.packages import need
 from vram_planner.validate.ramp import DEFAULT_HEADROOM, Ended, Limits, Ramp, Step, climb
-from vram_planner.validate.recommend import evidence_of_ramp, recommend
+from vram_planner.validate.recommend import evidence_of_ramp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,11 @@ from vram_planner.errors import (
     UnknownGpuError,
     UnknownModelError,
 )
+from vram_planner.planning.recommend import recommend
 from vram_planner.units import parse_tokens
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.ramp import Ended
-from vram_planner.validate.recommend import evidence_of_server, recommend
+from vram_planner.validate.recommend import evidence_of_server
 from vram_planner.validate.server_compare import at_once, compare_server, plan_of_server
 from vram_planner.validate.server_http import Client
 from vram_planner.validate.server_load import Load, LoadAsk, drive
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.recommend import Recommendation
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.server_facts import ServerFacts
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512, 64
