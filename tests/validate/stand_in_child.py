@@ -7,15 +7,25 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
+
+from vram_planner.validate.live_child import _end_with
 
 MIB = 1 << 20
 CACHE = int(os.environ.get("STAND_IN_CACHE", "0"))
 WEIGHTS = int(os.environ.get("STAND_IN_WEIGHTS", "0"))
 
 
-def reading(peak: int) -> dict[str, int]:
-    return {"process_bytes": peak, "process_peak_bytes": peak, "allocated_peak_bytes": WEIGHTS + CACHE}
+def reading(peak: int) -> dict[str, int | None]:
+    found: dict[str, int | None] = {
+        "process_bytes": peak,
+        "process_peak_bytes": peak,
+        "allocated_peak_bytes": WEIGHTS + CACHE,
+    }
+    if "STAND_IN_GPU" in os.environ:  # there NVML knows the process, and torch its reserve
+        return {**found, "process_bytes": None, "reserved_bytes": 0, "reserved_peak_bytes": peak}
+    return found
 
 
 def step(batch: int) -> dict[str, object]:
@@ -24,6 +34,10 @@ def step(batch: int) -> dict[str, object]:
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang":
+            if "STAND_IN_PID" in os.environ:
+                with open(os.environ["STAND_IN_PID"] + ".new", "w", encoding="utf-8") as note:  # noqa: PTH123  a script
+                    note.write(str(os.getpid()))
+                os.replace(os.environ["STAND_IN_PID"] + ".new", os.environ["STAND_IN_PID"])  # noqa: PTH105  as above
             time.sleep(600)
         if fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (512 * MIB, 512 * MIB))
@@ -47,6 +61,7 @@ def answer(request: dict[str, object]) -> dict[str, object]:
     return step(int(str(request["batch"])))
 
 
+threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 for line in sys.stdin:
     sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
     sys.stdout.flush()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any
 
 import click
 
 from vram_planner.cli import options as opt
+from vram_planner.cli.progress import Steps
 from vram_planner.errors import RequestError
 
 _DRIFTED = 3
-_WIDTH = 60
 
 _model = click.option("--model", required=True, help="An alias, org/name, a directory or a config.json.")
 _dtype = click.option("--dtype", default="auto", help="bfloat16, float16 or float32. [default: as stored]")
@@ -49,25 +47,6 @@ _tolerance = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
-class Steps:
-    """The step that runs now, on stderr; silent where no one looks."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, name: str) -> None:
-        """Say what begins."""
-        if self._shown:
-            took = time.monotonic() - self._started
-            click.echo(f"\r{f'{took:5.0f} s  {name} …'[:_WIDTH]:<{_WIDTH}}", nl=False, err=True)
-
-    def close(self) -> None:
-        """Leave an empty line."""
-        if self._shown:
-            click.echo(f"\r{'':<{_WIDTH}}\r", nl=False, err=True)
-
-
 @click.command()
 @_model
 @click.option("--ctx", type=opt.TOKENS, default=4096, show_default=True, help="Prompt and generated tokens.")
@@ -97,11 +76,8 @@ def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
     from vram_planner.validate.shadow_run import Shadowed
     from vram_planner.validate.shadow_run import shadow as run
 
-    steps = Steps()
-    try:
+    with Steps() as steps:
         found = run(**options, offline=bool(offline), tell=steps)
-    finally:
-        steps.close()
     text = shadow_text if isinstance(found, Shadowed) else asked_text
     emit(json_text(found.to_dict()) if as_json else text(found))
     return 0 if found.held else _DRIFTED
@@ -156,8 +132,7 @@ def live(
     from vram_planner.units import parse_size
     from vram_planner.validate.live_run import live as run
 
-    steps = Steps()
-    try:
+    with Steps() as steps:
         found = run(
             **options,
             concurrency=_count(concurrency),
@@ -166,8 +141,6 @@ def live(
             offline=bool(offline),
             tell=steps,
         )
-    finally:
-        steps.close()
     for line in found.warnings:
         warn(line)
     emit(json_text(found.to_dict()) if as_json else live_text(found))

@@ -8,7 +8,7 @@ NVML is asked after each stage, and again when the process is gone.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +30,10 @@ from vram_planner.validate.lock import device_lock
 from vram_planner.validate.packages import need
 from vram_planner.validate.ramp import DEFAULT_HEADROOM, Ended, Limits, Ramp, Step, climb
 from vram_planner.validate.recommend import evidence_of_ramp
+from vram_planner.validate.told import share_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
@@ -88,7 +89,9 @@ class _Run:
     def __init__(
         self, options: LiveOptions, place: Place, load: dict[str, Any], work: dict[str, Any], tell: Tell
     ) -> None:
-        self.options, self.place, self._load, self._work, self._tell = options, place, load, work, tell
+        self.options, self.place, self._work, self._tell = options, place, work, tell
+        self._weights_bytes, self._load = load["weights_bytes"], {**load}
+        del self._load["weights_bytes"]
         self._child: Child | None = None
         self.opened: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
@@ -105,11 +108,23 @@ class _Run:
         held = context.process_bytes if context.process_bytes is not None else context.grown_bytes
         self._context_bytes = max(0, (held or 0) - (context.reserved_bytes or 0))
         self._tell("loading the weights")
-        self.loaded = self._must("load", **self._load)
+        self.loaded = self._must("load", **self._load, meanwhile=self._loading(held))
         weights = Stage.of("weights", self.loaded, self.place.read())
         if self.options.memory_limit_bytes is not None and self.options.device == "cpu":
             self._must("limit", more_bytes=self.options.memory_limit_bytes)
         return context, weights
+
+    def _loading(self, before: int | None) -> Callable[[], None]:
+        """Says how much of the weights is there, as seen from outside."""
+        share = share_of(self._tell)
+
+        def look() -> None:
+            seen = self.place.read()
+            now = seen.grown_bytes if seen.process_bytes is None else seen.process_bytes
+            if now is not None and self._weights_bytes:
+                share((now - (before or 0)) / self._weights_bytes)
+
+        return look
 
     def stages(self, batch: int) -> tuple[Stage, ...]:
         """Prefill, the full cache, decode; ChildError where this batch does not run."""
@@ -166,8 +181,10 @@ class _Run:
             return answer.get("process_peak_bytes")
         return self.context_bytes + int(answer["reserved_peak_bytes"])
 
-    def _must(self, action: str, **words: Any) -> dict[str, Any]:
-        reply = self._ask(action, **words)
+    def _must(
+        self, action: str, *, meanwhile: Callable[[], None] = lambda: None, **words: Any
+    ) -> dict[str, Any]:
+        reply = self._ask(action, meanwhile=meanwhile, **words)
         if not reply.answered:
             raise ChildError(
                 f"the measuring process {reply.ended}: {reply.note}",
@@ -184,10 +201,11 @@ class _Run:
             or "less context, fewer at once, or a smaller model; or `validate shadow`",
         )
 
-    def _ask(self, action: str, **words: Any) -> Reply:
+    def _ask(self, action: str, *, meanwhile: Callable[[], None] = lambda: None, **words: Any) -> Reply:
         if self._child is None:
             raise RuntimeError("asked before it was started")
-        return self._child.ask({"do": action, **words}, limit_s=self.options.step_limit_s)
+        limit_s = self.options.step_limit_s
+        return self._child.ask({"do": action, **words}, limit_s=limit_s, meanwhile=meanwhile)
 
 
 def live(
@@ -233,6 +251,7 @@ def live(
         "dtype": name,
         "attn": plan.request["attn"],
         "weights": None if asked.random_weights else _files(model, profile),
+        "weights_bytes": plan.part("weights").n_bytes,
     }
     request = {**work, "concurrency": batch, "attn": load["attn"], "dtype": name}
     return _measure(_Run(asked, place, load, work, tell), plan, request, versions)
@@ -243,12 +262,13 @@ def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dic
     asked, place = run.options, run.place
     with ExitStack() as stack:
         stack.enter_context(device_lock(place.lock_name))
-        stack.callback(run.stop)
+        stack.enter_context(_told_what_is_left(run))
         first = run.start()
         stages = (*first, *run.stages(request["concurrency"]))
         module_bytes, torch_version = int(run.loaded["module_bytes"]), run.opened["torch"]
         ramp = None if asked.concurrency is not None else _ramp(run, asked)
     on_gpu = asked.device == "cuda"
+    left = place.left_behind()
     calibration = _calibrate(
         place, plan, Sizes.of(stages, module_bytes, on_gpu=on_gpu), versions["transformers"]
     )
@@ -264,10 +284,33 @@ def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dic
         ramp=ramp,
         recommendation=None if evidence is None else recommend(evidence),
         tolerance=asked.tolerance,
-        left_behind_bytes=place.left_behind(),
+        left_behind_bytes=left,
         calibration=calibration,
-        warnings=_saved(calibration, save=asked.save),
+        warnings=(
+            *(
+                ("NVML stopped answering: what is left on the device is not known",)
+                if on_gpu and left is None
+                else ()
+            ),
+            *_saved(calibration, save=asked.save),
+        ),
     )
+
+
+@contextmanager
+def _told_what_is_left(run: _Run) -> Iterator[None]:
+    """End the process in any case; where it failed, the error says too what it leaves on the device, if anything."""
+    try:
+        yield
+    except PlannerError as error:
+        run.stop()
+        left = run.place.left_behind()
+        if not left:
+            raise
+        told = f"{error}; {left:,} B more than before are held on {run.place.name}"
+        raise type(error)(told, hint=error.hint) from error
+    finally:
+        run.stop()
 
 
 def _ramp(run: _Run, asked: LiveOptions) -> Ramp:
