@@ -17,14 +17,14 @@ CACHE = int(os.environ.get("STAND_IN_CACHE", "0"))
 WEIGHTS = int(os.environ.get("STAND_IN_WEIGHTS", "0"))
 
 
-def reading(peak: int) -> dict[str, int | None]:
+def reading(peak: int, reserved: int | None = None) -> dict[str, int | None]:
     found: dict[str, int | None] = {
         "process_bytes": peak,
         "process_peak_bytes": peak,
         "allocated_peak_bytes": WEIGHTS + CACHE,
     }
     if "STAND_IN_GPU" in os.environ:  # there NVML knows the process, and torch its reserve
-        return {**found, "process_bytes": None, "reserved_bytes": 0, "reserved_peak_bytes": peak}
+        return {**found, "process_bytes": None, "reserved_bytes": 0, "reserved_peak_bytes": reserved or peak}
     return found
 
 
@@ -55,8 +55,10 @@ def answer(request: dict[str, object]) -> dict[str, object]:
         if os.environ.get("STAND_IN_FAULT") == "weights":
             return {"error": "refused", "message": "the weights cannot be loaded", "hint": "get them again"}
         return {"ok": True, **reading(100 * MIB), "module_bytes": WEIGHTS}
-    if request["do"] == "stages":
-        now = reading(110 * MIB)
+    if request["do"] in {"prefill", "decode", "kv"}:
+        return {"ok": True}
+    if request["do"] == "told":
+        now = reading(110 * MIB, WEIGHTS + 2 * CACHE)
         return {"ok": True, "prefill": now, "decode": now, "kv": {**now, "cache_bytes": CACHE}}
     return step(int(str(request["batch"])))
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,38 @@ def on_a_gpu(model: str, monkeypatch: pytest.MonkeyPatch, ask: Any, **options: A
     monkeypatch.setattr(live_run, "place_for", lambda *_: place_for("cuda", 0, ask))
     monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
     return live_run.live(model, ctx=64, random_weights=True, **options)
+
+
+def test_each_stage_is_seen_from_outside_when_it_is_over(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that holds a byte more each time it is asked: no two stages share one look."""
+    used = count()
+    found = on_a_gpu(model, monkeypatch, lambda: large(next(used)), concurrency=1)
+    seen = [stage.device_bytes for stage in found.stages]
+
+    assert [stage.name for stage in found.stages] == ["context", "weights", "prefill", "decode", "kv"]
+    assert seen == sorted(set(seen))
+
+
+def test_what_a_run_saves_is_measured_in_the_next_plan_of_that_card(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name that NVML gives the card, and by the one that people give it."""
+    asked: dict[str, Any] = {
+        "ctx": 64,
+        "concurrency": 1,
+        "engine": "transformers",
+        "engine_version": "5.23.0",
+    }
+    before = vp.plan(model, **asked, gpu="L4")
+    found = on_a_gpu(model, monkeypatch, lambda: large(0), concurrency=1)
+    after = vp.plan(model, **asked, gpu="L4")
+    another = vp.plan(model, **asked, gpu="RTX 4090")
+
+    assert found.calibration is not None
+    assert "measured" not in {before.part(name).basis.value for name in ("activations", "runtime")}
+    assert (after.part("runtime").basis.value, another.part("runtime").basis.value) == ("measured", "assumed")
+    assert after.part("activations").basis.value == "measured"
+    assert "measured on NVIDIA L4 by a live run" in after.part("runtime").source
 
 
 def test_a_driver_that_vanishes_mid_run_leaves_what_torch_measured(

@@ -129,8 +129,11 @@ class _Run:
     def stages(self, batch: int) -> tuple[Stage, ...]:
         """Prefill, the full cache, decode; ChildError where this batch does not run."""
         self._tell(f"measuring a batch of {batch}")
-        found = self._must("stages", batch=batch, **self._work)
-        return stages_of(found, self.place.read())
+        seen = {}
+        for name in ("prefill", "decode", "kv"):
+            self._must(name, batch=batch, **self._work)
+            seen[name] = self.place.read()
+        return stages_of(self._must("told"), seen)
 
     def step(self, batch: int) -> Step:
         """One batch of the ramp; the child is started again where it died."""
