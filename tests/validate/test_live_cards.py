@@ -24,6 +24,7 @@ from vram_planner.report.validation import each_text, live_text
 from vram_planner.validate import device_set, live_gpus, live_run
 from vram_planner.validate.device_set import place_on
 from vram_planner.validate.faults import BusyError, CannotMeasureError
+from vram_planner.validate.live_options import LiveOptions
 from vram_planner.validate.lock import device_lock
 from vram_planner.validate.ramp import Ended
 
@@ -303,7 +304,7 @@ def test_the_command_takes_several_and_each(single: str, capsys: pytest.CaptureF
 )
 def test_other_ways_over_several_gpus_are_refused(words: dict[str, Any], why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        live_run.LiveOptions(**words)
+        LiveOptions(**words)
 
 
 def test_each_needs_gpus(model: str) -> None:

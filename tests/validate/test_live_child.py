@@ -97,7 +97,9 @@ def test_every_answer_has_each_card(counters: Counters, monkeypatch: pytest.Monk
         return forward(self, n_tokens)
 
     monkeypatch.setattr(Generation, "forward", counted)
-    stages = ask(servant, "stages", batch=1, context=16, prompt=8)
+    for stage in ("prefill", "decode", "kv"):
+        ask(servant, stage, batch=1, context=16, prompt=8)
+    stages = ask(servant, "told")
     step = ask(servant, "step", batch=1, context=16, prompt=8)
 
     assert opened["card_limit_bytes"] == (1010, 2020)

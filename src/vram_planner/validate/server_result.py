@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.validate.ramp import knee
+from vram_planner.planning.recommend import knee
 
 if TYPE_CHECKING:
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.recommend import Recommendation
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.server_compare import Compared
     from vram_planner.validate.server_facts import Gauges, ServerFacts
     from vram_planner.validate.server_load import Load
