@@ -80,7 +80,8 @@ def _figures(device: Any) -> list[str]:
     if device is None or device.live is None:
         return [""] * 5
     planned, measured = (None, None) if device.peak is None else device.peak
-    worst = "" if device.worst is None else f"{device.worst[0]} {device.worst[1]:+.2%}"
+    part, error = device.worst or ("", None)
+    worst = f"{part} {error:+.2%}" if error is not None else f"{part} not seen" if part else ""
     at_once = "" if device.concurrency is None else str(device.concurrency)
     return [_gib(planned), _gib(measured), worst, "held" if device.held else "NOT HELD", at_once]
 

@@ -144,6 +144,6 @@ def _refused(index: int | None, error: PlannerError) -> dict[str, Any]:
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    """Without any type of ours: what arrives is what `--json` prints."""
-    found: dict[str, Any] = json.loads(json.dumps(document, default=str))
+    """Without any type of ours, and None for what JSON has no number for."""
+    found: dict[str, Any] = json.loads(json.dumps(document, default=str), parse_constant=lambda _: None)
     return found

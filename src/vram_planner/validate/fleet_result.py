@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from vram_planner.errors import PlannerError
@@ -46,10 +47,10 @@ class FleetDevice:
         return None if row is None else (row["planned_bytes"], row["measured_bytes"])
 
     @property
-    def worst(self) -> tuple[str, float] | None:
-        """The judged part that is furthest off, and by how much."""
-        judged = [(str(row["name"]), float(row["error"])) for row in self._rows if row["judged"]]
-        return max(judged, key=lambda row: abs(row[1]), default=None)
+    def worst(self) -> tuple[str, float | None] | None:
+        """The judged part that is furthest off, and by how much; None: nothing of it was measured."""
+        judged = [(str(row["name"]), row["error"]) for row in self._rows if row["judged"]]
+        return max(judged, key=lambda row: inf if row[1] is None else abs(row[1]), default=None)
 
     @property
     def concurrency(self) -> int | None:
