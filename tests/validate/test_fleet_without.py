@@ -17,7 +17,7 @@ from vram_planner.validate.fleet_node import lent_gpus
 from vram_planner.validate.fleet_result import Fault, Fleet, FleetDevice, FleetError, FleetNode
 from vram_planner.validate.fleet_rows import listed_node, measured_node
 from vram_planner.validate.fleet_run import fleet
-from vram_planner.validate.fleet_tasks import Job, Node
+from vram_planner.validate.fleet_tasks import Job, Node, fault_of
 
 NODE = Node(node_id="ab" * 28, name="gpu-1", address="10.0.0.2", gpus=2, cpus=8)
 
@@ -133,10 +133,9 @@ def test_a_gpu_that_ray_does_not_lend_is_named() -> None:
         listed(), job({"begun": True}, {"index": 1, "problem": "lost", "hint": "", "status": 4})
     )
 
-    assert [device.fault.problem for device in found.devices if device.fault] == [
-        "Ray does not lend it",
-        "lost",
-    ]
+    assert [device.skipped for device in found.devices] == ["Ray does not lend it", None]
+    assert [fault.problem for fault in found.faults] == ["lost"]
+    assert "Ray does not lend it" in fleet_text(of(found))
 
 
 def test_a_node_that_cannot_say_which_gpus_it_lends_has_no_figures() -> None:
@@ -246,3 +245,50 @@ def test_ray_is_not_loaded_before_a_fleet_is_asked() -> None:
 def test_the_public_name_is_the_function() -> None:
     assert vp.validate.fleet is fleet
     assert issubclass(FleetError, PlannerError)
+
+
+class Errors:
+    """Names of ray.exceptions."""
+
+    class RayError(Exception):
+        pass
+
+    class OutOfMemoryError(RayError):
+        pass
+
+    class RayTaskError(RayError):
+        pass
+
+    class WorkerCrashedError(RayError):
+        pass
+
+    class NodeDiedError(RayError):
+        pass
+
+    class TaskUnschedulableError(RayError):
+        pass
+
+    class ObjectLostError(RayError):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (Errors.OutOfMemoryError("…"), "Ray ended it: the node's RAM ran out"),
+        (Errors.WorkerCrashedError("…"), "lost: the process there was killed"),
+        (Errors.NodeDiedError("…"), "lost: the node died or left the cluster"),
+        (Errors.TaskUnschedulableError("…"), "lost: the node died or left the cluster"),
+        (Errors.RayTaskError("…\nKeyError: 'x'"), "it failed there: KeyError: 'x'"),
+        (
+            Errors.RayTaskError("…\nModuleNotFoundError: No module named 'vram_planner.validate'"),
+            (
+                "vram-planner is missing there, or another one "
+                "(ModuleNotFoundError: No module named 'vram_planner.validate')"
+            ),
+        ),
+        (Errors.RayError("the moon\nis full"), "Ray: the moon"),
+    ],
+)
+def test_what_ray_says_of_a_task_becomes_a_reason(error: Exception, problem: str) -> None:
+    assert fault_of(Errors, error).problem == problem

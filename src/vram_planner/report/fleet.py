@@ -8,6 +8,8 @@ from tabulate import tabulate
 
 from vram_planner.units import format_gib
 
+_RIGHT = frozenset({"free GiB", "of", "planned GiB", "measured GiB", "at once"})
+
 
 def fleet_text(found: Any) -> str:
     """One table, then why anything is missing and what to do, then the verdict."""
@@ -46,8 +48,8 @@ def _packages(node: Any) -> str:
 
 def _table(found: Any, *, with_packages: bool) -> str:
     measured = found.model is not None
-    headers = ["node", "GPU", "driver", "free GiB", "of"]
-    headers += ["planned", "measured", "worst part", "", "at once"] if measured else []
+    headers = ["node", "device", "driver", "free GiB", "of"]
+    headers += ["planned GiB", "measured GiB", "worst part", "", "at once"] if measured else []
     headers += ["engines"] if with_packages else []
     headers += ["note"]
     rows = []
@@ -58,13 +60,13 @@ def _table(found: Any, *, with_packages: bool) -> str:
             cells += _figures(device) if measured else []
             cells += [_packages(node) if not number else ""] if with_packages else []
             rows.append([*cells, _note(node, device, first=not number)])
-    right = {"free GiB", "of", "planned", "measured", "at once"}
+    kept = [at for at, name in enumerate(headers) if name == "node" or any(row[at] for row in rows)]
     return tabulate(
-        rows,
-        headers=headers,
+        [[row[at] for at in kept] for row in rows],
+        headers=[headers[at] for at in kept],
         tablefmt="plain",
         disable_numparse=True,
-        colalign=tuple("right" if name in right else "left" for name in headers),
+        colalign=tuple("right" if headers[at] in _RIGHT else "left" for at in kept),
     )
 
 
@@ -94,7 +96,8 @@ def _note(node: Any, device: Any, *, first: bool) -> str:
     fault = node.fault if node.fault is not None else None if device is None else device.fault
     if fault is not None:
         return "lost" if fault.problem.startswith("lost") else "not measured" if node.devices else "no answer"
-    return "; ".join(text for text in (node.skipped, *(node.notes if first else ())) if text)
+    skipped = node.skipped if device is None else device.skipped
+    return "; ".join(text for text in (skipped, *(node.notes if first else ())) if text)
 
 
 def _missing(found: Any) -> str:

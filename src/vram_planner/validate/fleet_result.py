@@ -26,7 +26,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetDevice:
-    """One GPU by NVML's number, or the CPU (`index` None); `live` is the document of its live run."""
+    """
+    One GPU by NVML's number, or the CPU (`index` None); `live` is the document of its live run.
+
+    `skipped` says why it was left out without fault.
+    """
 
     index: int | None
     name: str
@@ -34,6 +38,7 @@ class FleetDevice:
     free_bytes: int | None = None
     live: dict[str, Any] | None = None
     fault: Fault | None = None
+    skipped: str | None = None
 
     @property
     def held(self) -> bool | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SEE = "see `vram-plan gpus auto` on that node"
 _NOT_KEPT_AWAY = "Ray lends no GPU here: other jobs were not kept away"
-_NOT_LENT = Fault(problem="Ray does not lend it", hint="start Ray there with all its GPUs")
+_NOT_LENT = "Ray does not lend it"
 
 
 def listed_node(job: Job, *, on_cpu: bool) -> FleetNode:
@@ -60,9 +60,9 @@ def measured_node(listed: FleetNode, job: Job) -> FleetNode:
         fault = _fault(whole)
     devices = tuple(_measured_device(device, told.get(device.index)) for device in listed.devices)
     if fault is None:
-        # Nothing went wrong: a device that was not measured was not among those that Ray lends.
+        # Nothing went wrong: a device of which nothing was told is not among those that Ray lends.
         devices = tuple(
-            device if device.index in told else replace(device, fault=device.fault or _NOT_LENT)
+            device if device.index in told else replace(device, fault=None, skipped=_NOT_LENT)
             for device in devices
         )
     return replace(listed, devices=devices, fault=fault)

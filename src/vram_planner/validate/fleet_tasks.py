@@ -141,7 +141,7 @@ def _hear(ray: Any, job: Job) -> None:
     except StopIteration:
         job.end()
     except errors.RayError as error:
-        job.end(_fault(errors, error))
+        job.end(fault_of(errors, error))
 
 
 def _late(job: Job) -> str:
@@ -174,8 +174,8 @@ def _ended(ray: Any, job: Job) -> bool:
     return False
 
 
-def _fault(errors: Any, error: Exception) -> Fault:
-    """What became of the task, in words."""
+def fault_of(errors: Any, error: Exception) -> Fault:
+    """What became of the task, in words; `errors` is ray.exceptions."""
     if isinstance(error, errors.OutOfMemoryError):
         return Fault(
             problem="Ray ended it: the node's RAM ran out", hint="a smaller model, or --memory-limit"
