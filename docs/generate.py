@@ -23,7 +23,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 HEADER = "<!-- made by docs/generate.py: do not edit -->\n\n"
-COMMANDS = ("plan", "models", "gpus", "size", "compare", "sweep", "validate server", "validate shadow")
+COMMANDS = (
+    "plan",
+    "models",
+    "gpus",
+    "size",
+    "compare",
+    "sweep",
+    "validate fleet",
+    "validate server",
+    "validate shadow",
+)
 
 
 @cache

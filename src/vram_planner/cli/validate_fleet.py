@@ -12,7 +12,7 @@ from vram_planner.cli.validate_runs import Steps, _count, live
 from vram_planner.errors import RequestError
 
 # Of the options of `validate live`, those that have another meaning here.
-_OWN = {"model", "gpu", "as_json"}
+_OWN = {"model", "gpu", "offline", "as_json"}
 
 
 @click.command()
@@ -41,6 +41,7 @@ _OWN = {"model", "gpu", "as_json"}
     show_default=True,
     help="Seconds to wait for GPUs that other Ray work has.",
 )
+@click.option("--offline", is_flag=True, help="The nodes ask no hub.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def fleet(*, model: str | None, inventory: bool, as_json: bool, **options: Any) -> int:
     """
@@ -64,7 +65,6 @@ def fleet(*, model: str | None, inventory: bool, as_json: bool, **options: Any) 
         "concurrency": _count(options["concurrency"]),
         "memory_limit_bytes": None if limit is None else parse_size(limit),
         "save": not options.pop("no_save"),
-        "offline": bool(options["offline"]),
     }
     steps = Steps()
     try:
