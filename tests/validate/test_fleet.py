@@ -169,18 +169,6 @@ def test_an_inventory_lists_every_node_and_who_cannot_answer(
     assert not ray.is_initialized()
 
 
-def test_every_gpu_that_ray_lends_is_measured(machines: Machines) -> None:
-    found = fleet(machines.model, address=machines.address, concurrency=1, **LIVE)
-    cards = by_name(found.nodes)["cards"]
-
-    assert [(device.index, device.held) for device in cards.devices] == [(0, False), (1, False)]
-    assert cards.faults == ()
-    assert [device.worst for device in cards.devices] == [("weights", None)] * 2
-    assert [node.name for node in found.failed] == ["other"]
-    assert (found.held, found.exit_status) == (False, 4)
-    assert "the plan held on 0 of 2 measured; no full answer from other" in fleet_text(found)
-
-
 def test_a_node_lost_half_way_is_a_row_and_the_others_are_measured(
     machines: Machines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,43 +201,59 @@ def test_a_node_lost_half_way_is_a_row_and_the_others_are_measured(
     assert machines.left() == []
 
 
-def test_gpus_of_other_work_are_not_shared_and_a_caller_s_connection_is_kept(machines: Machines) -> None:
+@pytest.fixture(scope="module")
+def connected(machines: Machines) -> Iterator[Machines]:
+    """A connection that the caller has made: what follows uses it, and Ray's workers stay from one to the next."""
+    machines.cluster.wait_for_nodes(60)  # until Ray lists no node that was ended before
     ray.init(address=machines.address, log_to_driver=False)
-    try:
-        holder = ray.remote(num_gpus=1, num_cpus=0)(_hold).remote()
-        found = fleet(machines.model, wait_s=1.5, concurrency=1, **LIVE)
-        ray.cancel(holder, force=True)
-        cards = by_name(found.nodes)["cards"]
+    yield machines
+    ray.shutdown()
 
-        assert ray.is_initialized()
-        assert cards.fault is not None
-        assert "GPUs did not come free within 1.5 s" in cards.fault.problem
-        assert (found.held, found.exit_status) == (None, 4)
-        assert "nothing was measured" in fleet_text(found)
-    finally:
-        ray.shutdown()
+
+def test_every_gpu_that_ray_lends_is_measured(connected: Machines) -> None:
+    found = fleet(connected.model, concurrency=1, **LIVE)
+    cards = by_name(found.nodes)["cards"]
+
+    assert [(device.index, device.held) for device in cards.devices] == [(0, False), (1, False)]
+    assert cards.faults == ()
+    assert [device.worst for device in cards.devices] == [("weights", None)] * 2
+    assert [node.name for node in found.failed] == ["other"]
+    assert (found.held, found.exit_status) == (False, 4)
+    assert "the plan held on 0 of 2 measured; no full answer from other" in fleet_text(found)
+
+
+def test_gpus_of_other_work_are_not_shared_and_a_caller_s_connection_is_kept(connected: Machines) -> None:
+    holder = ray.remote(num_gpus=1, num_cpus=0)(_hold).remote()
+    found = fleet(connected.model, wait_s=1.5, concurrency=1, **LIVE)
+    ray.cancel(holder, force=True)
+    cards = by_name(found.nodes)["cards"]
+
+    assert ray.is_initialized()
+    assert cards.fault is not None
+    assert "GPUs did not come free within 1.5 s" in cards.fault.problem
+    assert (found.held, found.exit_status) == (None, 4)
+    assert "nothing was measured" in fleet_text(found)
 
 
 def _hold() -> None:
     time.sleep(600)
 
 
-def test_a_node_that_takes_too_long_is_stopped(machines: Machines) -> None:
-    found = fleet(machines.model, address=machines.address, node_limit_s=3, **LIVE)
+def test_a_node_that_takes_too_long_is_stopped(connected: Machines) -> None:
+    found = fleet(connected.model, node_limit_s=2, **LIVE)
     cards = by_name(found.nodes)["cards"]
 
     assert cards.fault is not None
-    assert cards.fault.problem == "it did not end within 3 s and was stopped"
-    assert machines.left() == []
+    assert cards.fault.problem == "it did not end within 2 s and was stopped"
+    assert connected.left() == []
 
 
-def test_an_interrupt_leaves_nothing_running(machines: Machines) -> None:
+def test_an_interrupt_leaves_nothing_running(connected: Machines) -> None:
     def tell(name: str) -> None:
         if "1 measuring" in name:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fleet(machines.model, address=machines.address, tell=tell, **LIVE)
+        fleet(connected.model, tell=tell, **LIVE)
 
-    assert machines.left() == []
-    assert not ray.is_initialized()
+    assert connected.left() == []
