@@ -64,7 +64,7 @@ def as_markdown(cells: list[dict[str, Any]]) -> str:
         if "error" in cell:
             lines.append(f"{where} not measured: {cell['error']} | | | |")
         lines += [
-            f"{where} {row['name']} | {row['planned_bytes']:,} | {row['measured_bytes']:,} | {row['error']:+.2%} |"
+            f"{where} {row['name']} | {row['planned_bytes']:,} | {row['measured_bytes']:,} | {_off(row['error'])} |"
             for row in cell.get("rows", ())
         ]
     lines += ["", "| model | ctx | attn | held | at once | bound by | left behind B |"]
@@ -82,6 +82,10 @@ def as_markdown(cells: list[dict[str, Any]]) -> str:
 def _called(cell: dict[str, Any]) -> str:
     """The model, and over how many GPUs it is dealt out."""
     return f"{cell['model']} over {len(cell['gpus'])} GPUs" if len(cell["gpus"]) > 1 else str(cell["model"])
+
+
+def _off(error: float | None) -> str:
+    return "nothing measured" if error is None else f"{error:+.2%}"
 
 
 def _machine(cells: list[dict[str, Any]]) -> str:

@@ -31,6 +31,7 @@ COMMANDS = (
     "compare",
     "sweep",
     "validate live",
+    "validate fleet",
     "validate server",
     "validate shadow",
 )

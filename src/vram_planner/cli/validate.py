@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import click
 
 from vram_planner.cli import options as opt
+from vram_planner.cli.validate_fleet import fleet
 from vram_planner.cli.validate_runs import live, shadow
 from vram_planner.cli.validate_server import server
 
@@ -137,3 +138,4 @@ def log(file: TextIO, tolerance: float, *, save: bool, as_json: bool, **said: An
 validate.add_command(shadow)
 validate.add_command(live)
 validate.add_command(server)
+validate.add_command(fleet)

@@ -155,7 +155,7 @@ def live(
         found = run(
             **options,
             parallel=parallel,
-            concurrency=_count(concurrency),
+            concurrency=count_of(concurrency),
             memory_limit_bytes=None if memory_limit is None else parse_size(memory_limit),
             save=not no_save,
             offline=bool(offline),
@@ -170,7 +170,8 @@ def live(
     return 0 if found.held else _DRIFTED
 
 
-def _count(text: str) -> int | None:
+def count_of(text: str) -> int | None:
+    """`--concurrency`: None for auto."""
     if text.strip().lower() == "auto":
         return None
     if text.isdecimal():

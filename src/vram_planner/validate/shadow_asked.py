@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.planning.recommend import recommend
-from vram_planner.validate.checked import Checked, checked_dict, plan_held
+from vram_planner.validate.checked import Checked, checked_dict, finite, plan_held
 from vram_planner.validate.faults import CannotMeasureError, ChildError
 from vram_planner.validate.recommend import evidence_of_answer
 
@@ -84,7 +84,7 @@ class EngineShadow:
             "held": self.held,
             "tolerance": self.tolerance,
             "rows": [checked_dict(row) for row in self.rows],
-            "counts": [{**asdict(row), "error": row.error} for row in self.counts],
+            "counts": [{**asdict(row), "error": finite(row.error)} for row in self.counts],
             "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "answer": self.answer,
             "notes": list(self.notes),
