@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 _FILL_CHUNK = 512
 _TIMED_TOKENS = 4
 _PARENT_S = 0.5
-_NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+# What oneDNN says where the pages of a kernel that it compiles, or its scratch pad, are refused: the status that told
+# so is lost (wrap_c_api, https://github.com/uxlfoundation/oneDNN/blob/main/include/oneapi/dnnl/dnnl.hpp). Only in a
+# process with a limit of its own is it taken so: else it may be a kernel that there is not.
+_NO_ROOM_UNDER_A_LIMIT = ("could not create a primitive", "could not execute a primitive")
 
 
 class Servant:
@@ -49,6 +53,7 @@ class Servant:
         self._walk: Any = None
         self._session = ExitStack()
         self._found: dict[str, Any] = {}
+        self._limited = False
         self._cache_bytes = 0
         self._cache_by_card: list[int] = []
 
@@ -60,7 +65,7 @@ class Servant:
         except PlannerError as error:
             return {"error": "refused", "message": str(error), "hint": error.hint}
         except (MemoryError, RuntimeError) as error:
-            if not _is_no_room(error):
+            if not (_is_no_room(error) or (self._limited and _says(error, _NO_ROOM_UNDER_A_LIMIT))):
                 raise
             message = str(error).splitlines()[0][:300] if str(error) else "MemoryError"
         # The traceback held the tensors of the failed pass; it is gone by now.
@@ -162,6 +167,7 @@ class Servant:
 
     def _do_limit(self, *, more_bytes: int) -> dict[str, Any]:
         limit_address_space(more_bytes)
+        self._limited = True
         return {}
 
     def _do_prefill(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:  # noqa: ARG002  as for all
@@ -227,11 +233,12 @@ class Servant:
         return found
 
     def _abandon(self) -> None:
-        """Let go of a generation that was not told, or that failed amid a stage."""
-        self._session.close()
+        """Let go of a generation that was not told, or that failed amid a stage, and of what its session saw."""
         if self._walk is not None:
             self._walk.drop()
         self._walk = None
+        with suppress(MemoryError, RuntimeError):  # a profiler that gathers its events takes memory too
+            self._session.close()
 
     def _clean_up(self) -> None:
         self._abandon()
@@ -254,8 +261,12 @@ def _check_cuda(torch: Any, cards: int) -> None:
 
 
 def _is_no_room(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _says(error, _NO_ROOM)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_ROOM)
+    return any(each in text for each in words)
 
 
 def _end_with(parent: int) -> None:
