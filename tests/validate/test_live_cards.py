@@ -21,9 +21,9 @@ from vram_planner.planning.by_card import by_card
 from vram_planner.planning.calibration import load_calibrations
 from vram_planner.planning.request import PlanRequest
 from vram_planner.report.validation import each_text, live_text
-from vram_planner.validate import device_set, live_gpus, live_run
+from vram_planner.validate import device_set, devices, live_gpus, live_run
 from vram_planner.validate.device_set import place_on
-from vram_planner.validate.faults import BusyError, CannotMeasureError
+from vram_planner.validate.faults import BusyError, CannotMeasureError, WeightsError
 from vram_planner.validate.live_options import LiveOptions
 from vram_planner.validate.lock import device_lock
 from vram_planner.validate.ramp import Ended
@@ -224,6 +224,37 @@ def test_a_gpu_that_vanishes_on_the_way_is_told(model: str, driver: Driver) -> N
     assert found.warnings[0].startswith("GPU 1 no longer answers NVML")
     assert [card.left_behind_bytes for card in found.cards] == [0, None]
     assert found.left_behind_bytes is None
+
+
+def test_each_stage_of_each_card_is_seen_from_outside_when_it_is_over(model: str, driver: Driver) -> None:
+    """Cards that hold more each time NVML is asked, the second twice as much more: no two stages share one look."""
+    quiet = driver.ask
+
+    def ask() -> Machine:
+        driver.used = [driver.used[0] + 1, driver.used[1] + 2]
+        return quiet()
+
+    driver.ask = ask  # type: ignore[method-assign]
+    found = run(model)
+    first, second = ([stage.cards[card].device_bytes for stage in found.stages] for card in (0, 1))
+
+    assert [stage.name for stage in found.stages] == ["context", "weights", "prefill", "decode", "kv"]
+    assert first == sorted(set(first))
+    assert [2 * (one - first[0]) for one in first] == [one - second[0] for one in second]
+    assert [stage.cards[1].cache_bytes for stage in found.stages][-1]
+
+
+def test_a_failure_tells_what_stays_on_which_card(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(step: str) -> None:
+        if step == "loading the weights":
+            driver.used[1] += 5 * MIB
+
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
+    monkeypatch.setenv("STAND_IN_FAULT", "weights")
+    with pytest.raises(WeightsError, match=r"; 5,242,880 B more than before are held on GPU 1$"):
+        run(model, tell=tell)
 
 
 @pytest.mark.usefixtures("driver")

@@ -87,12 +87,11 @@ def left_words(place: Place) -> str:
     left = place.left_behind()
     if not isinstance(place, GpuSet):
         return f"{left:,} B more than before are held on {place.name}" if left else ""
-    held = [
-        f"{n_bytes:,} B on GPU {card.index}"
+    return ", ".join(
+        f"{n_bytes:,} B more than before are held on GPU {card.index}"
         for card, n_bytes in zip(place.cards, place.left_behind_bytes, strict=True)
         if n_bytes
-    ]
-    return f"more than before are held {', '.join(held)}" if held else ""
+    )
 
 
 def total_of(values: Iterable[int | None]) -> int | None:
