@@ -210,13 +210,19 @@ def connected(machines: Machines) -> Iterator[Machines]:
     ray.shutdown()
 
 
+def errors_of(device: Any) -> dict[str, float | None]:
+    return {row["name"]: row["error"] for row in device.live["rows"]}
+
+
 def test_every_gpu_that_ray_lends_is_measured(connected: Machines) -> None:
     found = fleet(connected.model, concurrency=1, **LIVE)
     cards = by_name(found.nodes)["cards"]
 
     assert [(device.index, device.held) for device in cards.devices] == [(0, False), (1, False)]
     assert cards.faults == ()
-    assert [device.worst for device in cards.devices] == [("weights", None)] * 2
+    assert [errors_of(device)["weights"] for device in cards.devices] == [pytest.approx(1.0)] * 2
+    # The plan has a real CUDA context, the stand-in one of 50 MiB.
+    assert [device.worst[0] for device in cards.devices if device.worst] == ["runtime"] * 2
     assert [node.name for node in found.failed] == ["other"]
     assert (found.held, found.exit_status) == (False, 4)
     assert "the plan held on 0 of 2 measured; no full answer from other" in fleet_text(found)
