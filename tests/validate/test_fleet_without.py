@@ -292,3 +292,12 @@ class Errors:
 )
 def test_what_ray_says_of_a_task_becomes_a_reason(error: Exception, problem: str) -> None:
     assert fault_of(Errors, error).problem == problem
+
+
+def test_a_part_of_which_nothing_was_measured_is_the_worst() -> None:
+    """Its error is null in the document of the live run: the plan of it was for nothing."""
+    live = lived(2**30, 2**29, held=False)
+    live["rows"].append({**live["rows"][1], "name": "runtime", "measured_bytes": 0, "error": None})
+
+    assert gpu(live=live).worst == ("runtime", None)
+    assert "runtime not seen" in fleet_text(of(node("a", gpu(live=live))))

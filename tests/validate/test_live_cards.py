@@ -226,8 +226,11 @@ def test_a_gpu_that_vanishes_on_the_way_is_told(model: str, driver: Driver) -> N
     assert found.left_behind_bytes is None
 
 
-def test_each_stage_of_each_card_is_seen_from_outside_when_it_is_over(model: str, driver: Driver) -> None:
+def test_each_stage_of_each_card_is_seen_from_outside_when_it_is_over(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cards that hold more each time NVML is asked, the second twice as much more: no two stages share one look."""
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
     quiet = driver.ask
 
     def ask() -> Machine:
@@ -242,6 +245,30 @@ def test_each_stage_of_each_card_is_seen_from_outside_when_it_is_over(model: str
     assert first == sorted(set(first))
     assert [2 * (one - first[0]) for one in first] == [one - second[0] for one in second]
     assert [stage.cards[1].cache_bytes for stage in found.stages][-1]
+
+
+def test_how_much_is_loaded_is_told_of_the_weights_on_all_cards(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of what both are to hold lies on them when NVML is asked."""
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
+    planned = run(model).to_dict()["rows"]
+    weights = sum(row["planned_bytes"] for row in planned if row["name"].startswith("weights"))
+
+    class Told:
+        shares: list[float] = []  # noqa: RUF012  of this test alone
+
+        def __call__(self, step: str) -> None:
+            if step == "loading the weights":
+                driver.used = [used + weights // 4 for used in driver.used]
+
+        def share(self, done: float) -> None:
+            self.shares.append(done)
+
+    run(model, tell=Told())
+
+    assert Told.shares
+    assert [min(Told.shares), max(Told.shares)] == pytest.approx([0.5, 0.5], abs=1e-6)
 
 
 def test_a_failure_tells_what_stays_on_which_card(

@@ -103,13 +103,15 @@ class _Run:
 
     def _loading(self, before: int | None) -> Callable[[], None]:
         """Says how much of the weights is there, as seen from outside."""
-        share = share_of(self._tell)
+        share, weights_bytes = share_of(self._tell), self._weights_bytes
+        if self.split is not None:  # the plan's own part is that of the fullest card
+            weights_bytes = sum(card.weights_bytes for card in self.split.cards)
 
         def look() -> None:
             seen = self.place.read()
             now = seen.grown_bytes if seen.process_bytes is None else seen.process_bytes
-            if now is not None and self._weights_bytes:
-                share((now - (before or 0)) / self._weights_bytes)
+            if now is not None and weights_bytes:
+                share((now - (before or 0)) / weights_bytes)
 
         return look
 
