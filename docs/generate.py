@@ -32,6 +32,7 @@ COMMANDS = (
     "compare",
     "sweep",
     "validate live",
+    "validate fleet",
     "validate server",
     "validate shadow",
 )

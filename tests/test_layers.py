@@ -27,7 +27,7 @@ FLOORS = {
     "__init__": 6,
     "__main__": 6,
 }
-HEAVY = {"torch", "transformers", "accelerate", "numpy", "pynvml", "huggingface_hub", "pydantic"}
+HEAVY = {"torch", "transformers", "accelerate", "numpy", "pynvml", "huggingface_hub", "pydantic", "ray"}
 
 
 def imports(path: Path) -> list[str]:

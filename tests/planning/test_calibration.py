@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,25 @@ def test_a_damaged_file_is_told_and_kept(tmp_path: Path, text: str) -> None:
         save_calibration(ENTRY, file)
 
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize("wrong", [{"reserved_over_live": 40.0}, {"factors": {"activations": 11.0}}])
+def test_what_no_plan_would_read_again_is_not_saved(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """A file with it would stop every later plan of every card."""
+    file = save_calibration(ENTRY, tmp_path / "calibration.json")
+    with pytest.raises(CalibrationError, match="not saved"):
+        save_calibration(replace(ENTRY, model="other", **wrong), file)
+
+    assert load_calibrations(file) == (ENTRY,)
+
+
+def test_two_that_end_together_both_keep_their_entry(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    devices = [f"card {number}" for number in range(12)]
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(lambda device: save_calibration(replace(ENTRY, device=device), file), devices))
+
+    assert {entry.device for entry in load_calibrations(file)} == set(devices)
 
 
 def test_a_figure_out_of_range_is_refused(tmp_path: Path) -> None:

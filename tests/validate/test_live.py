@@ -14,6 +14,7 @@ from vram_planner.errors import PlannerError
 from vram_planner.report.validation import live_text
 from vram_planner.validate import live_run
 from vram_planner.validate.child import Child
+from vram_planner.validate.devices import Place
 from vram_planner.validate.faults import WeightsError
 from vram_planner.validate.live_run import live
 from vram_planner.validate.ramp import Ended
@@ -89,6 +90,30 @@ def test_too_little_memory_is_survived(made: dict[str, Path]) -> None:
     assert found.ramp.complete
     assert 1 <= found.ramp.largest < 64
     assert found.ramp.steps[-1].ended in {Ended.RAN, Ended.SKIPPED, Ended.NO_ROOM}
+
+
+def test_a_pass_that_really_runs_out_of_memory_is_survived_in_the_same_process(made: dict[str, Path]) -> None:
+    """RLIMIT_AS in the real measuring process, asked for a batch that cannot fit: no fit stops it before."""
+    config = json.loads((made["dense"] / "config.json").read_text())
+    work = {"do": "step", "context": 66, "prompt": 64}
+    place = Place()
+    with Child(live_run._CHILD, environment=place.environment()) as child:
+
+        def ask(**request: Any) -> dict[str, Any]:
+            reply = child.ask(request, limit_s=300)
+            assert reply.answered, reply.note
+            return reply.answer
+
+        ask(do="open", device="cpu", config=config)
+        ask(do="load", config=config, dtype="bfloat16", attn="sdpa", weights=str(made["dense"]))
+        before = ask(**work, batch=1)
+        ask(do="limit", more_bytes=128 * MIB)
+        too_many = ask(**work, batch=4096)
+        after = ask(**work, batch=1)
+
+    assert (too_many["error"], "ok" in too_many) == ("no room", False)
+    assert (before["ok"], after["ok"]) == (True, True)
+    assert after["process_bytes"] < before["process_bytes"] + 128 * MIB
 
 
 def test_a_kill_mid_ramp_keeps_what_ran(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,10 @@ from vram_planner.planning.by_card import by_card
 from vram_planner.planning.calibration import load_calibrations
 from vram_planner.planning.request import PlanRequest
 from vram_planner.report.validation import each_text, live_text
-from vram_planner.validate import device_set, live_gpus, live_run
+from vram_planner.validate import device_set, devices, live_gpus, live_run
 from vram_planner.validate.device_set import place_on
-from vram_planner.validate.faults import BusyError, CannotMeasureError
+from vram_planner.validate.faults import BusyError, CannotMeasureError, WeightsError
+from vram_planner.validate.live_options import LiveOptions
 from vram_planner.validate.lock import device_lock
 from vram_planner.validate.ramp import Ended
 
@@ -225,6 +226,64 @@ def test_a_gpu_that_vanishes_on_the_way_is_told(model: str, driver: Driver) -> N
     assert found.left_behind_bytes is None
 
 
+def test_each_stage_of_each_card_is_seen_from_outside_when_it_is_over(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards that hold more each time NVML is asked, the second twice as much more: no two stages share one look."""
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
+    quiet = driver.ask
+
+    def ask() -> Machine:
+        driver.used = [driver.used[0] + 1, driver.used[1] + 2]
+        return quiet()
+
+    driver.ask = ask  # type: ignore[method-assign]
+    found = run(model)
+    first, second = ([stage.cards[card].device_bytes for stage in found.stages] for card in (0, 1))
+
+    assert [stage.name for stage in found.stages] == ["context", "weights", "prefill", "decode", "kv"]
+    assert first == sorted(set(first))
+    assert [2 * (one - first[0]) for one in first] == [one - second[0] for one in second]
+    assert [stage.cards[1].cache_bytes for stage in found.stages][-1]
+
+
+def test_how_much_is_loaded_is_told_of_the_weights_on_all_cards(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of what both are to hold lies on them when NVML is asked."""
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
+    planned = run(model).to_dict()["rows"]
+    weights = sum(row["planned_bytes"] for row in planned if row["name"].startswith("weights"))
+
+    class Told:
+        shares: list[float] = []  # noqa: RUF012  of this test alone
+
+        def __call__(self, step: str) -> None:
+            if step == "loading the weights":
+                driver.used = [used + weights // 4 for used in driver.used]
+
+        def share(self, done: float) -> None:
+            self.shares.append(done)
+
+    run(model, tell=Told())
+
+    assert Told.shares
+    assert [min(Told.shares), max(Told.shares)] == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+def test_a_failure_tells_what_stays_on_which_card(
+    model: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(step: str) -> None:
+        if step == "loading the weights":
+            driver.used[1] += 5 * MIB
+
+    monkeypatch.setattr(devices, "_SETTLE_S", 0.0)
+    monkeypatch.setenv("STAND_IN_FAULT", "weights")
+    with pytest.raises(WeightsError, match=r"; 5,242,880 B more than before are held on GPU 1$"):
+        run(model, tell=tell)
+
+
 @pytest.mark.usefixtures("driver")
 def test_one_busy_gpu_of_two_turns_the_run_away(model: str) -> None:
     with device_lock("GPU-1"), pytest.raises(BusyError, match="GPU-1"):
@@ -303,7 +362,7 @@ def test_the_command_takes_several_and_each(single: str, capsys: pytest.CaptureF
 )
 def test_other_ways_over_several_gpus_are_refused(words: dict[str, Any], why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        live_run.LiveOptions(**words)
+        LiveOptions(**words)
 
 
 def test_each_needs_gpus(model: str) -> None:

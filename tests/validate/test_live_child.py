@@ -5,7 +5,8 @@ torch.cuda that counts. What CUDA itself does is not seen here.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +20,9 @@ from vram_planner.validate.passes import (
     layer_devices,
     make_config,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 torch = pytest.importorskip("torch", reason="torch is not installed (the extra [validate])")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -97,7 +101,9 @@ def test_every_answer_has_each_card(counters: Counters, monkeypatch: pytest.Monk
         return forward(self, n_tokens)
 
     monkeypatch.setattr(Generation, "forward", counted)
-    stages = ask(servant, "stages", batch=1, context=16, prompt=8)
+    for stage in ("prefill", "decode", "kv"):
+        ask(servant, stage, batch=1, context=16, prompt=8)
+    stages = ask(servant, "told")
     step = ask(servant, "step", batch=1, context=16, prompt=8)
 
     assert opened["card_limit_bytes"] == (1010, 2020)
@@ -109,6 +115,59 @@ def test_every_answer_has_each_card(counters: Counters, monkeypatch: pytest.Monk
     assert [card["allocated_peak_bytes"] for card in step["cards"]] == [42, 84]
     assert [card["cache_bytes"] for card in stages["kv"]["cards"]] == [0, 0]  # it lies on the CPU
     assert stages["kv"]["cache_bytes"] == 4 * 2 * 16 * 2 * 16 * 4
+
+
+def test_a_kernel_that_cannot_be_made_is_no_room_under_a_limit_alone(
+    counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What oneDNN says where RLIMIT_AS refuses the pages of a compiled kernel; without a limit it is a fault."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    work = {"do": "step", "batch": 1, "context": 16, "prompt": 8}
+    servant = Servant()
+    ask(servant, "open", device="cpu", config=dict(CONFIG))
+    ask(servant, "load", config=dict(CONFIG), dtype="float32", attn="sdpa", weights=None)
+    monkeypatch.setattr(live_child, "limit_address_space", lambda _: None)
+    forward = Generation.forward
+    monkeypatch.setattr(Generation, "forward", fail)
+    with pytest.raises(RuntimeError, match="primitive"):
+        servant.answer(dict(work))
+    ask(servant, "limit", more_bytes=1)
+    calls = counters.calls
+    failed = servant.answer(dict(work))
+    cleaned = counters.calls > calls
+    monkeypatch.setattr(Generation, "forward", forward)
+
+    assert failed == {"error": "no room", "message": "could not create a primitive"}
+    assert cleaned
+    assert servant.answer(dict(work))["ok"]
+
+
+def test_a_session_that_cannot_be_ended_does_not_end_the_process(
+    counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that finds no room, and then the profiler, which finds none for its events either."""
+
+    @contextmanager
+    def session(_: Any, held_bytes: int = 0) -> Iterator[dict[str, Any]]:
+        yield {}
+        raise MemoryError(held_bytes)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    servant = Servant()
+    ask(servant, "open", device="cpu", config=dict(CONFIG))
+    ask(servant, "load", config=dict(CONFIG), dtype="float32", attn="sdpa", weights=None)
+    monkeypatch.setattr(CudaMeter, "session", session)
+    monkeypatch.setattr(Generation, "forward", fail)
+    failed = servant.answer({"do": "prefill", "batch": 1, "context": 16, "prompt": 8})
+    monkeypatch.undo()
+
+    assert (failed["error"], counters.live) == ("no room", [10, 20])
+    assert ask(servant, "step", batch=1, context=16, prompt=8)["tpot_s"] > 0
 
 
 def test_too_few_gpus_are_refused_and_no_cuda_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vram_planner.validate.ramp import Ended, Limits, Step, climb, expected_bytes, knee
+from vram_planner.planning.recommend import knee
+from vram_planner.validate.ramp import Ended, Limits, Step, climb, expected_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ import pytest
 import vram_planner as vp
 from vram_planner.errors import RecordError, RequestError
 from vram_planner.planning.calibration import load_calibrations
+from vram_planner.planning.recommend import flags_for
 from vram_planner.validate import server
 from vram_planner.validate.evidence import read_records, replay_all
-from vram_planner.validate.recommend import flags_for
 from vram_planner.validate.server_compare import Compared, at_once, request_of
 from vram_planner.validate.server_facts import ServerFacts
 

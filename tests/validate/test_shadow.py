@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 import vram_planner as vp
 from vram_planner.cli.main import main
 from vram_planner.errors import NotInstalledError, RequestError
+from vram_planner.planning.recommend import recommend
 from vram_planner.report.validation import shadow_text
 from vram_planner.validate.checked import Checked, plan_held
 from vram_planner.validate.faults import CannotMeasureError
-from vram_planner.validate.recommend import evidence_of_shadow, recommend
+from vram_planner.validate.recommend import evidence_of_shadow
 from vram_planner.validate.shadow_run import Moment, Shadowed, compare, shadow
 from vram_planner.validate.storages import Ledger
 
@@ -106,6 +108,23 @@ def test_a_shadow_recommends() -> None:
     assert (one.rung, one.bound_by) == ("shadow", "memory")
     assert one.concurrency == evidence_of_shadow(found, 24 << 30).at_once
     assert evidence_of_shadow(found, 1 << 30).at_once == 0
+
+
+def test_a_shadow_of_a_card_prints_what_it_recommends() -> None:
+    plan = vp.plan("7b", ctx=8192, concurrency=1, engine="transformers", gpu="L40S")
+    found = replace(_found(1.0), plan=plan)
+    one = found.recommendation
+
+    assert _found(1.0).recommendation is None
+    assert one is not None
+    assert found.to_dict()["recommendation"]["flags"] == one.flags
+    assert f"recommended: {one.concurrency} at once (bound by memory)" in shadow_text(found)
+    assert "recommended" not in shadow_text(_found(1.0))
+
+
+def test_a_shadow_is_of_one_card() -> None:
+    with pytest.raises(RequestError, match="of one card"):
+        shadow("7b", ctx=64, gpu="2x L4")
 
 
 @pytest.mark.parametrize("family", ["dense", "experts", "sliding"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import struct
@@ -165,8 +166,11 @@ def test_a_library_of_something_else_is_told(file: Path, tmp_path: Path) -> None
         ask(file, library=str(text))
 
 
-def test_no_package_with_a_library_is_status_4(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_package_with_a_library_is_status_4(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real process, in a Python that has no package at all."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     bare = str(Path(sysconfig.get_config_var("BINDIR")) / Path(sys.executable).name)
     if not Path(bare).exists():
         pytest.skip("the Python that this one was made from is not there")
@@ -188,6 +192,19 @@ def test_a_layout_is_known_by_the_librarys_defaults() -> None:
     made = second(n_ctx=512, offload_kqv=True)
     assert _differs(made, {"n_ctx": 512, "offload_kqv": True, "of a later release": 1}) == ""
     assert _differs(first.from_buffer_copy(made), {"offload_kqv": True}) == "offload_kqv is not True"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed: pip install '.[test]'"
+)
+@pytest.mark.parametrize("kv_dtype", ["auto", "f32"])
+def test_the_llama_cpp_of_an_installed_package_agrees_to_the_byte(file: Path, kv_dtype: str) -> None:
+    """Source: llama_get_memory_breakdown of xllamacpp's own library under no_alloc; tolerance: none."""
+    found = ask(file, ctx=4096, concurrency=4, kv_dtype=kv_dtype)
+
+    assert found.answer["package"].startswith("xllamacpp")
+    assert {("weights", 0.0), ("kv_cache", 0.0)} <= {(row.name, row.error) for row in found.rows}
+    assert [row.error for row in found.counts] == [0]
 
 
 @pytest.mark.skipif(LIBRARY is None, reason=NEEDS_LIBRARY)

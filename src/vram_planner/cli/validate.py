@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import click
 
 from vram_planner.cli import options as opt
+from vram_planner.cli.validate_fleet import fleet
 from vram_planner.cli.validate_runs import live, shadow
 from vram_planner.cli.validate_server import server
 
@@ -25,7 +26,8 @@ def validate() -> None:
 @validate.command()
 @click.argument("pattern", required=False)
 @opt.format_option
-def models(pattern: str | None, output: str) -> int:
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def models(pattern: str | None, output: str, *, as_json: bool) -> int:
     """Compare parameter counts with every causal model of the installed transformers (needs [validate])."""
     from vram_planner.cli.show import emit, show_rows
     from vram_planner.validate.models import walk_models
@@ -40,6 +42,7 @@ def models(pattern: str | None, output: str) -> int:
         "theirs": "transformers",
         "detail": "",
     }
+    output = "json" if as_json else output
     show_rows(rows, output, headers=headers)
     counts = Counter(row["status"] for row in rows)
     if output == "table":
@@ -69,7 +72,13 @@ def evidence(files: tuple[Path, ...], engine: str | None, by: str, *, rows: bool
     from vram_planner.report.evidence import evidence_document, rows_text, scores_text
     from vram_planner.validate.evidence import Replayed, read_records, replay_all, scores
 
-    found = list(replay_all(read_records(files), engine))
+    records = list(read_records(files))
+    replayed = replay_all(records, engine)
+    quiet = not sys.stderr.isatty()
+    with click.progressbar(
+        replayed, length=len(records), label="replaying", file=sys.stderr, hidden=quiet
+    ) as bar:
+        found = list(bar)
     scored = scores([row for row in found if isinstance(row, Replayed)], by)
     if as_json:
         emit(json_text(evidence_document(found, scored)))
@@ -129,3 +138,4 @@ def log(file: TextIO, tolerance: float, *, save: bool, as_json: bool, **said: An
 validate.add_command(shadow)
 validate.add_command(live)
 validate.add_command(server)
+validate.add_command(fleet)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vram_planner.cli import options as opt
+from vram_planner.cli.progress import Steps
 from vram_planner.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DRIFTED = 3
-_WIDTH = 60
 
 _model = click.option("--model", required=True, help="An alias, org/name, a directory or a config.json.")
 _dtype = click.option("--dtype", default="auto", help="bfloat16, float16 or float32. [default: as stored]")
@@ -23,7 +21,9 @@ _attn = click.option("--attn", help="sdpa, eager or flash_attention_2. [default:
 _asked = opt.grouped(
     click.option("--kv-dtype", help="vllm, llama.cpp: type of the KV cache. [default: auto]"),
     click.option(
-        "--gpu", metavar="NAME", help="vllm: the card to pretend. [default: this machine's, else H100]"
+        "--gpu",
+        metavar="NAME",
+        help="vllm: the card to pretend. [default: this machine's, else H100] Others: the card to recommend for.",
     ),
     click.option("--tp", type=opt.WHOLE, help="vllm: tensor parallel size. [default: the GPUs of --gpu]"),
     click.option("--ep", is_flag=True, default=None, help="vllm: deal out whole experts."),
@@ -48,25 +48,6 @@ _tolerance = click.option(
     "--tolerance", type=float, default=0.05, show_default=True, help="How far off the plan may be."
 )
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-
-
-class Steps:
-    """The step that runs now, on stderr; silent where no one looks."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, name: str) -> None:
-        """Say what begins."""
-        if self._shown:
-            took = time.monotonic() - self._started
-            click.echo(f"\r{f'{took:5.0f} s  {name} …'[:_WIDTH]:<{_WIDTH}}", nl=False, err=True)
-
-    def close(self) -> None:
-        """Leave an empty line."""
-        if self._shown:
-            click.echo(f"\r{'':<{_WIDTH}}\r", nl=False, err=True)
 
 
 @click.command()
@@ -98,11 +79,8 @@ def shadow(*, as_json: bool, offline: bool | None, **options: Any) -> int:
     from vram_planner.validate.shadow_run import Shadowed
     from vram_planner.validate.shadow_run import shadow as run
 
-    steps = Steps()
-    try:
+    with Steps() as steps:
         found = run(**options, offline=bool(offline), tell=steps)
-    finally:
-        steps.close()
     text = shadow_text if isinstance(found, Shadowed) else asked_text
     emit(json_text(found.to_dict()) if as_json else text(found))
     return 0 if found.held else _DRIFTED
@@ -173,19 +151,16 @@ def live(
     from vram_planner.validate.live_run import live as live_on
 
     run: Callable[..., Any] = live_each if parallel == "each" else live_on
-    steps = Steps()
-    try:
+    with Steps() as steps:
         found = run(
             **options,
             parallel=parallel,
-            concurrency=_count(concurrency),
+            concurrency=count_of(concurrency),
             memory_limit_bytes=None if memory_limit is None else parse_size(memory_limit),
             save=not no_save,
             offline=bool(offline),
             tell=steps,
         )
-    finally:
-        steps.close()
     for line in found.warnings:
         warn(line)
     text = each_text if isinstance(found, LivedEach) else live_text
@@ -195,7 +170,8 @@ def live(
     return 0 if found.held else _DRIFTED
 
 
-def _count(text: str) -> int | None:
+def count_of(text: str) -> int | None:
+    """`--concurrency`: None for auto."""
     if text.strip().lower() == "auto":
         return None
     if text.isdecimal():

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vram_planner.cli import options as opt
-from vram_planner.cli.validate_runs import Steps
+from vram_planner.cli.progress import Steps
 
 _DRIFTED, _NOT_MEASURED = 3, 4
 
@@ -61,11 +61,8 @@ def server(url: str, *, as_json: bool, **options: Any) -> int:
     from vram_planner.report.server import server_text
     from vram_planner.validate.server_run import server as run
 
-    steps = Steps()
-    try:
+    with Steps() as steps:
         found = run(url, **options, tell=steps)
-    finally:
-        steps.close()
     for line in found.warnings:
         warn(line)
     emit(json_text(found.to_dict()) if as_json else server_text(found))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from vram_planner.errors import CalibrationError
 from vram_planner.planning.calibration_path import calibration_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SCHEMA_VERSION = 1
 _LARGEST_FILE = 1 << 22
@@ -100,14 +101,23 @@ def save_calibration(entry: Calibration, path: Path | None = None) -> Path:
     """
     Put an entry into the file, in place of an older one of the same device, engine and version.
 
-    Raises CalibrationError where it cannot be written; the old file is then as it was.
+    Raises CalibrationError where it cannot be written, or holds what no plan would read again; the old file is
+    then as it was.
     """
     file = path or calibration_path()
-    kept = [old for old in load_calibrations(file) if old.key != entry.key]
-    document = {"schema_version": SCHEMA_VERSION, "entries": [asdict(row) for row in (*kept, entry)]}
+    try:
+        _entry(asdict(entry))
+    except ValueError as error:
+        raise CalibrationError(
+            f"the calibration was not saved: {error}",
+            hint="validate a larger model or a longer context, whose figures stand out from the allocator's blocks",
+        ) from error
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, json.dumps(document, indent=2).encode() + b"\n")
+        with _alone(file.parent):
+            kept = [old for old in load_calibrations(file) if old.key != entry.key]
+            document = {"schema_version": SCHEMA_VERSION, "entries": [asdict(row) for row in (*kept, entry)]}
+            _replace(file, json.dumps(document, indent=2).encode() + b"\n")
     except OSError as error:
         raise CalibrationError(
             f"the calibration was not saved to {file}: {error}",
@@ -146,6 +156,22 @@ def _entry(row: Any) -> Calibration:
     if not sound:
         raise ValueError(f"an entry of {entry.device} is out of range")
     return entry
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One writer at a time: two validations on two cards may end together, and each keeps the other's entry."""
+    try:
+        fcntl: Any = import_module("fcntl")
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which lets go of the lock
 
 
 def _replace(file: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, KvNeed
     from vram_planner.planning.layout_facts import LayoutFacts
     from vram_planner.planning.performance import Band, Performance, Served
+    from vram_planner.planning.recommend import Recommendation
 
 SCHEMA_VERSION = 1
 
@@ -161,6 +162,13 @@ class MemoryPlan:
             return None
         return judge(self.parts, self.gpu.usable_bytes, self.gpu.total_bytes)
 
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """How many requests the card serves at once, why, and the engine's options for it; None without a card."""
+        from vram_planner.planning.recommend import evidence_of_plan, recommend  # noqa: PLC0415  with a card
+
+        return None if self.capacity is None else recommend(evidence_of_plan(self))
+
     def part(self, name: str) -> Part:
         """The part of that name; RequestError if the plan has none."""
         for part in self.parts:
@@ -195,6 +203,7 @@ class MemoryPlan:
             "headroom_bytes": self.headroom_bytes,
             "capacity": None if self.capacity is None else _capacity_dict(self.capacity),
             "performance": None if self.performance is None else self.performance.to_dict(),
+            "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "candidates": [asdict(candidate) for candidate in self.candidates],
             "launch": self.launch,
             "not_modelled": list(self.not_modelled),

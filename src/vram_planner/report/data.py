@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 
 
 def as_json(document: Any) -> str:
-    """Exactly one JSON document."""
-    return json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    """Exactly one JSON document; what is infinite is null, for JSON has no number for it (RFC 8259, 6)."""
+    return json.dumps(_finite(document), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def plan_csv(plan: MemoryPlan) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from vram_planner.report.validation import recommended
 from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ def server_text(found: Any) -> str:
         blocks.append(_rows(found))
     if found.load is not None:
         blocks.append(_load(found))
-    if found.recommendation is not None:
-        one = found.recommendation
-        blocks.append(
-            f"recommended: {one.concurrency} at once (bound by {one.bound_by}): {one.why}\n{one.flags}".rstrip()
-        )
+    blocks += recommended(found)
     if found.calibration is not None:
         blocks.append(f"learnt for {found.calibration.device}: later plans on this card use it")
     not_told = "\n".join(

@@ -116,6 +116,7 @@ def _verdict(plan: MemoryPlan) -> str:
             f"  at once    {capacity.max_concurrency:.2f} requests of {ctx:,} tokens{_each_replica(plan)}",
             f"  longest    {longest} for {asked:,} at once",
             *_speed(plan),
+            *_recommended(plan),
         )
     )
 
@@ -162,6 +163,17 @@ def _speed(plan: MemoryPlan) -> list[str]:
         f"{_about(total.best)} {whose}; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
     )
     return [_line("speed", words)]
+
+
+def _recommended(plan: MemoryPlan) -> list[str]:
+    """How many to let in, what bounds it, and the engine's options for it."""
+    found = plan.recommendation
+    if found is None or not found.concurrency:
+        return []
+    each = _each_replica(plan)
+    return [
+        _line("recommend", f"{found.concurrency:,} at once{each}, bound by {found.bound_by}: {found.flags}")
+    ]
 
 
 def _about(rate: float) -> str:

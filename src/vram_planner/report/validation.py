@@ -28,9 +28,18 @@ def shadow_text(found: Any) -> str:
         disable_numparse=True,
         colalign=("left", "right", "right"),
     )
-    return "\n\n".join(
-        (head, rows_text(found), f"{shares}\nat {peak.op}", _not_covered(found.not_covered), _verdict(found))
-    )
+    blocks = (head, rows_text(found), f"{shares}\nat {peak.op}", *recommended(found))
+    return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))
+
+
+def recommended(found: Any) -> list[str]:
+    """How many to let in, why, and the engine's options; nothing where nothing is recommended."""
+    one = found.recommendation
+    if one is None:
+        return []
+    return [
+        f"recommended: {one.concurrency} at once (bound by {one.bound_by}): {one.why}\n{one.flags}".rstrip()
+    ]
 
 
 def asked_text(found: Any) -> str:
@@ -58,7 +67,7 @@ def asked_text(found: Any) -> str:
     )
     notes = ["\n".join(f"note: {line}" for line in found.notes)] if found.notes else []
     blocks = [head, rows_text(found), *([counts] if found.counts else []), *notes]
-    return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))
+    return "\n\n".join((*blocks, *recommended(found), _not_covered(found.not_covered), _verdict(found)))
 
 
 def _figure(value: float) -> str:
@@ -76,11 +85,7 @@ def live_text(found: Any) -> str:
     blocks = [head, *_gpus(found), _stages(found.stages), *_stages_by_card(found), rows_text(found)]
     if found.ramp is not None:
         blocks.append(_ramp(found.ramp))
-    if found.recommendation is not None:
-        one = found.recommendation
-        blocks.append(
-            f"recommended: {one.concurrency} at once (bound by {one.bound_by}): {one.why}\n{one.flags}"
-        )
+    blocks += recommended(found)
     if found.left_behind_bytes:
         blocks.append(f"left on the device: {found.left_behind_bytes:,} B more than before")
     return "\n\n".join((*blocks, _not_covered(found.not_covered), _verdict(found)))

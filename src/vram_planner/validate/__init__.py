@@ -6,14 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vram_planner.validate.fleet_run import fleet
     from vram_planner.validate.live_gpus import live_each
     from vram_planner.validate.live_run import live
     from vram_planner.validate.server_run import server
     from vram_planner.validate.shadow_run import shadow
 
-_HOME = {"live": "live_run", "live_each": "live_gpus", "server": "server_run", "shadow": "shadow_run"}
+_HOME = {
+    "fleet": "fleet_run",
+    "live": "live_run",
+    "live_each": "live_gpus",
+    "server": "server_run",
+    "shadow": "shadow_run",
+}
 
-__all__ = ["live", "live_each", "server", "shadow"]
+__all__ = ["fleet", "live", "live_each", "server", "shadow"]
 
 
 def __getattr__(name: str) -> Any:

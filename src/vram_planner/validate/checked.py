@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,18 @@ def plan_held(rows: Iterable[Checked], tolerance: float) -> bool:
     return all(row.holds(tolerance) for row in rows)
 
 
+def finite(value: float) -> float | None:
+    """A figure as JSON has it: None for an infinite one, as the error against a measured 0 is."""
+    return value if math.isfinite(value) else None
+
+
 def checked_dict(row: Checked) -> dict[str, object]:
     """One row as plain data."""
     return {
         "name": row.name,
         "planned_bytes": row.planned_bytes,
         "measured_bytes": row.measured_bytes,
-        "error": row.error,
+        "error": finite(row.error),
         "judged": row.judged,
         "how": row.how,
     }

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _KEPT_CHARACTERS = 2000
 _LONGEST_ANSWER = 1 << 22
@@ -80,8 +80,14 @@ class Child:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def ask(self, request: Mapping[str, Any], *, limit_s: float) -> Reply:
-        """One request and its answer; the child is killed where that takes longer than `limit_s`."""
+    def ask(
+        self, request: Mapping[str, Any], *, limit_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Reply:
+        """
+        One request and its answer; the child is killed where that takes longer than `limit_s`.
+
+        `meanwhile` is called again and again while it works.
+        """
         deadline = time.monotonic() + limit_s
         stream = self._process.stdin
         try:
@@ -96,6 +102,7 @@ class Child:
             if left <= 0:
                 self.kill()
                 return Reply(ended="hung", answer={}, note=f"no answer within {limit_s:.0f} s: it was killed")
+            meanwhile()
             chunk = self._read(min(left, _POLL_S))
             if chunk == b"" or len(self._pending) > _LONGEST_ANSWER:
                 return self._died()

@@ -82,6 +82,18 @@ class GpuSet(Place):
         return total_of(self.left_behind_bytes)
 
 
+def left_words(place: Place) -> str:
+    """What is still held when the process is gone, card by card where there are several; nothing where it is nothing."""
+    left = place.left_behind()
+    if not isinstance(place, GpuSet):
+        return f"{left:,} B more than before are held on {place.name}" if left else ""
+    return ", ".join(
+        f"{n_bytes:,} B more than before are held on GPU {card.index}"
+        for card, n_bytes in zip(place.cards, place.left_behind_bytes, strict=True)
+        if n_bytes
+    )
+
+
 def total_of(values: Iterable[int | None]) -> int | None:
     """The sum; None where one is not known."""
     total = 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
 
 _FILL_CHUNK = 512
 _TIMED_TOKENS = 4
-_NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_PARENT_S = 0.5
+_NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+# What oneDNN says where the pages of a kernel that it compiles, or its scratch pad, are refused: the status that told
+# so is lost (wrap_c_api, https://github.com/uxlfoundation/oneDNN/blob/main/include/oneapi/dnnl/dnnl.hpp). Only in a
+# process with a limit of its own is it taken so: else it may be a kernel that there is not.
+_NO_ROOM_UNDER_A_LIMIT = ("could not create a primitive", "could not execute a primitive")
 
 
 class Servant:
@@ -43,6 +50,12 @@ class Servant:
         self._model: Any = None
         self._device, self._cards = "cpu", 1
         self._meter: Any = None
+        self._walk: Any = None
+        self._session = ExitStack()
+        self._found: dict[str, Any] = {}
+        self._limited = False
+        self._cache_bytes = 0
+        self._cache_by_card: list[int] = []
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request; only what is not memory and not the weights' fault is let out as a traceback's last line."""
@@ -52,7 +65,7 @@ class Servant:
         except PlannerError as error:
             return {"error": "refused", "message": str(error), "hint": error.hint}
         except (MemoryError, RuntimeError) as error:
-            if not _is_no_room(error):
+            if not (_is_no_room(error) or (self._limited and _says(error, _NO_ROOM_UNDER_A_LIMIT))):
                 raise
             message = str(error).splitlines()[0][:300] if str(error) else "MemoryError"
         # The traceback held the tensors of the failed pass; it is gone by now.
@@ -154,32 +167,46 @@ class Servant:
 
     def _do_limit(self, *, more_bytes: int) -> dict[str, Any]:
         limit_address_space(more_bytes)
+        self._limited = True
         return {}
 
-    def _do_stages(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:
-        """The peak of prefill, the cache at the full context, the peak of the last decode step."""
-        walk = Generation(self._torch, self._model, batch=batch, device=self._device)
+    def _do_prefill(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:  # noqa: ARG002  as for all
+        """The prompt. The allocator keeps what it reserved until the next stage, for the parent to see."""
+        self._abandon()
+        self._walk = Generation(self._torch, self._model, batch=batch, device=self._device)
+        self._found = self._session.enter_context(self._meter.session(module_bytes(self._model)))
+        with self._meter.phase("prefill"):
+            self._walk.forward(prompt)
+        return {}
+
+    def _do_decode(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:  # noqa: ARG002  as for all
+        """Up to the full context, and the last step."""
         left = context - prompt
-        with self._meter.session(module_bytes(self._model)) as found:
-            with self._meter.phase("prefill"):
-                walk.forward(prompt)
-            if left > 1:
-                walk.fill(left - 2, _FILL_CHUNK)
-                walk.forward(1)
-            gc.collect()
-            if left > 0:
-                with self._meter.phase("decode"):
-                    walk.sample(walk.forward(1))
-            gc.collect()
-            with self._meter.phase("kv"):
-                cache_bytes = bytes_held(self._torch, walk.cache)
-                by_card = bytes_held_by_card(self._torch, walk.cache, self._cards)
-        walk.drop()
-        self._clean_up()
-        told = {name: reading.to_dict() for name, reading in found.items()}
-        for card, n_bytes in zip(told["kv"].get("cards", ()), by_card, strict=False):
+        if left > 1:
+            self._walk.fill(left - 2, _FILL_CHUNK)
+            self._walk.forward(1)
+        gc.collect()
+        if left > 0:
+            with self._meter.phase("decode"):
+                self._walk.sample(self._walk.forward(1))
+        return {}
+
+    def _do_kv(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:  # noqa: ARG002  as for all
+        """The full cache and nothing else."""
+        gc.collect()
+        with self._meter.phase("kv"):
+            self._cache_bytes = bytes_held(self._torch, self._walk.cache)
+            self._cache_by_card = bytes_held_by_card(self._torch, self._walk.cache, self._cards)
+        return {}
+
+    def _do_told(self) -> dict[str, Any]:
+        """What the stages were; the profiler tells when its session is over."""
+        self._session.close()
+        told = {name: reading.to_dict() for name, reading in self._found.items()}
+        for card, n_bytes in zip(told["kv"].get("cards", ()), self._cache_by_card, strict=False):
             card["cache_bytes"] = n_bytes
-        return {"decode": told["prefill"], **told, "kv": {**told["kv"], "cache_bytes": cache_bytes}}
+        self._clean_up()
+        return {"decode": told["prefill"], **told, "kv": {**told["kv"], "cache_bytes": self._cache_bytes}}
 
     def _do_step(self, *, batch: int, context: int, prompt: int) -> dict[str, Any]:
         """One batch of the ramp: its memory at the worst moment, and its two latencies."""
@@ -205,7 +232,16 @@ class Servant:
         found: dict[str, Any] = self._meter.read().to_dict()
         return found
 
+    def _abandon(self) -> None:
+        """Let go of a generation that was not told, or that failed amid a stage, and of what its session saw."""
+        if self._walk is not None:
+            self._walk.drop()
+        self._walk = None
+        with suppress(MemoryError, RuntimeError):  # a profiler that gathers its events takes memory too
+            self._session.close()
+
     def _clean_up(self) -> None:
+        self._abandon()
         gc.collect()
         with suppress(RuntimeError):
             self._meter.settle()
@@ -225,8 +261,19 @@ def _check_cuda(torch: Any, cards: int) -> None:
 
 
 def _is_no_room(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _says(error, _NO_ROOM)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_ROOM)
+    return any(each in text for each in words)
+
+
+def _end_with(parent: int) -> None:
+    """Whoever started us may be killed amid a pass: nobody waits for its answer, and the device is wanted."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _private_stdout() -> IO[bytes]:
@@ -238,6 +285,7 @@ def _private_stdout() -> IO[bytes]:
 
 def main() -> None:
     """Answer requests until the parent closes its end."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     pipe = _private_stdout()
     servant = Servant()
     for line in sys.stdin.buffer:

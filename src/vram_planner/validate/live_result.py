@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from vram_planner.validate.checked import Checked, checked_dict, plan_held
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.devices import Seen
     from vram_planner.validate.ramp import Ramp
-    from vram_planner.validate.recommend import Recommendation
 
 NOT_COVERED = (
     "transformers alone is driven; for vLLM, SGLang and llama.cpp start the server and read its log or metrics",
@@ -146,9 +148,9 @@ class Lived:
         }
 
 
-def stages_of(found: dict[str, Any], seen: Seen) -> tuple[Stage, ...]:
-    """Prefill, decode and the cache; the outside saw them when all were over, which is the most torch reserved."""
-    return tuple(Stage.of(name, found[name], seen) for name in ("prefill", "decode", "kv"))
+def stages_of(found: dict[str, Any], seen: Mapping[str, Seen]) -> tuple[Stage, ...]:
+    """Prefill, decode and the cache; the outside saw each when it was over and torch still held what it reserved."""
+    return tuple(Stage.of(name, found[name], seen[name]) for name in ("prefill", "decode", "kv"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

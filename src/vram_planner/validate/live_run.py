@@ -9,19 +9,19 @@ transformers deals the layers out (`device_map="auto"`) within what each has fre
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import DTYPES
-from vram_planner.errors import PlannerError, RequestError
+from vram_planner.errors import PlannerError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
+from vram_planner.planning.recommend import recommend
 from vram_planner.planning.request import PlanRequest
-from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.child import Child, Reply
-from vram_planner.validate.device_set import Gpus, GpuSet, place_on
+from vram_planner.validate.device_set import GpuSet, left_words, place_on
 from vram_planner.validate.faults import CannotMeasureError, ChildError, WeightsError
 from vram_planner.validate.live_calibration import calibrate, saved
 from vram_planner.validate.live_cards import (
@@ -32,14 +32,16 @@ from vram_planner.validate.live_cards import (
     room_on_each,
     split_over,
 )
+from vram_planner.validate.live_options import MOST, LiveOptions
 from vram_planner.validate.live_result import Lived, Sizes, Stage, compare, stages_of
 from vram_planner.validate.lock import device_locks
 from vram_planner.validate.packages import need
-from vram_planner.validate.ramp import DEFAULT_HEADROOM, Ended, Limits, Step, climb
-from vram_planner.validate.recommend import evidence_of_ramp, recommend
+from vram_planner.validate.ramp import Ended, Limits, Step, climb
+from vram_planner.validate.recommend import evidence_of_ramp
+from vram_planner.validate.told import share_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from vram_planner.model_profiles.resolve import ModelProfile
     from vram_planner.planning.plan import MemoryPlan
@@ -48,72 +50,21 @@ if TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 _CHILD = (sys.executable, "-m", "vram_planner.validate.live_child")
-_MOST = {"cuda": 256, "cpu": 8}
-PARALLEL = ("device_map", "tp", "each")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveOptions:
-    """
-    What a live run is asked beside the workload.
-
-    `gpu` is NVML's number, several as in (0, 1), or "all"; over several `parallel` "device_map" deals the layers out.
-    `concurrency` None: ramp up to `most`. `step_limit_s` is the longest that one request to the child may
-    take. `memory_limit_bytes` bounds what may be used of each device, by RLIMIT_AS too on the CPU. `save` keeps the
-    calibration.
-    """
-
-    device: str = "cuda"
-    gpu: Gpus = 0
-    parallel: str = "device_map"
-    concurrency: int | None = None
-    random_weights: bool = False
-    headroom: float = DEFAULT_HEADROOM
-    tolerance: float = DEFAULT_TOLERANCE
-    most: int | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    step_limit_s: float = 300.0
-    memory_limit_bytes: int | None = None
-    save: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense before anything is started."""
-        if self.device not in _MOST:
-            raise RequestError(f"no device is called {self.device[:20]!r}", hint="cuda or cpu")
-        _check_parallel(self.parallel)
-        if not 0 <= self.headroom < 1:
-            raise RequestError(f"a head-room of {self.headroom} is no share", hint="as in 0.05")
-        if self.concurrency is not None and self.concurrency < 1:
-            raise RequestError(f"{self.concurrency} requests at once?", hint="1 or more, or auto")
-        if self.most is not None and self.most < 1:
-            raise RequestError(f"a ramp to {self.most}?", hint="1 or more")
-        if self.tolerance <= 0 or self.step_limit_s <= 0:
-            raise RequestError(
-                "the tolerance and the time limit must be above zero", hint="as in 0.05 and 300"
-            )
-
-
-def _check_parallel(parallel: str) -> None:
-    if parallel not in PARALLEL:
-        raise RequestError(f"there is no --parallel {parallel[:20]!r}", hint=" or ".join(PARALLEL))
-    if parallel == "tp":
-        raise RequestError(
-            "tensor parallelism cannot be validated live: the plan of transformers deals out whole layers, so there is "
-            "no figure to hold it against",
-            hint="--parallel device_map, or each; for tensor parallelism start vLLM or SGLang and use `validate server`",
-        )
-    if parallel == "each":
-        raise RequestError("each GPU by itself is a run of its own", hint="call live_each")
+_UNTOLD = ("NVML stopped answering: what is left on the device is not known",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What the child is asked: how to load, how much to run; `plan` deals out over several GPUs."""
+    """
+    What the child is asked: how to load, how much to run; `plan` deals out over several GPUs.
+
+    `weights_bytes` is what the weights will take by the plan.
+    """
 
     load: dict[str, Any]
     work: dict[str, Any]
     plan: PlanRequest
+    weights_bytes: int
 
 
 class _Run:
@@ -122,6 +73,7 @@ class _Run:
     def __init__(self, options: LiveOptions, place: Place, job: _Job, tell: Tell) -> None:
         self.options, self.place, self._tell = options, place, tell
         self._load, self._work, self._plan = job.load, job.work, job.plan
+        self._weights_bytes = job.weights_bytes
         self._child: Child | None = None
         self.opened: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
@@ -134,25 +86,43 @@ class _Run:
         self._tell("starting a process for it")
         self._child = Child(_CHILD, environment=self.place.environment())
         self.place.follow(self._child.pid)
-        several = {"cards": len(self.place.cards)} if self.place.cards else {}
+        several: dict[str, Any] = {"cards": len(self.place.cards)} if self.place.cards else {}
         self.opened = self._must("open", device=self.options.device, config=self._load["config"], **several)
         context = Stage.of("context", self.opened, self.place.read())
         self._context_bytes = tuple(one.outside_bytes for one in context.cards or (context,))
         if isinstance(self.place, GpuSet) and self.split is None:
             self.split = split_over(self._plan, self.place, self._card_rooms(self.opened["card_limit_bytes"]))
-        placed = {} if self.split is None else {"max_memory": self.split.max_memory}
+        placed: dict[str, Any] = {} if self.split is None else {"max_memory": self.split.max_memory}
         self._tell("loading the weights")
-        self.loaded = self._must("load", **self._load, **placed)
+        held = context.process_bytes if context.process_bytes is not None else context.grown_bytes
+        self.loaded = self._must("load", meanwhile=self._loading(held), **self._load, **placed)
         weights = Stage.of("weights", self.loaded, self.place.read())
         if self.options.memory_limit_bytes is not None and self.options.device == "cpu":
             self._must("limit", more_bytes=self.options.memory_limit_bytes)
         return context, weights
 
+    def _loading(self, before: int | None) -> Callable[[], None]:
+        """Says how much of the weights is there, as seen from outside."""
+        share, weights_bytes = share_of(self._tell), self._weights_bytes
+        if self.split is not None:  # the plan's own part is that of the fullest card
+            weights_bytes = sum(card.weights_bytes for card in self.split.cards)
+
+        def look() -> None:
+            seen = self.place.read()
+            now = seen.grown_bytes if seen.process_bytes is None else seen.process_bytes
+            if now is not None and weights_bytes:
+                share((now - (before or 0)) / weights_bytes)
+
+        return look
+
     def stages(self, batch: int) -> tuple[Stage, ...]:
         """Prefill, the full cache, decode; ChildError where this batch does not run."""
         self._tell(f"measuring a batch of {batch}")
-        found = self._must("stages", batch=batch, **self._work)
-        return stages_of(found, self.place.read())
+        seen = {}
+        for name in ("prefill", "decode", "kv"):
+            self._must(name, batch=batch, **self._work)
+            seen[name] = self.place.read()
+        return stages_of(self._must("told"), seen)
 
     def step(self, batch: int) -> Step:
         """One batch of the ramp; the child is started again where it died."""
@@ -196,7 +166,7 @@ class _Run:
             limit_bytes=min(cards) if cards else self._limit_bytes(),
             card_limit_bytes=cards,
             headroom=asked.headroom,
-            most=asked.most or _MOST[asked.device],
+            most=asked.most or MOST[asked.device],
             ttft_s=asked.ttft_s,
             tpot_s=asked.tpot_s,
         )
@@ -225,8 +195,10 @@ class _Run:
             for context, one in zip(self._context_bytes, told, strict=True)
         )
 
-    def _must(self, action: str, **words: Any) -> dict[str, Any]:
-        reply = self._ask(action, **words)
+    def _must(
+        self, action: str, *, meanwhile: Callable[[], None] = lambda: None, **words: Any
+    ) -> dict[str, Any]:
+        reply = self._ask(action, meanwhile=meanwhile, **words)
         if not reply.answered:
             raise ChildError(
                 f"the measuring process {reply.ended}: {reply.note}",
@@ -243,10 +215,11 @@ class _Run:
             or "less context, fewer at once, or a smaller model; or `validate shadow`",
         )
 
-    def _ask(self, action: str, **words: Any) -> Reply:
+    def _ask(self, action: str, *, meanwhile: Callable[[], None] = lambda: None, **words: Any) -> Reply:
         if self._child is None:
             raise RuntimeError("asked before it was started")
-        return self._child.ask({"do": action, **words}, limit_s=self.options.step_limit_s)
+        limit_s = self.options.step_limit_s
+        return self._child.ask({"do": action, **words}, limit_s=limit_s, meanwhile=meanwhile)
 
 
 def live(
@@ -299,7 +272,7 @@ def live(
         "weights": None if asked.random_weights else _files(model, profile),
     }
     request = {**work, "concurrency": batch, "attn": load["attn"], "dtype": name}
-    job = _Job(load=load, work=work, plan=wanted)
+    job = _Job(load=load, work=work, plan=wanted, weights_bytes=plan.part("weights").n_bytes)
     return _measure(_Run(asked, place, job, tell), plan, request, versions)
 
 
@@ -308,7 +281,7 @@ def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dic
     asked, place = run.options, run.place
     with ExitStack() as stack:
         stack.enter_context(device_locks(place.lock_names))
-        stack.callback(run.stop)
+        stack.enter_context(_told_what_is_left(run))
         first = run.start()
         stages = (*first, *run.stages(request["concurrency"]))
         module_bytes, torch_version = int(run.loaded["module_bytes"]), run.opened["torch"]
@@ -338,9 +311,28 @@ def _measure(run: _Run, plan: MemoryPlan, request: dict[str, Any], versions: dic
         tolerance=asked.tolerance,
         left_behind_bytes=left,
         calibration=calibration,
-        warnings=(*card_warnings(cards), *saved(calibration, save=asked.save)),
+        warnings=(
+            *card_warnings(cards),
+            *(_UNTOLD if on_gpu and left is None and not any(card.vanished for card in cards) else ()),
+            *saved(calibration, save=asked.save),
+        ),
         cards=cards,
     )
+
+
+@contextmanager
+def _told_what_is_left(run: _Run) -> Iterator[None]:
+    """End the process in any case; where it failed, the error says too what it leaves on the device, if anything."""
+    try:
+        yield
+    except PlannerError as error:
+        run.stop()
+        left = left_words(run.place)
+        if not left:
+            raise
+        raise type(error)(f"{error}; {left}", hint=error.hint) from error
+    finally:
+        run.stop()
 
 
 def _dtype(profile: ModelProfile, dtype: str) -> str:

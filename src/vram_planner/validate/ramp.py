@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -169,20 +168,6 @@ def expected_by_card(steps: tuple[Step, ...] | list[Step], batch: int) -> tuple[
         max(0.0, (after - before) / (second - first)) for before, after in zip(lower, upper, strict=True)
     ]
     return tuple(int(after + slope * (batch - second)) for after, slope in zip(upper, slopes, strict=True))
-
-
-def knee(steps: tuple[Step, ...], gain: float = 0.1) -> int | None:
-    """
-    The batch beyond which doubling brings less than `gain` more tokens a second; None if it never does.
-
-    Steps that are not a doubling count by their share of one.
-    """
-    timed = [(step.batch, step.tokens_per_s) for step in steps if step.tokens_per_s]
-    for (small, slow), (large, fast) in pairwise(timed):
-        needed = 1 + gain * min(1.0, (large - small) / small)
-        if fast is not None and slow is not None and fast < slow * needed:
-            return small
-    return None
 
 
 def _skipped(steps: list[Step], batch: int, limits: Limits) -> Step | None:

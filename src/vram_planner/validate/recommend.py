@@ -1,85 +1,18 @@
-"""One recommendation for every rung: from what is known, how many at once, why, and the engine's own options for it."""
+"""What a shadow, a live ramp or a server found, as evidence for the one recommendation of `planning.recommend`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.errors import RequestError
-from vram_planner.validate.ramp import Ended, Ramp, Step, knee
+from vram_planner.planning.recommend import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.validate.ramp import Ramp, Step
+    from vram_planner.validate.shadow_asked import EngineShadow
     from vram_planner.validate.shadow_run import Shadowed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """
-    What is known of one engine on one device, whoever found it out.
-
-    `at_once` is how many requests of `ctx` tokens the memory holds; None where that is not known. `steps` are
-    batches with their speeds, if any were timed. `at_least` says that the memory may hold more.
-    """
-
-    rung: str
-    engine: str
-    ctx: int
-    at_once: int | None
-    steps: tuple[Step, ...] = ()
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    at_least: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
-    """
-    So many at once; `flags` start the engine so.
-
-    `bound_by` is memory, latency, throughput, or ramp where it ended before any of them did.
-    """
-
-    concurrency: int
-    bound_by: str
-    why: str
-    flags: str
-    rung: str
-
-
-def recommend(evidence: Evidence) -> Recommendation:
-    """
-    The largest batch that fits, is quick enough, and still buys throughput.
-
-    Raises RequestError where the evidence says nothing of memory and has no timed batch.
-    """
-    timed = tuple(step for step in evidence.steps if step.ended is Ended.RAN)
-    most = evidence.at_once
-    if most is None:
-        most = max((step.batch for step in timed), default=None)
-    if most is None:
-        raise RequestError(
-            "nothing is known of memory or speed here", hint="name a --gpu, or run `vram-plan validate live`"
-        )
-    count, bound_by, why = _by_memory(evidence, most)
-    quick = _quick_enough(evidence, timed, most)
-    if quick is not None and quick < count:
-        count, bound_by, why = quick, "latency", _latency_words(evidence, quick)
-    turn = knee(tuple(step for step in timed if step.batch <= count))
-    if turn is not None and turn < count:
-        count, bound_by = turn, "throughput"
-        why = f"beyond {turn} at once, twice the requests bring less than 10 % more tokens a second"
-    flags = flags_for(evidence.engine, count, evidence.ctx) if count else ""
-    return Recommendation(concurrency=count, bound_by=bound_by, why=why, flags=flags, rung=evidence.rung)
-
-
-def evidence_of_plan(plan: MemoryPlan) -> Evidence:
-    """A plan with a card: its capacity."""
-    at_once = None if plan.capacity is None else math.floor(plan.capacity.max_concurrency)
-    return Evidence(rung="plan", engine=plan.engine, ctx=plan.request["ctx"], at_once=at_once)
 
 
 def evidence_of_shadow(found: Shadowed, usable_bytes: int) -> Evidence:
@@ -94,6 +27,30 @@ def evidence_of_shadow(found: Shadowed, usable_bytes: int) -> Evidence:
     each = max(1, (found.peak.peak_bytes - weights) // batch)
     at_once = max(0, usable_bytes - weights - runtime) // each
     return Evidence(rung="shadow", engine=found.engine, ctx=int(found.request["ctx"]), at_once=at_once)
+
+
+def evidence_of_answer(found: EngineShadow) -> Evidence | None:
+    """
+    What an engine's own code answered of a card: its own count of requests, else those that the room holds.
+
+    The room is the plan's pool on that card, more or less by what the engine's weights are smaller or larger than
+    planned; a request takes what the engine's cache takes for each of the asked. None without a card, and for a
+    model without a cache.
+    """
+    plan, rows = found.plan, {row.name: row for row in found.rows}
+    if plan.capacity is None:
+        return None
+    at_once = next((count.measured for count in found.counts if count.name == "max_concurrency"), None)
+    if at_once is None:
+        held = rows["kv_cache"].measured_bytes if "kv_cache" in rows else 0
+        if not held:
+            return None
+        weights = rows["weights"]
+        room = plan.capacity.kv_pool_bytes + weights.planned_bytes - weights.measured_bytes
+        at_once = max(0, room) * int(plan.request["concurrency"]) / held
+    return Evidence(
+        rung="shadow", engine=found.engine, ctx=int(plan.request["ctx"]), at_once=math.floor(at_once)
+    )
 
 
 def evidence_of_ramp(ramp: Ramp, *, engine: str, ctx: int) -> Evidence:
@@ -137,54 +94,3 @@ def evidence_of_server(
         tpot_s=limits[1],
         at_least=at_least,
     )
-
-
-def flags_for(engine: str, concurrency: int, ctx: int) -> str:
-    """The options that make an engine serve so many requests of so many tokens."""
-    return {
-        "vllm": f"--max-model-len {ctx} --max-num-seqs {concurrency}",
-        "sglang": f"--context-length {ctx} --max-running-requests {concurrency}",
-        "llama.cpp": f"--parallel {concurrency} --ctx-size {ctx * concurrency}",
-        "ollama": f"OLLAMA_CONTEXT_LENGTH={ctx} OLLAMA_NUM_PARALLEL={concurrency} ollama serve",
-        "tensorrt-llm": f"--max_seq_len {ctx} --max_batch_size {concurrency}",
-        "transformers": f"a batch of {concurrency} in generate(max_length={ctx})",
-    }.get(engine, "")
-
-
-def _by_memory(evidence: Evidence, most: int) -> tuple[int, str, str]:
-    if most < 1:
-        return 0, "memory", f"not even one request of {evidence.ctx:,} tokens fits"
-    more = "; the memory may hold more" if evidence.at_least else ""
-    known = {
-        "plan": "by the plan",
-        "shadow": "by the shadow",
-        "live": "as measured",
-        "server": "as the server says",
-    }
-    return (
-        most,
-        "ramp" if evidence.at_least else "memory",
-        f"{most} requests of {evidence.ctx:,} tokens fit, {known.get(evidence.rung, '')}{more}",
-    )
-
-
-def _quick_enough(evidence: Evidence, timed: tuple[Step, ...], most: int) -> int | None:
-    if evidence.ttft_s is None and evidence.tpot_s is None:
-        return None
-    good = [
-        step.batch
-        for step in timed
-        if step.batch <= most
-        and (evidence.ttft_s is None or step.ttft_s is None or step.ttft_s <= evidence.ttft_s)
-        and (evidence.tpot_s is None or step.tpot_s is None or step.tpot_s <= evidence.tpot_s)
-    ]
-    return max(good, default=0 if timed else None)
-
-
-def _latency_words(evidence: Evidence, count: int) -> str:
-    asked = [
-        f"{name} within {value:g} s"
-        for name, value in (("TTFT", evidence.ttft_s), ("TPOT", evidence.tpot_s))
-        if value is not None
-    ]
-    return f"{count} is the most that keeps {' and '.join(asked)}"

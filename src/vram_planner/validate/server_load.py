@@ -17,6 +17,7 @@ from vram_planner.errors import PlannerError, RequestError, ServerError
 from vram_planner.validate.ramp import Ended, Step
 from vram_planner.validate.server_facts import Gauges, entries, inner, whole
 from vram_planner.validate.server_prompt import Prompts
+from vram_planner.validate.told import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -142,7 +143,7 @@ def drive(
         sender.probe()
         for batch in _batches(ask.most):
             tell(f"{batch} at once")
-            steps.append(_run_step(sender, batch))
+            steps.append(_run_step(sender, batch, share_of(tell)))
             if steps[-1].broke:
                 break
     except BaseException:
@@ -233,7 +234,7 @@ class _Tally:
         self.quiet = threading.Event()
 
 
-def _run_step(sender: _Sender, batch: int) -> LoadStep:
+def _run_step(sender: _Sender, batch: int, share: Callable[[float], None]) -> LoadStep:
     tally = _Tally()
     started = time.perf_counter()
     deadline = started + sender.ask.step_s
@@ -246,7 +247,9 @@ def _run_step(sender: _Sender, batch: int) -> LoadStep:
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            while worker.is_alive():
+                worker.join(_SAMPLE_S)
+                share(len(tally.timed) / (batch * _PER_WORKER))
     finally:
         tally.over.set()
     seconds = time.perf_counter() - started

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.validate.ramp import knee
+from vram_planner.planning.recommend import knee
+from vram_planner.validate.checked import finite
 
 if TYPE_CHECKING:
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.recommend import Recommendation
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.server_compare import Compared
     from vram_planner.validate.server_facts import Gauges, ServerFacts
     from vram_planner.validate.server_load import Load
@@ -62,7 +63,7 @@ class Attached:
             "planned_as": None if self.plan is None else self.plan.request,
             "held": self.held,
             "tolerance": self.tolerance,
-            "rows": [{**asdict(row), "error": row.error} for row in self.rows],
+            "rows": [{**asdict(row), "error": finite(row.error)} for row in self.rows],
             "load": None if self.load is None else _load_dict(self.load),
             "findings": self.findings,
             "recommendation": None if self.recommendation is None else asdict(self.recommendation),

@@ -16,13 +16,14 @@ from vram_planner.errors import (
     UnknownGpuError,
     UnknownModelError,
 )
+from vram_planner.planning.recommend import recommend
 from vram_planner.units import parse_tokens
 from vram_planner.validate.checked import DEFAULT_TOLERANCE
 from vram_planner.validate.ramp import Ended
-from vram_planner.validate.recommend import evidence_of_server, recommend
+from vram_planner.validate.recommend import evidence_of_server
 from vram_planner.validate.server_compare import at_once, compare_server, plan_of_server
 from vram_planner.validate.server_http import Client
-from vram_planner.validate.server_load import Load, LoadAsk, drive
+from vram_planner.validate.server_load import Load, LoadAsk, LoadStep, drive
 from vram_planner.validate.server_readers import identify
 from vram_planner.validate.server_result import Attached
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from vram_planner.planning.calibration import Calibration
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.validate.recommend import Recommendation
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.server_facts import ServerFacts
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512, 64
@@ -156,23 +157,23 @@ def _sizes(facts: ServerFacts, prompt: int | str | None, output: int | str | Non
 
 
 def _recommended(facts: ServerFacts, load: Load | None, ctx: int | None) -> Recommendation | None:
-    """By its cache and seats, and by what was timed without a queue."""
+    """By its cache and seats, and by what was timed without a queue; what was too slow says that latency decides."""
     if ctx is None and load is not None:
         ctx = load.ask.prompt_tokens + load.ask.output_tokens
     context = ctx or facts.context
     if context is None:
         return None
     holds = at_once(facts, context)
-    driven = None if load is None else load.largest
+    ran = () if load is None else tuple(step for step in load.steps if _took(step))
+    driven = None if load is None else max((step.batch for step in ran), default=0)
     if driven == 0:
         return None
     known = [value for value in (holds, driven) if value is not None]
-    steps = () if load is None else load.steps
     evidence = evidence_of_server(
         {"max_concurrency": min(known, default=None)},
         engine=facts.engine,
         ctx=context,
-        steps=tuple(step.as_step() for step in steps if step.ended is Ended.RAN and not step.broke),
+        steps=tuple(step.as_step() for step in ran),
         limits=(None, None) if load is None else (load.ask.ttft_s, load.ask.tpot_s),
         at_least=driven is not None and (holds is None or driven < holds),
     )
@@ -180,6 +181,11 @@ def _recommended(facts: ServerFacts, load: Load | None, ctx: int | None) -> Reco
         return recommend(evidence)
     except RequestError:
         return None
+
+
+def _took(step: LoadStep) -> bool:
+    """Whether the server took so many at once, fast or slow."""
+    return step.ended is Ended.RAN and not {"queue", "cache", "failed"} & set(step.broke)
 
 
 def _saved(plan: MemoryPlan | None, facts: ServerFacts) -> Calibration:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.validate.checked import Checked, checked_dict, plan_held
+from vram_planner.planning.recommend import recommend
+from vram_planner.validate.checked import Checked, checked_dict, finite, plan_held
 from vram_planner.validate.faults import CannotMeasureError, ChildError
+from vram_planner.validate.recommend import evidence_of_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.child import Child, Reply
 
 
@@ -58,6 +61,12 @@ class EngineShadow:
     plan: MemoryPlan
 
     @property
+    def recommendation(self) -> Recommendation | None:
+        """How many at once on the card that was named; None without one."""
+        evidence = evidence_of_answer(self)
+        return None if evidence is None else recommend(evidence)
+
+    @property
     def held(self) -> bool:
         """Whether every row and every count is within the tolerance."""
         return plan_held(self.rows, self.tolerance) and all(row.holds(self.tolerance) for row in self.counts)
@@ -75,7 +84,8 @@ class EngineShadow:
             "held": self.held,
             "tolerance": self.tolerance,
             "rows": [checked_dict(row) for row in self.rows],
-            "counts": [{**asdict(row), "error": row.error} for row in self.counts],
+            "counts": [{**asdict(row), "error": finite(row.error)} for row in self.counts],
+            "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "answer": self.answer,
             "notes": list(self.notes),
             "not_covered": list(self.not_covered),

@@ -49,7 +49,11 @@ _CPU_ONLY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaCppShadowOptions:
-    """The workload, as in PlanRequest, and where to ask: a `library`, or the `python` that has a package with one."""
+    """
+    The workload, as in PlanRequest, and where to ask: a `library`, or the `python` that has a package with one.
+
+    `gpu` is the one card to recommend for.
+    """
 
     ctx: int | str = 4096
     concurrency: int = 1
@@ -57,6 +61,7 @@ class LlamaCppShadowOptions:
     kv_dtype: str = "auto"
     ubatch: int | None = None
     flash_attn: bool | None = None
+    gpu: str | None = None
     offline: bool = False
     python: str | None = None
     library: str | None = None
@@ -85,8 +90,10 @@ def shadow_llama_cpp(
             hint="name the file; for a model by name use --engine vllm or transformers",
         )
     tell("planning")
-    options = {**asked.planned(), "model": model, "engine": "llama.cpp", "gpu": "none", "calibration": False}
-    plan = estimate(PlanRequest.of(**options))
+    options = {**asked.planned(), "model": model, "engine": "llama.cpp", "calibration": False}
+    plan = estimate(PlanRequest.of(**{**options, "gpu": asked.gpu or "none"}))
+    if plan.gpu is not None and plan.gpu.count > 1:
+        raise RequestError("the shadow of llama.cpp is of one card", hint="name one: --gpu 'RTX 4090'")
     tell("asking llama.cpp")
     with Child(_command(asked)) as child:
         answer = asked_of(

@@ -19,17 +19,20 @@ from vram_planner.architecture.precision import DTYPES
 from vram_planner.errors import RequestError
 from vram_planner.model_profiles.resolve import resolve
 from vram_planner.planning.estimate import estimate
+from vram_planner.planning.recommend import recommend
 from vram_planner.planning.request import PlanRequest
 from vram_planner.validate.checked import DEFAULT_TOLERANCE, Checked, checked_dict, plan_held
 from vram_planner.validate.faults import CannotMeasureError
 from vram_planner.validate.packages import torch_and_transformers, versions_of
 from vram_planner.validate.passes import Generation, build_model, bytes_held, make_config, storages_of
+from vram_planner.validate.recommend import evidence_of_shadow
 from vram_planner.validate.storages import Ledger, dispatch_mode, named_cache, named_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.recommend import Recommendation
     from vram_planner.validate.shadow_asked import EngineShadow
 
     Tell = Callable[[str], None]
@@ -49,13 +52,14 @@ _SAFE_CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowOptions:
-    """The workload of a shadow, as in PlanRequest; `dtype` 'auto' is as stored."""
+    """The workload of a shadow, as in PlanRequest; `dtype` 'auto' is as stored. `gpu` is the one card to recommend for."""
 
     ctx: int | str = 4096
     concurrency: int = 1
     prompt_tokens: int | None = None
     dtype: str = "auto"
     attn: str | None = None
+    gpu: str | None = None
     offline: bool = False
 
 
@@ -92,6 +96,12 @@ class Shadowed:
         return max(self.moments, key=lambda moment: moment.peak_bytes)
 
     @property
+    def recommendation(self) -> Recommendation | None:
+        """How many at once on the card that was named; None without one."""
+        gpu = self.plan.gpu
+        return None if gpu is None else recommend(evidence_of_shadow(self, gpu.usable_bytes))
+
+    @property
     def held(self) -> bool:
         """Whether the plan was within the tolerance."""
         return plan_held(self.rows, self.tolerance)
@@ -110,6 +120,7 @@ class Shadowed:
             "peak": asdict(self.peak),
             "moments": [asdict(moment) for moment in self.moments],
             "rows": [checked_dict(row) for row in self.rows],
+            "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "not_covered": list(self.not_covered),
             "seconds": self.seconds,
         }
@@ -233,8 +244,11 @@ def _plan(model: str, asked: ShadowOptions, stored: str) -> MemoryPlan:
             hint="give --dtype bfloat16 to shadow the model unpacked",
         )
     quant = None if dtype == "auto" else dtype
-    request = PlanRequest.of(model=model, engine="transformers", gpu="none", quant=quant, **options)
-    return estimate(request)
+    options |= {"quant": quant, "gpu": asked.gpu or "none", "calibration": False}
+    plan = estimate(PlanRequest.of(model=model, engine="transformers", **options))
+    if plan.gpu is not None and plan.gpu.count > 1:
+        raise RequestError("the shadow of transformers is of one card", hint="name one: --gpu 'RTX 4090'")
+    return plan
 
 
 def _run(
