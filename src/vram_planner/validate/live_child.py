@@ -96,6 +96,7 @@ class Servant:
         with self._meter.session() as found, self._meter.phase("load"):
             if weights is None:
                 values = make_config(self._transformers, config)
+                self._meter.make_room(lambda: build_model(self._transformers, values, dtype=kind, attn=attn))
                 with torch.device(self._device):
                     self._model = build_model(self._transformers, values, dtype=kind, attn=attn)
             else:
