@@ -9,12 +9,12 @@ from vram_planner.engines.base import Capacity, KvNeed, Memory, Workload
 from vram_planner.engines.transformers_cards import left_to_cpu, stacks_of
 from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
 from vram_planner.engines.transformers_parts import (
-    HOPPER,
     NOT_MODELLED,
     CardPlan,
     activations_part,
     cache_parts,
     found_warnings,
+    generation,
     launch_line,
     offload_warnings,
     runtime_bytes,
@@ -59,10 +59,9 @@ class Transformers:
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
-        """Only the cuBLAS workspace depends on the card, and what is left to the CPU."""
-        capability = ask.device.compute_capability if ask.device else None
+        """Only context and cuBLAS workspace depend on the card, and what is left to the CPU."""
         room = ask.device.total_bytes if ask.device and ask.options.offload else 0
-        return capability is None or capability >= HOPPER, room
+        return generation(ask.device), room
 
     def usable_bytes(self, ask: Ask) -> int:
         """All of the card."""
@@ -81,7 +80,7 @@ class Transformers:
             weights_part(plan.stack, ask, cards),
             *cache_parts(plan, work, static=ask.options.cache == STATIC),
             activations_part(plan, work, attn),
-            runtime_part(ask.device, plan.held_bytes + plan.activation_bytes),
+            runtime_part(ask.device, plan.live_bytes, attn),
         )
         return Memory(
             parts=parts,
@@ -296,6 +295,7 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
         peak=best.beside(stack.staged_bytes),
         worst=worst.beside(stack.staged_bytes),
         least=least,
+        attn=attn,
     )
 
 
@@ -323,11 +323,11 @@ def _plan_total(plan: CardPlan) -> int:
 
 
 def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
-    live = plan.held_bytes + plan.activation_bytes
+    planned = runtime_bytes(device, plan.live_bytes, plan.attn)
     if measured is None:
-        return plan.stack.weights_bytes + live + runtime_bytes(device, live)
+        return plan.stack.weights_bytes + plan.live_bytes + planned
     live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
-    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_bytes(device, live))
+    return plan.stack.weights_bytes + live + measured.runtime(live, planned)
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:
