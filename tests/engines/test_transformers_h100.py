@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from vram_planner.planning.estimate import estimate
-from vram_planner.planning.plan import MemoryPlan
 from vram_planner.planning.request import PlanRequest
+
+if TYPE_CHECKING:
+    from vram_planner.planning.plan import MemoryPlan
 
 MACHINE, *ROWS = [
     json.loads(line)
@@ -60,7 +62,7 @@ def test_weights_cache_and_peak_are_as_torch_allocated_them(row: dict[str, Any])
 def test_the_whole_process_is_within_five_per_cent(row: dict[str, Any]) -> None:
     held = row["reserved_peak_bytes"] + row["context_bytes"]
     error = sum(part.n_bytes for part in plan_of(row).parts) / held - 1
-    assert -TOLERANCE <= error
+    assert error >= -TOLERANCE
     assert error <= KNOWN_OVER.get((row["model"], row["ctx"], row["attn"], row["batch"]), TOLERANCE)
 
 
