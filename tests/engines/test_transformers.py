@@ -301,7 +301,7 @@ def test_bands_hold_the_figure_and_parts_are_whole(name: str, batch: int, contex
     assert [part.name for part in memory.parts] == ["weights", "kv_cache", "activations", "runtime"]
     for part in memory.parts:
         assert 0 <= part.low <= part.n_bytes <= part.high
-        assert part.source.startswith("https://")
+        assert part.source.startswith(("https://", "measured on one H100 "))
         assert part.detail
 
 

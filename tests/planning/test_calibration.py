@@ -51,6 +51,9 @@ def test_it_comes_back_as_it_was_saved_and_newer_ones_replace_it(tmp_path: Path)
     asked: dict[str, Any] = {"profile": "", "gpus": 1, "model": "another"}
     assert find_calibration(found, device="l4", engine="transformers", **asked) == newer
     assert find_calibration(found, device="l4", engine="vllm", **asked) is None
+    h100 = (replace(ENTRY, device="NVIDIA H100 80GB HBM3"),)
+    assert find_calibration(h100, device="NVIDIA H100 SXM5 80GB", engine="transformers", **asked) == h100[0]
+    assert find_calibration(h100, device="NVIDIA H100 PCIe", engine="transformers", **asked) is None
     assert find_calibration(found, device="l4", engine="transformers", **{**asked, "gpus": 2}) is None
     assert [path.name for path in file.parent.iterdir()] == ["calibration.json"]
 
@@ -169,7 +172,7 @@ def test_the_capacity_follows_what_was_measured(
     plain = vp.plan("7b", **asked)
     assert plain.capacity is not None
     profile = str(plain.request.get("engine_version") or "")
-    runtime = plain.part("runtime").n_bytes + (1 << 30)
+    runtime = plain.part("runtime").n_bytes + (4 << 30)
     save_calibration(
         replace(
             ENTRY, device="GeForce RTX 4090", engine=engine, profile=profile, runtime_bytes=runtime,
@@ -181,7 +184,7 @@ def test_the_capacity_follows_what_was_measured(
     assert plan.capacity is not None
     assert plan.capacity.max_concurrency < plain.capacity.max_concurrency
     assert plan.capacity.max_context < plain.capacity.max_context
-    assert plan.total_bytes == plain.total_bytes + (1 << 30)
+    assert plan.total_bytes == plain.total_bytes + (4 << 30)
 
 
 def test_a_plan_without_a_card_needs_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

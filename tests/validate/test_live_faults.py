@@ -209,6 +209,15 @@ def test_a_gpu_is_watched_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.facts["driver"] == "570.1"
 
 
+def test_what_the_driver_reserves_is_planned_for_no_process() -> None:
+    gpu = DetectedGpu(
+        index=0, uuid="GPU-7", name="NVIDIA L4", total_bytes=1000, reserved_bytes=40, used_bytes=0
+    )
+    found = Machine(driver_version="570.1", cuda_driver_version="12.8", gpus=(gpu,))
+
+    assert place_for("cuda", 0, lambda: found).plan_gpu == "custom:960B"
+
+
 def test_no_such_gpu_and_too_small_a_gpu(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="no GPU 3"):
         place_for("cuda", 3, lambda: machine(0))

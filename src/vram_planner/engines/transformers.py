@@ -15,12 +15,12 @@ from vram_planner.engines.transformers_cards import (
 )
 from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
 from vram_planner.engines.transformers_parts import (
-    HOPPER,
     NOT_MODELLED,
     CardPlan,
     activations_part,
     cache_parts,
     found_warnings,
+    generation,
     launch_line,
     offload_warnings,
     runtime_bytes,
@@ -65,10 +65,9 @@ class Transformers:
     vocabulary_multiple = 1
 
     def alike(self, ask: Ask) -> Hashable:
-        """Only the cuBLAS workspace depends on the card, and what is left to the CPU."""
-        capability = ask.device.compute_capability if ask.device else None
+        """Only context and cuBLAS workspace depend on the card, and what is left to the CPU."""
         room = ask.device.total_bytes if ask.device and ask.options.offload else 0
-        return capability is None or capability >= HOPPER, room
+        return generation(ask.device), room
 
     def usable_bytes(self, ask: Ask) -> int:
         """All of the card."""
@@ -87,7 +86,7 @@ class Transformers:
             weights_part(plan.stack, ask, cards),
             *cache_parts(plan, work, static=ask.options.cache == STATIC),
             activations_part(plan, work, attn),
-            runtime_part(ask.device, plan.held_bytes + plan.activation_bytes),
+            runtime_part(ask.device, plan.live_bytes, attn),
         )
         return Memory(
             parts=parts,
@@ -162,7 +161,7 @@ class Transformers:
         stacks, host_bytes = stacks_within(ask, free_bytes)
         found = []
         for start, count, stack in stacks:
-            plan = _plan(stack, work, ask, attn) if count else plan_without_layers(stack, work, ask)
+            plan = _plan(stack, work, ask, attn) if count else plan_without_layers(stack, work, ask, attn)
             found.append(
                 OneCard(
                     first_layer=start,
@@ -170,7 +169,7 @@ class Transformers:
                     weights_bytes=stack.weights_bytes,
                     held_bytes=plan.held_bytes,
                     activation_bytes=plan.activation_bytes,
-                    runtime_bytes=runtime_bytes(ask.device, plan.held_bytes + plan.activation_bytes),
+                    runtime_bytes=runtime_bytes(ask.device, plan.held_bytes + plan.activation_bytes, attn),
                 )
             )
         return tuple(found), host_bytes
@@ -327,6 +326,7 @@ def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
         peak=best.beside(stack.staged_bytes),
         worst=worst.beside(stack.staged_bytes),
         least=least,
+        attn=attn,
     )
 
 
@@ -354,11 +354,11 @@ def _plan_total(plan: CardPlan) -> int:
 
 
 def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
-    live = plan.held_bytes + plan.activation_bytes
+    planned = runtime_bytes(device, plan.live_bytes, plan.attn)
     if measured is None:
-        return plan.stack.weights_bytes + live + runtime_bytes(device, live)
+        return plan.stack.weights_bytes + plan.live_bytes + planned
     live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
-    return plan.stack.weights_bytes + live + measured.runtime(live, runtime_bytes(device, live))
+    return plan.stack.weights_bytes + live + measured.runtime(live, planned)
 
 
 def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:

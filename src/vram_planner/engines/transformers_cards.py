@@ -80,11 +80,11 @@ def stacks_within(ask: Ask, card_free_bytes: Sequence[int]) -> tuple[tuple[tuple
     return tuple(found), host_bytes
 
 
-def plan_without_layers(stack: Stack, work: Workload, ask: Ask) -> CardPlan:
+def plan_without_layers(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
     """A card with the embedding or the head alone, or with nothing: no cache, and the logits at most."""
     once = Pass(batch=work.concurrency, new=1, element_bytes=ask.precision.element_bytes)
     peak = stack.sampling(once)
-    return CardPlan(stack=stack, kv_bytes=0, state_bytes=0, peak=peak, worst=peak, least=peak)
+    return CardPlan(stack=stack, kv_bytes=0, state_bytes=0, peak=peak, worst=peak, least=peak, attn=attn)
 
 
 def left_to_cpu(ask: Ask) -> Placed | None:

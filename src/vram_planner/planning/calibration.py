@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.engines.measured import Measured
 from vram_planner.errors import CalibrationError
+from vram_planner.hardware_profiles.find import gpu_by_nvml_name
 from vram_planner.planning.calibration_path import calibration_path
 
 if TYPE_CHECKING:
@@ -140,8 +141,9 @@ def find_calibration(
 
 
 def _same_device(one: str, other: str) -> bool:
-    """NVML says 'NVIDIA L4' where the catalogue says 'L4'."""
-    return one.lower().removeprefix("nvidia ") == other.lower().removeprefix("nvidia ")
+    """NVML says 'NVIDIA L4' where the catalogue says 'L4', and 'NVIDIA H100 80GB HBM3' of an H100 SXM5 80GB."""
+    same = one.lower().removeprefix("nvidia ") == other.lower().removeprefix("nvidia ")
+    return same or gpu_by_nvml_name(one, None).name.lower() == other.lower()
 
 
 def _entry(row: Any) -> Calibration:

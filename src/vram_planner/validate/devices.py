@@ -86,7 +86,9 @@ class GpuPlace(Place):
         self.visible = (piece.uuid if piece else gpu.uuid) or str(gpu.index)
         self.total_bytes = total = piece.total_bytes if piece else gpu.total_bytes
         self.free_bytes = piece.free_bytes if piece else gpu.free_bytes
-        self.plan_gpu = f"custom:{total}B" if total else "none"
+        # NVML counts in what the driver keeps for itself; no process gets that.
+        usable = total - (gpu.reserved_bytes or 0) if total and not piece else total
+        self.plan_gpu = f"custom:{usable}B" if usable else "none"
         self._before = piece.used_bytes if piece else gpu.used_bytes
         self.facts = {
             "device": self.name,

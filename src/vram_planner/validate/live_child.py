@@ -122,6 +122,7 @@ class Servant:
                 self._model = self._from_files(weights, kind, attn, placed)
             elif max_memory is None:
                 values = make_config(self._transformers, config)
+                self._meter.make_room(lambda: build_model(self._transformers, values, dtype=kind, attn=attn))
                 with torch.device(self._device):
                     self._model = build_model(self._transformers, values, dtype=kind, attn=attn)
             else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _KIB = 1024
 _PEAK_RESET = "5"
@@ -63,6 +63,16 @@ class CudaMeter:
             ones = self._torch.ones(64, 64, dtype=self._torch.float16, device=f"cuda:{card}")
             (ones @ ones).sum().item()
         self.settle()
+
+    def make_room(self, build: Callable[[], Any]) -> None:
+        """
+        One block for the whole model, let go at once: the weights that come next are cut from it, as those of files are.
+
+        Source: caching_allocator_warmup, transformers 5.23.0 modeling_utils.py, which `from_pretrained` calls first.
+        """
+        with self._torch.device("meta"):
+            n_bytes = sum(weight.nbytes for weight in build().parameters())
+        self._torch.empty(n_bytes // 2, dtype=self._torch.float16, device="cuda")
 
     def settle(self) -> None:
         """Wait for the devices and give back what is not used."""
@@ -151,6 +161,9 @@ class CpuMeter:
         """The largest resident set is counted from here."""
         self.settle()
         self._resets_peak = _reset_peak()
+
+    def make_room(self, build: Callable[[], Any]) -> None:
+        """The CPU's memory comes as it is asked for."""
 
     @contextmanager
     def session(self, held_bytes: int = 0) -> Iterator[dict[str, Reading]]:
