@@ -280,7 +280,7 @@ def test_other_engines_and_a_stray_option_are_refused() -> None:
         vp.plan(**GEMMA, quant="q4_k_m", mmproj_offload=False)
     with pytest.raises(RequestError, match="'large' is no projector"):
         vp.plan(**GEMMA, quant="q4_k_m", mmproj="large")
-    with pytest.raises(PlannerError, match="family 'qwen2' is not modelled"):
+    with pytest.raises(PlannerError, match="family 'qwen2' takes text alone"):
         vp.plan("7b", ctx=8192, concurrency=1, engine="llama.cpp", quant="q4_k_m", mmproj="auto")
 
 

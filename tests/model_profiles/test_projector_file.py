@@ -138,7 +138,8 @@ def test_types_that_the_converter_does_not_write_are_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "mllama"}, "'mllama' is not modelled"),
+        ({"model_type": "mllama", "vision_config": {}}, "'mllama' is not modelled"),
+        ({"model_type": "qwen2"}, "'qwen2' takes text alone"),
         ({"model_type": "gemma4", "vision_config": {"head_dim": 32}}, "do not make up its width"),
         ({"model_type": "qwen2_5_vl", "vision_config": {"fullatt_block_indexes": [7, 9]}}, "equal distances"),
         ({"model_type": "qwen2_vl", "vision_config": {"temporal_patch_size": 4}}, "two frames"),

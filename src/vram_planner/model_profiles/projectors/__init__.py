@@ -45,6 +45,20 @@ _FAMILIES: Final[Mapping[str, Callable[[Config, int], Sketch]]] = {
 }
 
 
+# One of these is in the config.json of a model that sees or hears, whatever its family.
+_EYES = frozenset(
+    {
+        "vision_config",
+        "visual",
+        "vision_tower",
+        "mm_vision_tower",
+        "audio_config",
+        "img_processor",
+        "embd_layer",
+    }
+)
+
+
 def projector_from_config(
     config: Mapping[str, Any], *, hidden: int, type_name: str = "f16", name: str = "model"
 ) -> Projector:
@@ -56,6 +70,11 @@ def projector_from_config(
     """
     reader = Config(config)
     family = model_type_of(reader)
+    if family not in _FAMILIES and not _EYES & set(config):
+        raise UnsupportedArchitectureError(
+            f"this model of the family {family[:40]!r} takes text alone: it has no projector",
+            hint="leave --mmproj out, or name the file as in --mmproj FILE.gguf",
+        )
     if family not in _FAMILIES:
         raise UnsupportedArchitectureError(
             f"the projector of the family {family[:40]!r} is not modelled",
