@@ -102,14 +102,13 @@ def routed(
     *,
     chosen: int,
     weights: int,
-    fused_gate: bool = False,
-    scaled: bool = False,
+    stacked: bool = False,
     weighed: bool = False,
 ) -> int:
     """
     The chosen experts' work, weighed and summed.
 
-    `fused_gate`: gate and up are one tensor; `scaled`: each expert's output has a factor of its own (Gemma 4);
+    `stacked`: gate and up are one tensor, and each expert's output has a factor of its own (Gemma 4);
     `weighed`: the inputs are weighed already.
     """
     graph, width = writer.graph, block.top_k * block.expert_intermediate
@@ -123,7 +122,7 @@ def routed(
             return made
         return graph.in_place(made, *writer.weight(f"experts.{name}.bias"), chosen)
 
-    if fused_gate:
+    if stacked:
         both = graph.tensor(writer.row(2 * width, tokens), *writer.weight("experts.gate_up"), normed, chosen)
         inner = writer.made(width, both, tokens=tokens)
     elif block.gated:
@@ -134,7 +133,7 @@ def routed(
     down = picked("down", block.top_k * block.hidden, inner)
     if before:
         return writer.made(block.hidden, down, tokens=tokens)
-    return _weighted(writer, block, down, weights, tokens, chosen=chosen if scaled else None)
+    return _weighted(writer, block, down, weights, tokens, chosen=chosen if stacked else None)
 
 
 def _weighed_inputs(writer: Writer, block: MixtureOfExperts, normed: int, weights: int, tokens: int) -> int:
@@ -192,8 +191,7 @@ def beside(writer: Writer, block: FeedForward, middle: int, tokens: int, norm: N
         tokens,
         chosen=chosen,
         weights=weights,
-        fused_gate=True,
-        scaled=True,
+        stacked=True,
     )
     graph.expand(found)
     dense = mlp(writer, block.shared, norm(middle, "pre_feedforward_layernorm", tokens), tokens)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from vram_planner.architecture.parallel import rank_weight_bytes, table_bytes, weights_on_rank
 from vram_planner.architecture.precision import Place
 from vram_planner.basis import Basis, Part
+from vram_planner.engines.drafting import asked_method
 from vram_planner.engines.eagle_head import head_bytes
 from vram_planner.engines.layouts import replica
 from vram_planner.engines.sglang_cells import cache_of, element_bytes
@@ -56,26 +57,11 @@ def drafted(ask: Ask) -> int:
 
 def speculating(ask: Ask) -> Ask:
     """The ask with SGLang's 48 running requests filled in; refuses what SGLang refuses, and what is not modelled."""
-    method, options = ask.options.speculative, ask.options
+    method = asked_method(ask, "SGLang", METHODS, _WITH_MODEL)
     if method is None:
-        if options.speculative_tokens is not None or ask.draft is not None:
-            raise RequestError(
-                "--speculative-tokens and --draft-model say nothing without a method",
-                hint=f"--speculative {', '.join(METHODS)}",
-            )
         return ask
-    if method not in METHODS:
-        raise RequestError(
-            f"SGLang's speculative decoding has no method {method[:40]!r} here",
-            hint=f"one of {', '.join(METHODS)}",
-        )
-    if (ask.draft is not None) != (method in _WITH_MODEL):
-        raise RequestError(
-            f"--speculative {method} {'names no model' if method in _WITH_MODEL else 'takes no model'}",
-            hint=f"--speculative {method}:MODEL" if method in _WITH_MODEL else f"--speculative {method}",
-        )
-    _check(ask, method, profile_of(options.version))
-    return replace(ask, options=replace(options, max_num_seqs=options.max_num_seqs or RUNNING))
+    _check(ask, method, profile_of(ask.options.version))
+    return replace(ask, options=replace(ask.options, max_num_seqs=ask.options.max_num_seqs or RUNNING))
 
 
 def _check(ask: Ask, method: str, profile: Profile) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from vram_planner.architecture.parallel import rank_weight_bytes, weights_on_rank
 from vram_planner.architecture.precision import Place
 from vram_planner.basis import Basis, Part
+from vram_planner.engines.drafting import asked_method, drafted_tokens
 from vram_planner.engines.eagle_head import head_bytes
 from vram_planner.engines.layouts import replica
 from vram_planner.errors import ParallelError, RequestError, UnsupportedArchitectureError
@@ -25,31 +26,11 @@ _SOURCE = "https://github.com/NVIDIA/TensorRT-LLM/blob/main/tensorrt_llm/_torch/
 
 def speculating(ask: Ask) -> Ask:
     """The ask with the number of drafted tokens filled in; refuses what its PyTorch backend has not."""
-    method, options = ask.options.speculative, ask.options
+    method = asked_method(ask, "TensorRT-LLM", METHODS, _WITH_MODEL)
     if method is None:
-        if options.speculative_tokens is not None or ask.draft is not None:
-            raise RequestError(
-                "--speculative-tokens and --draft-model say nothing without a method",
-                hint=f"--speculative {', '.join(METHODS)}",
-            )
         return ask
-    if method not in METHODS:
-        raise RequestError(
-            f"TensorRT-LLM's speculative decoding has no method {method[:40]!r} here",
-            hint=f"one of {', '.join(METHODS)}",
-        )
-    if (ask.draft is not None) != (method in _WITH_MODEL):
-        raise RequestError(
-            f"--speculative {method} {'names no model' if method in _WITH_MODEL else 'takes no model'}",
-            hint=f"--speculative {method}:MODEL" if method in _WITH_MODEL else f"--speculative {method}",
-        )
     _check(ask, method, ask.architecture)
-    tokens = options.speculative_tokens or (len(ask.architecture.draft_mixers) if method == "mtp" else None)
-    if tokens is None:
-        raise RequestError(
-            f"--speculative {method} needs a number of tokens to draft", hint="--speculative-tokens 3"
-        )
-    return replace(ask, options=replace(options, speculative_tokens=tokens))
+    return replace(ask, options=replace(ask.options, speculative_tokens=drafted_tokens(ask, method)))
 
 
 def _check(ask: Ask, method: str, model: Architecture) -> None:

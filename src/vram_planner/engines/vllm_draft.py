@@ -11,6 +11,7 @@ from vram_planner.architecture.parallel import rank_weight_bytes, table_bytes, w
 from vram_planner.architecture.precision import Place
 from vram_planner.architecture.weight import Role
 from vram_planner.basis import Basis, Part
+from vram_planner.engines.drafting import asked_method, drafted_tokens
 from vram_planner.engines.eagle_head import head_bytes
 from vram_planner.engines.vllm_weights import HeldLayer, as_held
 from vram_planner.errors import ParallelError, RequestError, UnsupportedArchitectureError
@@ -34,31 +35,11 @@ def speculating(ask: Ask) -> Ask:
     MTP drafts as many tokens as the checkpoint has layers for it, unless told otherwise; the others must be told.
     Source: vLLM 0.32 config/speculative.py, SpeculativeConfig.__post_init__.
     """
-    method, options = ask.options.speculative, ask.options
+    method = asked_method(ask, "vLLM", METHODS, _WITH_MODEL)
     if method is None:
-        if options.speculative_tokens is not None or ask.draft is not None:
-            raise RequestError(
-                "--speculative-tokens and --draft-model say nothing without a method",
-                hint=f"--speculative {', '.join(METHODS)}",
-            )
         return ask
-    if method not in METHODS:
-        raise RequestError(
-            f"vLLM's speculative decoding has no method {method[:40]!r} here",
-            hint=f"one of {', '.join(METHODS)}",
-        )
-    if (ask.draft is not None) != (method in _WITH_MODEL):
-        raise RequestError(
-            f"--speculative {method} {'names no model' if method in _WITH_MODEL else 'takes no model'}",
-            hint=f"--speculative {method}:MODEL" if method in _WITH_MODEL else f"--speculative {method}",
-        )
     _check(ask, method)
-    tokens = options.speculative_tokens or (len(ask.architecture.draft_mixers) if method == "mtp" else None)
-    if tokens is None:
-        raise RequestError(
-            f"--speculative {method} needs a number of tokens to draft", hint="--speculative-tokens 3"
-        )
-    return replace(ask, options=replace(options, speculative_tokens=tokens))
+    return replace(ask, options=replace(ask.options, speculative_tokens=drafted_tokens(ask, method)))
 
 
 def _check(ask: Ask, method: str) -> None:

@@ -24,7 +24,6 @@ _NO_DTYPE: Final = (
 _FOUR, _EIGHT, _NVFP4_GROUP, _MXFP4_GROUP = 4, 8, 16, 32
 # A group that no row is longer than: one scale a row.
 _ROW: Final = 1 << 40
-_KV_ALGORITHMS: Final = {"fp8": "fp8", "nvfp4": "nvfp4"}
 
 
 class Scheme(NamedTuple):
@@ -43,7 +42,7 @@ def stored_precision(config: Config, layers: tuple[Layer, ...]) -> tuple[Precisi
     or a quantisation method that we do not know.
     """
     base, remarks = _base_dtype(config)
-    quantisation = _nearest_object(config, "quantization_config", "compression_config")
+    quantisation = nearest_object(config, "quantization_config", "compression_config")
     if quantisation is None:
         return Uniform(name=base.name, base=base), remarks
     remarks += _remarks(quantisation)
@@ -120,7 +119,8 @@ def _outwards(config: Config) -> Iterator[Config]:
         level = level.outer
 
 
-def _nearest_object(config: Config, *keys: str) -> Config | None:
+def nearest_object(config: Config, *keys: str) -> Config | None:
+    """The first of these objects, from this level outwards."""
     return next(
         (level.sub(key) for level in _outwards(config) for key in keys if level.raw(key) is not None), None
     )
@@ -135,35 +135,6 @@ def _left_out(quantisation: Config) -> tuple[str, ...]:
         "llm_int8_skip_modules",
     )
     return tuple(dict.fromkeys(name for key in keys for name in quantisation.texts(key, default=())))
-
-
-def stored_kv_dtype(config: Config) -> str | None:
-    """
-    The type of KV cache that a checkpoint asks for: 'fp8' or 'nvfp4', None where it asks for none.
-
-    ModelOpt names it in `kv_cache_quant_algo` or describes it in `kv_cache_scheme`, compressed-tensors has the
-    latter. Source: vLLM utils/torch_utils.py, get_kv_cache_quant_algo_string.
-    """
-    quantisation = _nearest_object(config, "quantization_config", "compression_config")
-    if quantisation is None:
-        return None
-    scheme = quantisation.raw("kv_cache_scheme")
-    if isinstance(scheme, dict):
-        if scheme.get("type") != "float":
-            return None
-        bits = scheme.get("num_bits")
-        return "fp8" if bits == _EIGHT else "nvfp4" if bits == _FOUR else None
-    named = scheme or quantisation.raw("kv_cache_quant_algo")
-    return _KV_ALGORITHMS.get(named.lower()) if isinstance(named, str) else None
-
-
-def stored_kv_format(config: Config) -> str | None:
-    """The tool whose scheme that is: 'modelopt' or 'compressed-tensors', None for any other."""
-    quantisation = _nearest_object(config, "quantization_config", "compression_config")
-    method = quantisation.raw("quant_method") if quantisation is not None else None
-    if not isinstance(method, str):
-        return None
-    return next((name for name in ("modelopt", "compressed-tensors") if method.startswith(name)), None)
 
 
 def _remarks(quantisation: Config) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from vram_planner.architecture.feed_forward import DenseMLP, MixtureOfExperts
 from vram_planner.architecture.model import Architecture, Layer
 from vram_planner.architecture.weight import norm
 from vram_planner.errors import ConfigError
-from vram_planner.model_profiles.stored import stored_kv_dtype, stored_kv_format, stored_precision
+from vram_planner.model_profiles.stored import stored_precision
+from vram_planner.model_profiles.stored_cache import stored_kv_dtype, stored_kv_format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
