@@ -218,7 +218,7 @@ def test_without_ray_the_extra_is_named(
         main(["validate", "fleet", "--model", "8b"])
     told = capsys.readouterr().err
 
-    assert end.value.code == 2
+    assert end.value.code == 4
     assert "this needs Ray" in told
     assert "hint: pip install 'vram-planner[fleet]'" in told
 

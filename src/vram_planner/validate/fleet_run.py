@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vram_planner._version import __version__
-from vram_planner.errors import RequestError
+from vram_planner.errors import NotInstalledError, RequestError
 from vram_planner.validate.fleet_node import inventory as node_inventory
 from vram_planner.validate.fleet_node import measure as node_measure
 from vram_planner.validate.fleet_result import Fleet, FleetError, FleetNode
@@ -53,7 +53,7 @@ def fleet(
 
     `address` is "auto" (the cluster that this machine is part of) or host:port. A node's GPUs must come free within
     `wait_s` seconds, and its checks end within `node_limit_s`. `options` are those of `validate.live`, without `gpu`.
-    What goes wrong on a node stands in its row. Raises FleetError where there is no Ray, no cluster or no node.
+    What goes wrong on a node stands in its row. Raises NotInstalledError without Ray, FleetError where there is no cluster or no node.
     """
     asked = _asked(options)
     if node_limit_s <= 0 or wait_s <= 0:
@@ -125,7 +125,7 @@ def _ray() -> Any:
             warnings.simplefilter("ignore")
             return import_module("ray")
     except ImportError as error:
-        raise FleetError(f"this needs Ray ({error})", hint=_INSTALL) from error
+        raise NotInstalledError(f"this needs Ray ({error})", hint=_INSTALL) from error
 
 
 @contextmanager
