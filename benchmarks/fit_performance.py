@@ -43,7 +43,7 @@ WIDTHS = {
     "link": 0.4,
 }
 # When a scheduler takes in a new request is its own affair.
-_LOOSE = {"first_steps": 3.0, "first_s": 1.5}
+_LOOSE = {"first_steps": 1.5, "near_stream_s": 3.0, "first_s": 1.5}
 LIMITS: dict[str, tuple[float, float]] = {
     "bandwidth_share": (0.2, 1.0),
     "cache_share": (0.1, 1.0),
@@ -62,7 +62,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "first_s": (1e-4, 0.2),
     "queue": (0.1, 1.5),
     "first_steps": (0.05, 40),
+    "near_share": (0.05, 1.5),
     "stream_s": (1e-7, 5e-4),
+    "near_stream_s": (1e-6, 2e-3),
     "mixing": (0.1, 3),
     "room_share": (0.5, 1.0),
 }

@@ -44,6 +44,7 @@ _ERA = (
     "stream_s",
     "first_s",
     "first_steps",
+    "near_stream_s",
     "mixing",
 )
 _KERNELS = ("bandwidth_share", "compute_share", "decode_share", "layer_s", "expert_share", "expert_compute")
@@ -66,7 +67,9 @@ STARTS = Constants(
     stream_s=10e-6,
     hop_s=5e-6,
     first_s=10e-3,
-    first_steps=1.0,
+    first_steps=2.0,
+    near_share=0.4,
+    near_stream_s=200e-6,
     queue=0.8,
     mixing=0.9,
     room_share=0.9,

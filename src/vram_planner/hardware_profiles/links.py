@@ -16,7 +16,7 @@ _FABRICS = {"nvidia": "NVLink", "amd": "Infinity Fabric", "intel": "Xe Link"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What joins ranks: `kind` is nvlink (and the like), pcie or network; bytes a second and rank in one direction, 0 unknown."""
+    """What joins ranks: `kind` is nvlink (and the like), pcie, host or network; bytes a second and rank in one direction, 0 unknown."""
 
     kind: str
     name: str
@@ -40,9 +40,18 @@ def link_inside(gpu: Gpu, ranks: int) -> Link:
     """
     What joins that many cards of one server: NVLink and the like, but PCIe where bridges join two cards alone.
 
-    Cards whose fast link is below 200 GB/s, or that are PCIe boards, are joined in pairs.
+    Cards whose fast link is below 200 GB/s, or that are PCIe boards, are joined in pairs. GeForce cards are refused
+    peer access by their driver, so that what they send goes through the host's memory; a bridge, where one was
+    sold, is an extra that few machines have.
+
+    Source: https://github.com/NVIDIA/nccl-tests/issues/117 (cudaDeviceCanAccessPeer of RTX 2080 Ti) and /issues/307
+    (all_reduce_perf of eight RTX 4090); the RTX 3090, 4090 and 4090 D under tensor parallelism in
+    https://github.com/FreedomIntelligence/AccelMark.
     """
     fast = gpu.link_bytes_per_s or 0
+    if "GeForce" in gpu.name:
+        name = f"PCIe {gpu.pcie}, through the host" if gpu.pcie else "PCIe, through the host"
+        return Link(kind="host", name=name, bytes_per_s=(gpu.pcie_bytes_per_s or 0) / 2)
     bridged = fast < _BRIDGE_BYTES_PER_S or " PCIe" in gpu.name
     if fast and not (bridged and ranks > _BRIDGED):
         name = _FABRICS.get(gpu.vendor, "fast link") + (" bridge" if bridged else "")

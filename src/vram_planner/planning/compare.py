@@ -170,6 +170,8 @@ def _side(plan: MemoryPlan, month: float | None) -> Side:
     at_once = plan.capacity.max_concurrency if plan.capacity else 0.0
     places = plan.request.get("max_num_seqs")
     full = min(int(at_once), places) if isinstance(places, int) else int(at_once)
+    if plan.served is not None:
+        full *= plan.served.groups  # capacity and places are those of one
     here, most = plan.performance if plan.fits else None, _at(plan, full)
     served = most.output_tokens_per_s if most else None
     return Side(

@@ -90,7 +90,9 @@ class Assumptions:
     `prefix_hit` is the share of each prompt that is found in the cache, `draft` and `acceptance` describe
     speculative decoding, `rate` requests a second in place of a concurrency. `kernels` names the class of
     kernels where the format's name does not tell (8-bit weights under 16-bit products: 'w8a16'). `requests` is
-    how many arrive in all at a rate. `graphs` says that decoding runs in graphs, whatever the version's rule.
+    how many arrive in all at a rate. `graphs` says that decoding runs in graphs, whatever the version's rule, `embedded`
+    that the client runs in the engine's own process. `held` is how many steps a
+    new request waits before the engine looks at it: (n − 1)/2 for SGLang's --scheduler-recv-interval n.
     """
 
     concurrency: float | None = None
@@ -104,6 +106,8 @@ class Assumptions:
     streamed: bool = True
     requests: float | None = None
     graphs: bool | None = None
+    embedded: bool = False
+    held: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -147,6 +151,11 @@ class Served:
         ):
             return "experts"
         return "several" if self.ask.layout.gpus > 1 else "dense"
+
+    @property
+    def groups(self) -> int:
+        """Replicas, or groups of attention ranks, that requests are dealt out over."""
+        return self.ask.layout.dp * self.ask.layout.attention_dp
 
     @property
     def setting(self) -> str:
@@ -207,15 +216,15 @@ class Served:
         return float(max(0, there - table))
 
     def load(self, assumed: Assumptions) -> Load:
-        """The traffic on one replica, or group of attention: requests are dealt out evenly over them."""
-        workload, dp = self.ask.workload, self.ask.layout.dp * self.ask.layout.attention_dp
-        settings = self.memory.settings
+        """The traffic on one replica, or group of attention, of all: requests are dealt out evenly over them."""
+        workload, settings = self.ask.workload, self.memory.settings
+        asked = assumed.concurrency or workload.concurrency
         output = assumed.output if assumed.output is not None else workload.context - workload.prompt_tokens
         return Load(
             prompt=assumed.prompt if assumed.prompt is not None else workload.prompt_tokens,
             output=max(1.0, output),
-            concurrency=max(1.0, (assumed.concurrency or workload.concurrency) / dp),
-            rate=assumed.rate / dp if assumed.rate else None,
+            concurrency=max(1.0, asked / self.groups),
+            rate=assumed.rate / self.groups if assumed.rate else None,
             room=self._room(),
             most=self._most(),
             chunk=_chunk(settings, self.engine, self.gpu),
@@ -227,7 +236,10 @@ class Served:
             streamed=assumed.streamed,
             static=self.engine == "transformers",
             eager=self._eager(assumed, output),
-            requests=assumed.requests,
+            embedded=assumed.embedded,
+            held=assumed.held,
+            groups=self.groups if assumed.rate else min(self.groups, asked),
+            requests=assumed.requests / self.groups if assumed.requests else None,
         )
 
     def _eager(self, assumed: Assumptions, output: float) -> bool:

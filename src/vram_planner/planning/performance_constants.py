@@ -25,8 +25,8 @@ _BY_ARCHITECTURE = {
     "Volta": "volta",
     "Turing": "turing",
     "Blackwell": "blackwell",
-    "CDNA3": "cdna",
-    "CDNA4": "cdna",
+    "CDNA3": "cdna-3",
+    "CDNA4": "cdna-4",
     "RDNA3.5": "rdna-unified",
 }
 # Their GeForce cards multiply at half rate with float32 accumulation and come close to it; the others have the

@@ -27,7 +27,9 @@ class Constants:
     `expert_layer_s` more for a layer of experts, `eager_layer_s` what the host takes to launch a layer without a
     graph, behind which the card's own work hides, `step_s` a step, `sequence_s` a sequence and step, `stream_s`
     the same for sending its token to a client, `hop_s` an all-reduce, `first_s` a request until its first
-    token beside the prefill, `first_steps` steps of the others that pass until then. `queue` weighs the wait
+    token beside the prefill, `first_steps` steps of the others that pass until then, `near_share` of them for
+    a client in the engine's own process, and `near_stream_s` what such a client takes for a sequence and step while the
+    card works. `queue` weighs the wait
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
     cache's room is in use on average when requests queue for it.
     """
@@ -49,6 +51,8 @@ class Constants:
     hop_s: float = 10e-6
     first_s: float = 10e-3
     first_steps: float = 1.0
+    near_share: float = 0.4
+    near_stream_s: float = 0.2e-3
     queue: float = 0.7
     mixing: float = 1.0
     room_share: float = 0.9
@@ -81,7 +85,8 @@ class Load:
     many chunks of one prompt may. `prefix_hit` is the share of a prompt that lies in the cache already.
     Speculation: `draft` tokens guessed a step, each accepted with `acceptance`, at `draft_cost` of a step.
     `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together; `eager`
-    that decoding runs without graphs. `requests` is how many arrive in all: where an arrival rate outruns the
+    that decoding runs without graphs, `embedded` that no server stands between client and engine. A new request is held for `held`
+    steps on average before the engine looks at it. `groups` of ranks carry such a load each, and yield their throughput together. `requests` is how many arrive in all: where an arrival rate outruns the
     server the wait grows until the last of them.
     """
 
@@ -101,6 +106,9 @@ class Load:
     streamed: bool = True
     static: bool = False
     eager: bool = False
+    embedded: bool = False
+    held: float = 0.0
+    groups: float = 1
     requests: float | None = None
 
 
@@ -289,13 +297,26 @@ def times(work: Work, card: Card, fitted: Constants, load: Load) -> Times:
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
         found = _at(work, card, fitted, load, middle)
-        # Little's law: what is in flight is the rate times the stay.
-        if load.rate * (found.ttft_s + load.output * found.tpot_s) > middle:
+        if _in_flight(load, found.ttft_s + load.output * found.tpot_s) > middle:
             low = middle
         else:
             high = middle
     found = _at(work, card, fitted, load, (low + high) / 2)
     return _outrun(found, load) if found.batch >= _FULL * min(load.room, load.most) else found
+
+
+def _in_flight(load: Load, stay_s: float) -> float:
+    """
+    How many requests one meets that stays so long: by Little's law the rate times the stay, λ S.
+
+    Where n of them arrive in all, over T = n/λ, the first meet few and the last are left alone: seen by a request in
+    the mean λ m (1 − m/3M), m and M the lesser and the greater of S and T.
+    """
+    rate = load.rate or 0.0
+    if load.requests is None:
+        return rate * stay_s
+    least, most = sorted((stay_s, load.requests / rate))
+    return rate * least * (1 - least / (3 * most))
 
 
 def _outrun(found: Times, load: Load) -> Times:
@@ -304,7 +325,7 @@ def _outrun(found: Times, load: Load) -> Times:
 
     λ  requests that arrive a second    μ  those that the full server finishes a second
     """
-    served = found.output_tokens_per_s / load.output
+    served = found.output_tokens_per_s / load.groups / load.output
     if load.rate is None or load.rate <= served:
         return found
     behind = (load.requests or 0.0) / 2 * (1 / served - 1 / load.rate)
@@ -356,7 +377,8 @@ def _at(work: Work, card: Card, fitted: Constants, load: Load, concurrency: floa
     else:
         ahead = max(0.0, (batch - 1) * behind - wait)
     tpot = decoding + ahead / output
-    ttft = fitted.first_s + alone.total_s + wait + fitted.first_steps * decoding * (batch > 1)
+    steps = fitted.first_steps * (fitted.near_share if load.embedded else 1.0) + load.held
+    ttft = fitted.first_s + alone.total_s + wait + steps * decoding * (batch > 1)
     rate = batch / (ttft + (output - 1) * tpot)
     waits = concurrency > batch
     if waits:
@@ -364,7 +386,7 @@ def _at(work: Work, card: Card, fitted: Constants, load: Load, concurrency: floa
     return Times(
         ttft_s=ttft,
         tpot_s=tpot,
-        output_tokens_per_s=rate * output,
+        output_tokens_per_s=rate * output * load.groups,
         per_user_tokens_per_s=output / (ttft + (output - 1) * tpot),
         prefill_s=alone.total_s,
         batch=batch,
@@ -383,4 +405,9 @@ def _decode(work: Work, card: Card, fitted: Constants, load: Load, batch: float)
         draft=load.draft,
         eager=load.eager,
     )
-    return step._replace(fixed_s=step.fixed_s + batch * fitted.stream_s) if load.streamed else step
+    if not load.streamed:
+        return step
+    sent = batch * fitted.stream_s
+    if load.embedded:
+        sent = max(0.0, batch * fitted.near_stream_s - step.memory_s - step.compute_s - step.link_s)
+    return step._replace(fixed_s=step.fixed_s + sent)

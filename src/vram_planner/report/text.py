@@ -156,11 +156,10 @@ def _speed(plan: MemoryPlan) -> list[str]:
     found = plan.performance
     if found is None:
         return []
-    whose = "a replica" if plan.request["dp"] > 1 else "in all"
     user, total = found.per_user_tokens_per_s, found.output_tokens_per_s
     words = (
         f"{_about(user.best)} tokens/s per user ({_about(user.low)}-{_about(user.high)}), "
-        f"{_about(total.best)} {whose}; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
+        f"{_about(total.best)} in all; first token in {_seconds(found.ttft_s)}; bound by {found.bound_by}"
     )
     return [_line("speed", words)]
 

@@ -14,6 +14,8 @@ from vram_planner.planning.estimate import estimate
 from vram_planner.planning.performance import Assumptions
 from vram_planner.planning.performance_constants import load as constants_of
 from vram_planner.planning.request import PlanRequest
+from vram_planner.validate.replay_recipes import Recipe, recipe_of
+from vram_planner.validate.replay_suites import suite_of
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance import Band, Performance, Served
@@ -84,12 +86,11 @@ _GGUF = (
     (r"q3_k", "Q3_K_S"),
     (r"q4_0", "Q4_0"),
 )
-# ShareGPT outputs stop at 512 tokens and average 310: over the run of a batch handed over at once,
-# this share of it is still decoding.
-_DRAINED = 0.6
 # Lengths drawn evenly from 0.8 to 1 times what is named average 0.9 of it.
 _RANDOM_RANGE = 0.9
 _SHARE_GPT = (280, 310)
+# Qwen's script captures graphs for as long as its requests are: docs/source/benchmark/speed_benchmark.rst.
+_CAPTURED = re.compile(r"^graphs|speed_benchmark script")
 _WITHOUT_END = 1e6
 _MS = 1000.0
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
@@ -217,6 +218,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
     elif tp * pp < count:
         tp = count // pp
     concurrency = row.get("concurrency") or 1
+    recipe = recipe_of(row, engine) or Recipe()
     return PlanRequest.of(
         model=_model(str(row["model"])),
         ctx=max(2, round(prompt + output)),
@@ -230,7 +232,11 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         pp=pp,
         quant=quant,
         dtype="float16" if row.get("quant") == "FP16" and engine != "llama.cpp" else None,
-        kv_dtype=kv_dtype,
+        kv_dtype=recipe.kv_dtype or kv_dtype,
+        max_num_batched_tokens=recipe.chunk,
+        gpu_memory_utilization=recipe.share,
+        ep=recipe.ep,
+        dp_attention=recipe.dp_attention,
         enforce_eager=engine == "vllm" and "enforce-eager" in _note(row),
     )
 
@@ -272,9 +278,12 @@ def _note(row: dict[str, Any]) -> str:
 
 def _lengths(row: dict[str, Any]) -> tuple[float, float]:
     prompt, output = row.get("isl"), row.get("osl")
+    note = _note(row)
+    suite = suite_of(note)
+    if suite is not None:
+        return suite.prompt, suite.output
     if prompt is None:
         prompt, output = _SHARE_GPT
-    note = _note(row)
     scale = _RANDOM_RANGE if "random-range-ratio 0.8" in note or "mean 0.9" in note else 1.0
     depth = re.search(r"@d(\d+)", note)
     behind = int(depth[1]) if depth else 0
@@ -290,8 +299,9 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
     depth = re.search(r"@d(\d+)", note)
     concurrency, rate = row.get("concurrency"), row.get("request_rate")
     saturated = False
-    if "offline" in note and "suite" in note:
-        concurrency, saturated = (concurrency or 100) * _DRAINED, True
+    suite = suite_of(note)
+    if suite is not None and "offline" in note:
+        concurrency, saturated = suite.batch, True
     elif concurrency is None and rate in ("inf", None):
         concurrency, saturated = _WITHOUT_END, True
     arrivals = float(rate) if concurrency is None and rate not in ("inf", None) else None
@@ -303,8 +313,10 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
         kernels=kernels if request.engine != "llama.cpp" else None,
         prefix_hit=int(depth[1]) / prompt if depth else 0.0,
         streamed=not saturated,
-        requests=row.get("requests"),
-        graphs="graphs" in note or None,
+        requests=suite.arrivals if suite is not None else row.get("requests"),
+        graphs=bool(_CAPTURED.search(note)) or None,
+        embedded=suite is not None,
+        held=(recipe_of(row, request.engine) or Recipe()).held,
     )
     return found, saturated
 
