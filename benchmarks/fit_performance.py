@@ -41,6 +41,7 @@ WIDTHS = {
     "kernels": 0.25,
     "engine kernels": 0.12,
     "link": 0.4,
+    "machine": 0.4,
 }
 # When a scheduler takes in a new request is its own affair.
 _LOOSE = {"first_steps": 1.5, "near_stream_s": 3.0, "first_s": 1.5}
@@ -177,7 +178,10 @@ def residuals_of(chosen: list[Row], fitted: dict[Term, float]) -> list[Residual]
 def _fold(group: int, unit: str, left_out: str) -> list[tuple[str, str, float]]:
     """Errors on the rows of one source, with constants that were fitted without it."""
     kept = [row for row in _shared[group] if _unit(row, unit) != left_out]
-    fitted = fit(kept, _starts[group], rounds=3)
+    known = {term for row in kept for terms in row.terms.values() for term in terms}
+    # What only the rows left out tell is not known to the fold.
+    start = {term: value for term, value in _starts[group].items() if term in known}
+    fitted = fit(kept, start, rounds=5)
     gone = [row for row in _shared[group] if _unit(row, unit) == left_out]
     return [(row.id, figure, value) for row, figure, value in residuals_of(gone, fitted)]
 

@@ -22,7 +22,9 @@ ASKED: dict[str, Any] = {"ctx": 8192, "concurrency": 64, "offline": True}
     [
         ("H100", 8, 8, "NVLink"),
         ("MI300X", 8, 8, "Infinity Fabric"),
-        ("RTX 4090", 8, 2, "PCIe 4.0 x16"),
+        ("RTX 4090", 8, 2, "PCIe 4.0 x16, through the host"),
+        ("RTX 3090", 8, 2, "PCIe 4.0 x16, through the host"),
+        ("RTX A6000", 8, 2, "NVLink bridge"),
         ("H100 PCIe", 8, 2, "NVLink bridge"),
         ("H100 PCIe", 8, 4, "PCIe 5.0 x16"),
         ("GB200", 72, 72, "NVLink"),

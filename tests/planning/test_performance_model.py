@@ -17,8 +17,6 @@ from vram_planner.planning.performance_model import (
     decode_step,
     prefill_step,
     times,
-    tokens_per_step,
-    waiting_s,
 )
 from vram_planner.planning.performance_work import Experts, Kept, Work
 
@@ -120,22 +118,34 @@ def test_experts_touched() -> None:
     assert experts.touched(1000) == pytest.approx(800)
 
 
-def test_speculation_by_hand() -> None:
-    assert tokens_per_step(0, 0.7) == pytest.approx(1)
-    assert tokens_per_step(3, 0.5) == pytest.approx(1 + 0.5 + 0.25 + 0.125)
-    assert tokens_per_step(3, 1.0) == 4
-
-
-def test_nobody_waits_alone() -> None:
-    assert waiting_s(0.5, 3.0, 1, 0.7) == pytest.approx(0)
-    assert waiting_s(0.5, 0.0, 8, 1.0) == pytest.approx(3.5)
-
-
 def test_weights_on_the_host_bind() -> None:
     here = times(WORK, CARD, EVEN, replace(LOAD, concurrency=1))
     there = times(replace(WORK, dense_bytes=5e9, host_bytes=10e9), CARD, EVEN, replace(LOAD, concurrency=1))
 
     assert there.tpot_s > here.tpot_s + 0.15
+
+
+def test_groups_yield_their_throughput_together() -> None:
+    one = times(WORK, CARD, EVEN, LOAD)
+    four = times(WORK, CARD, EVEN, replace(LOAD, groups=4))
+
+    assert four.output_tokens_per_s == pytest.approx(4 * one.output_tokens_per_s)
+    assert (four.ttft_s, four.tpot_s) == (one.ttft_s, one.tpot_s)
+
+
+def test_an_engine_that_looks_seldom_answers_later() -> None:
+    often, seldom = (times(WORK, CARD, EVEN, replace(LOAD, held=steps)) for steps in (0.0, 14.5))
+    step = decode_step(WORK, CARD, EVEN, batch=16, context=1024 + 128).total_s + 16 * EVEN.stream_s
+
+    assert seldom.ttft_s - often.ttft_s == pytest.approx(14.5 * step)
+
+
+def test_a_client_in_the_engines_process_hides_behind_the_card() -> None:
+    near = replace(LOAD, embedded=True)
+    quick, slow = (times(WORK, CARD, replace(EVEN, near_stream_s=each), near) for each in (1e-9, 10e-3))
+
+    assert slow.tpot_s > quick.tpot_s + 16 * 9e-3
+    assert quick.tpot_s == pytest.approx(times(WORK, CARD, EVEN, replace(LOAD, streamed=False)).tpot_s)
 
 
 def test_a_found_prefix_saves_prefill() -> None:

@@ -82,7 +82,7 @@ def test_a_note_tells_eager_steps_and_graphs() -> None:
     long["model"] = "Qwen2.5-0.5B-Instruct"
     plain, graphs, eager = (
         replay({**long, "note": note})["pairs"]["TPOT ms, one card, dense"][0]
-        for note in ("", "graphs", "enforce-eager")
+        for note in ("", "graphs", "--enforce-eager (no CUDA graphs)")
     )
 
     assert plain == eager > graphs
@@ -139,3 +139,24 @@ def test_the_bands_hold_four_of_five(found: list[Any]) -> None:
 
     assert sum(inside) / len(inside) >= 0.8
     assert all(score.covered is not None for score in scores(replayed, "engine"))
+
+
+def test_a_suite_has_its_datasets_lengths() -> None:
+    offline = case_of({**ROW, "concurrency": 100, "note": "suite A offline: all requests handed over"})
+    online = case_of({**ROW, "concurrency": None, "request_rate": 5, "note": "suite A online Poisson"})
+
+    assert (offline.assumed.prompt, offline.assumed.output) == (210, 347)
+    assert offline.saturated
+    assert offline.assumed.concurrency == pytest.approx(100 * 347 / 512)
+    assert (online.assumed.requests, online.assumed.embedded) == (300, True)
+
+
+def test_a_recipe_tells_the_servers_options() -> None:
+    note = "mean 0.9, ep=4 dp_attn=false"
+    row = {**ROW, "engine": "SGLang", "engine_version": "0.5.6", "model": "deepseek-ai/DeepSeek-R1-0528",
+           "quant": "FP8", "gpu": "B200 SXM", "tp": 8, "gpu_count": 8, "note": note}  # fmt: skip
+    few, many = (case_of({**row, "concurrency": at_once}) for at_once in (4, 16))
+
+    assert (few.assumed.held, many.assumed.held) == (4.5, 14.5)
+    assert many.served.ask.options.kv_dtype.startswith("fp8")
+    assert many.served.ask.layout.expert_ranks == 8

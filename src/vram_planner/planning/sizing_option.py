@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from vram_planner.planning.sizing_load import Replica
     from vram_planner.planning.sizing_request import SizeRequest
 
-_LINKS = {"nvlink": "NVLink or the like", "pcie": "PCIe", "host": "PCIe through the host", "network": "network"}
+_LINKS = {
+    "nvlink": "NVLink or the like",
+    "pcie": "PCIe",
+    "host": "PCIe through the host",
+    "network": "network",
+}
 _MOST_TRIES = 24
 _ROUNDING = 1e-9
 _SECONDS_AN_HOUR = 3600
