@@ -59,7 +59,7 @@ def size(
     Rank cards, counts and layouts that carry a load within its limits, with what they cost.
 
     `options` are the fields of SizeRequest (users or rate, think_s, ttft_s, tpot_s, prompt_tokens, output_tokens,
-    node_gpus, max_gpus, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
+    node_gpus, inter_node, max_gpus, headroom, room, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
     is a file or a Prices; None: the catalogue's. `workload` (as for `simulate`) stands for the mean lengths, and for
     `ctx` its longest, where they are not said. `.options` is ranked, `.met` says whether there is one,
     `.to_rows()` and `.to_dict()` are plain data. Raises PlannerError for what cannot be meant.

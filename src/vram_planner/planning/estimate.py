@@ -146,7 +146,7 @@ def _calibrated(
 def _layout_facts(chosen: Engine, ask: Ask, choice: GpuChoice | None, memory: Memory) -> LayoutFacts:
     from vram_planner.planning.layout_facts import layout_facts  # noqa: PLC0415  loaded when it is asked for
 
-    return layout_facts(chosen, ask, choice.gpu if choice else None, memory.kv.replicated_ranks)
+    return layout_facts(chosen, ask, choice, memory.kv.replicated_ranks)
 
 
 def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
         return ()
     from vram_planner.planning.layout_facts import crossing  # noqa: PLC0415  for several cards alone
 
-    return crossing(chosen, ask, choice.gpu)
+    return crossing(chosen, ask, choice)
 
 
 def _unmeasured(ask: Ask) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _served(
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
-    return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
+    return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity, servers=choice.servers)
 
 
 def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:
@@ -334,7 +334,7 @@ def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
         raise RequestError(
             f"--gpu says {choice.count} cards and --gpu-count {request.gpu_count}", hint="say it once"
         )
-    return GpuChoice(choice.gpu, request.gpu_count, choice.asked)
+    return replace(choice, count=request.gpu_count)
 
 
 def _detected(request: PlanRequest, *, asked: bool) -> GpuChoice | None:
