@@ -56,7 +56,7 @@ def test_an_option_is_what_the_plan_of_one_replica_says() -> None:
 
 
 def test_options_go_from_cheap_to_dear_and_those_without_a_price_by_cards() -> None:
-    options = sized(gpus=["H100", "L40S", "RTX A5000", "L4"]).options
+    options = sized(gpus=["H100", "L40S", "RTX PRO 5000", "L4"]).options
     costs = [option.cost_per_hour for option in options]
     known = [cost for cost in costs if cost is not None]
 
@@ -131,7 +131,10 @@ def test_a_model_that_one_node_cannot_hold_is_laid_over_nodes() -> None:
     assert any(option.dp > 1 for option in found.options)
     for option in across:
         assert option.nodes == 2 * option.replicas
-        assert option.link == "NVLink or the like in a node, network between nodes"
+        assert option.link == (
+            "NVLink or the like in a node, InfiniBand or RoCE (assumed, 400 Gb/s a GPU) between nodes"
+        )
+        assert option.network_bits_per_s == 400e9
         commands = [start.command for start in option.launch]
         assert any(command.startswith("ray start --head") for command in commands)
         assert any("--pipeline-parallel-size 2" in command for command in commands)
@@ -148,7 +151,7 @@ def test_groups_that_share_experts_lie_over_nodes_with_a_line_for_each() -> None
     assert f"--data-parallel-size {option.dp} --enable-expert-parallel" in first.command
     assert f"--data-parallel-size-local {half} --data-parallel-address NODE_1" in first.command
     assert second.command.endswith(f"--headless --data-parallel-start-rank {half}")
-    assert kubernetes.command == "a LeaderWorkerSet: replicas 1, size 2, leader and workers as above"
+    assert kubernetes.command == "a LeaderWorkerSet: replicas 1, size 2 (--format kubernetes prints it)"
 
 
 @pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "vllm"])
@@ -187,8 +190,11 @@ def test_replicas_of_sglang_stand_behind_its_router() -> None:
 
     assert option.launch[-1].command == (
         "python -m sglang_router.launch_router --worker-urls http://REPLICA_1:30000 http://REPLICA_2:30000"
-        " http://REPLICA_3:30000 ... --policy cache_aware"
+        " http://REPLICA_3:30000 ... --policy cache_aware --host 0.0.0.0"
     )
+    assert option.launch[0].command.endswith(
+        " --host 0.0.0.0"
+    )  # 127.0.0.1 alone otherwise: no router would reach it
 
 
 def test_the_sure_choice_is_one_that_was_measured() -> None:

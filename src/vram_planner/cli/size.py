@@ -98,8 +98,11 @@ _engine_settings = opt.grouped(
 @_money_options
 @_engine_settings
 @click.option(
-    "--format", "output", type=click.Choice(["table", "json", "csv", "markdown", "kubernetes"]),
-    default="table", show_default=True,
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv", "markdown", "kubernetes"]),
+    default="table",
+    show_default=True,
     help="How to print it; JSON is a promise, the table is not. kubernetes: the manifest of the first choice.",
 )
 @opt.catalogue_option

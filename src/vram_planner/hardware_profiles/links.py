@@ -66,7 +66,9 @@ class Servers:
         size = self.size_of(gpu) if self.shared else 1
         spread = f" a server, shared by {size} GPUs" if self.shared else " a GPU"
         return Link(
-            kind="network", name=f"{self.bits_per_s / 1e9:g} Gb/s{spread}", bytes_per_s=self.bits_per_s / 8 / size
+            kind="network",
+            name=f"{self.bits_per_s / 1e9:g} Gb/s{spread}",
+            bytes_per_s=self.bits_per_s / 8 / size,
         )
 
 

@@ -175,7 +175,9 @@ def _served(
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
-    return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity, servers=choice.servers)
+    return Served(
+        engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity, servers=choice.servers
+    )
 
 
 def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:

@@ -45,9 +45,7 @@ class LayoutFacts:
         return asdict(self)
 
 
-def layout_facts(
-    chosen: Engine, ask: Ask, choice: GpuChoice | None, replicated_ranks: int
-) -> LayoutFacts:
+def layout_facts(chosen: Engine, ask: Ask, choice: GpuChoice | None, replicated_ranks: int) -> LayoutFacts:
     """The layout of an ask on a card; `replicated_ranks` is on how many ranks each byte of the cache lies."""
     layout, architecture = ask.layout, ask.architecture
     ep = _expert_ranks(layout, shared=chosen.name == "vllm")

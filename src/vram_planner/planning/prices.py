@@ -51,13 +51,12 @@ class Prices:
         return None if price is None else (price.middle, price.label)
 
     def purchase(self, gpu: Gpu) -> tuple[float, str] | None:
-        """Price of one card and where it comes from: the catalogue has the maker's list price alone."""
+        """Price of one card and where it comes from: the maker's list price, else what a shop or the press asked."""
         mine = self.own.get(gpu.name)
         if mine is not None and mine.purchase is not None:
             return mine.purchase, mine.label
-        if self.currency != _DOLLAR or gpu.msrp_usd is None:
-            return None
-        return float(gpu.msrp_usd), f"list price at release, {gpu.release or 'date unknown'}"
+        price = gpu.purchase_price if self.currency == _DOLLAR else None
+        return None if price is None else (price.middle, price.label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,9 @@ def read_prices(path: str | Path) -> Prices:
         currencies[_currency(row, where)] = None
         name, price = _card_price(row, where)
         if name in own:
-            raise RequestError(f"{where}: {name} has a price already", hint="one row a card, rent and purchase in it")
+            raise RequestError(
+                f"{where}: {name} has a price already", hint="one row a card, rent and purchase in it"
+            )
         own[name] = price
     if len(currencies) != 1:
         raise RequestError(
@@ -151,7 +152,8 @@ def _currency(row: dict[str, Any], where: str) -> str:
         raise RequestError(f"{where} lacks its currency", hint=_HINT)
     if len(label) > _LONGEST_CURRENCY or not label.isprintable():
         raise RequestError(
-            f"{where}: {label[:_LONGEST_CURRENCY]!r} is no currency", hint="a label of a few letters, as in EUR"
+            f"{where}: {label[:_LONGEST_CURRENCY]!r} is no currency",
+            hint="a label of a few letters, as in EUR",
         )
     return label
 
@@ -162,7 +164,9 @@ def _card_price(row: dict[str, Any], where: str) -> tuple[str, CardPrice]:
     except PlannerError as error:
         raise RequestError(f"{where}: {error}", hint=error.hint) from error
     if choice.count != 1:
-        raise RequestError(f"{where}: the price of {choice.count} cards", hint="that of one card, under its name alone")
+        raise RequestError(
+            f"{where}: the price of {choice.count} cards", hint="that of one card, under its name alone"
+        )
     gpu = choice.gpu
     date, source = (_words(row.get(key)) for key in ("date", "source"))
     rent, purchase = (_amount(row.get(key), key, where) for key in ("per_hour", "purchase"))

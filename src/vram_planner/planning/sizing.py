@@ -16,7 +16,17 @@ from vram_planner.planning.performance import Served
 from vram_planner.planning.plan import headroom
 from vram_planner.planning.sizing_load import Edge, Replica
 from vram_planner.planning.sizing_option import Draft, Option, option_of
-from vram_planner.planning.sizing_refused import CARD, LAYOUT, SPEED, Miss, Refusals, Refused, miss_of
+from vram_planner.planning.sizing_refused import (
+    CARD,
+    CARDS,
+    HEADROOM,
+    LAYOUT,
+    SPEED,
+    Miss,
+    Refusals,
+    Refused,
+    miss_of,
+)
 from vram_planner.planning.sizing_request import PAGED
 from vram_planner.planning.sizing_result import Sizing, ranked
 
@@ -84,6 +94,10 @@ class _Search:
                 refused.append(no)
                 miss = miss_of(no, replica)
                 misses += [miss] if miss else []
+        # Of layouts with more cards than are allowed only one that carries the load is worth naming.
+        refused = [
+            each for each in refused if each.why in (CARDS, HEADROOM) or each.gpus <= self.request.max_gpus
+        ]
         options: list[Option] = []
         for draft in _picked(drafts):
             made = option_of(draft, self.request, asked, self.refusals)
@@ -189,7 +203,11 @@ class _Search:
     def _held_share(self, ask: Ask, memory: Memory) -> float:
         """What a request holds of the cache on average, of what one of full context takes: as the engine counts it."""
         held = self.request.held
-        if self.prepared.engine.name not in PAGED or held >= ask.workload.context or not memory.kv.bytes_per_request:
+        if (
+            self.prepared.engine.name not in PAGED
+            or held >= ask.workload.context
+            or not memory.kv.bytes_per_request
+        ):
             return 1.0
         shorter = replace(ask.workload, context=held, prompt_tokens=min(held, ask.workload.prompt_tokens))
         found = self.prepared.engine.memory(replace(ask, workload=shorter)).kv.bytes_per_request
@@ -311,7 +329,7 @@ def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
     return tuple(
         gpu
         for gpu in all_gpus()
-        if (gpu.hourly_price is not None or gpu.msrp_usd is not None or gpu.name in request.prices.own)
+        if (gpu.hourly_price is not None or gpu.purchase_price is not None or gpu.name in request.prices.own)
         and not gpu.unified_memory
         and "Laptop" not in gpu.name
     )

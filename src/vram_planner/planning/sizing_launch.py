@@ -80,7 +80,9 @@ def pods(launch: str, layout: Layout, *, engine: str, nodes: int) -> Pods:
         local = layout.dp // nodes
         words = _data_parallel(launch, local, address)
         # The shell's own arithmetic: ${...} is not Kubernetes' to expand.
-        return Pods(words, f"{words} --headless --data-parallel-start-rank $(({local} * ${{LWS_WORKER_INDEX}}))")
+        return Pods(
+            words, f"{words} --headless --data-parallel-start-rank $(({local} * ${{LWS_WORKER_INDEX}}))"
+        )
     words = f"{launch} --nnodes {size} --node-rank {index} --master-addr {address}"
     return Pods(words, f"{words} --headless")
 

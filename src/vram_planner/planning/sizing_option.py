@@ -151,7 +151,9 @@ def option_of(
     layout, count = replica.served.ask.layout, draft.count
     if full.gpu is None or full.capacity is None or draft.edge.in_flight < 1:
         missing = request.spare.n_bytes - (full.headroom_bytes or 0)
-        return refusals.short(replica.served.gpu.name, layout, missing, full.gpu.usable_bytes if full.gpu else 0)
+        return refusals.short(
+            replica.served.gpu.name, layout, missing, full.gpu.usable_bytes if full.gpu else 0
+        )
     if draft.gpus > request.max_gpus:
         return refusals.too_many(replica, draft.carried, draft.gpus)
     flying = replica.in_flight(load / count, draft.edge.in_flight)
@@ -208,9 +210,7 @@ def option_of(
     )
 
 
-def _settled(
-    draft: Draft, request: SizeRequest, asked: tuple[str, str | None]
-) -> tuple[Draft, MemoryPlan]:
+def _settled(draft: Draft, request: SizeRequest, asked: tuple[str, str | None]) -> tuple[Draft, MemoryPlan]:
     """
     The draft with an edge whose plan fits, and that plan: the one to start, for its slots serve all that it carries.
 
@@ -224,7 +224,9 @@ def _settled(
             carried = draft.replica.carries(edge.in_flight)
             count = max(draft.count, ceil(wanted / carried - _ROUNDING))
             return replace(draft, edge=edge, carried=carried, count=count), plan
-        room = plan.capacity.max_concurrency / draft.replica.kept * draft.replica.groups if plan.capacity else 0
+        room = (
+            plan.capacity.max_concurrency / draft.replica.kept * draft.replica.groups if plan.capacity else 0
+        )
         edge = Edge(min(int(room), edge.in_flight * 7 // 8), KV_ROOM)
         if edge.in_flight < 1:
             break

@@ -104,7 +104,10 @@ class Refusals:
     def slow(self, replica: Replica, edge: Edge) -> Refused:
         """One request alone misses a limit, or leaves less room than is to be left."""
         gpu, layout = replica.served.gpu.name, replica.served.ask.layout
-        times = {FIRST: (replica.at(1).ttft_s, self.request.ttft_s), EACH: (replica.at(1).tpot_s, self.request.tpot_s)}
+        times = {
+            FIRST: (replica.at(1).ttft_s, self.request.ttft_s),
+            EACH: (replica.at(1).tpot_s, self.request.tpot_s),
+        }
         figure, limit = times.get(edge.breaks, (0.0, None))
         if limit is None:
             return self.of(gpu, layout, HEADROOM, f"less than {self._spare()} left beside one request")

@@ -47,7 +47,11 @@ def kubernetes_yaml(option: Option) -> str:
         documents = _leader_worker_set(option, name, vendor, nodes=nodes)
     head = (
         f"# {option.replicas} replicas of {per_replica} × {option.gpu}, {option.model} in {option.quant}\n"
-        + (f"# name an image of {option.engine} for these cards\n" if (option.engine, vendor) not in _IMAGES else "")
+        + (
+            f"# name an image of {option.engine} for these cards\n"
+            if (option.engine, vendor) not in _IMAGES
+            else ""
+        )
         + "".join(f"# warning: {text}\n" for text in option.warnings)
     )
     return head + "---\n".join("\n".join(_yaml(document, 0)) + "\n" for document in documents)
@@ -116,7 +120,9 @@ def _service(name: str, engine: str, selector: dict[str, str]) -> dict[str, Any]
 
 def _name(option: Option) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", option.model.rsplit("/", 1)[-1].lower()).strip("-")
-    return words[:_LONGEST_NAME].strip("-") if words[:1].isalpha() else f"m-{words}"[:_LONGEST_NAME].strip("-")
+    return (
+        words[:_LONGEST_NAME].strip("-") if words[:1].isalpha() else f"m-{words}"[:_LONGEST_NAME].strip("-")
+    )
 
 
 def _yaml(value: Any, depth: int) -> list[str]:
@@ -140,6 +146,10 @@ def _yaml(value: Any, depth: int) -> list[str]:
 
 
 def _scalar(value: str | float) -> str:
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "yes", "no"):
+    if (
+        isinstance(value, str)
+        and _PLAIN.fullmatch(value)
+        and value.lower() not in ("true", "false", "null", "yes", "no")
+    ):
         return value
     return json.dumps(value, ensure_ascii=False)

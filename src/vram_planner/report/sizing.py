@@ -122,7 +122,9 @@ def _options(sizing: Sizing) -> str:
 
 
 def _across(sizing: Sizing) -> str:
-    return "; @: over nodes, at so many Gb/s a GPU" if any(option.network for option in sizing.options) else ""
+    return (
+        "; @: over nodes, at so many Gb/s a GPU" if any(option.network for option in sizing.options) else ""
+    )
 
 
 def _several(sizing: Sizing) -> list[str]:
@@ -244,7 +246,10 @@ def _cost_lines(option: Option) -> list[str]:
 def _none(sizing: Sizing) -> str:
     lines = ["no option holds the limits", "nearest, and why each is refused:"]
     shown = sizing.nearest[:_SHOWN_MISSES]
-    lines += [_wrapped(f"  {each.gpus:,} × {_short(each.gpu)}, {_ranks(each)}, {each.quant}: {each.reason}") for each in shown]
+    lines += [
+        _wrapped(f"  {each.gpus:,} × {_short(each.gpu)}, {_ranks(each)}, {each.quant}: {each.reason}")
+        for each in shown
+    ]
     rest = len(sizing.nearest) - len(shown)
     if rest > 0:
         lines.append(f"  and {rest} more kinds of cards")
