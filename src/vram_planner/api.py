@@ -50,8 +50,8 @@ def size(
     model: str | Sequence[str],
     *,
     ctx: int | str | None = None,
-    quants: Sequence[str | None] = (None,),
-    gpus: Sequence[str] = (),
+    quants: str | Sequence[str | None] = (None,),
+    gpus: str | Sequence[str] = (),
     prices: str | Path | Prices | None = None,
     **options: Any,
 ) -> Sizing:
@@ -79,8 +79,8 @@ def size(
     request = SizeRequest(
         models=_several(model),
         ctx=parse_tokens(ctx),
-        quants=tuple(quants),
-        gpus=tuple(gpus),
+        quants=_several(quants),
+        gpus=_several(gpus),
         prices=read_prices(prices) if isinstance(prices, str | Path) else prices or Prices(),
         options={name: value for name, value in options.items() if name not in own},
         **known,
@@ -129,7 +129,7 @@ def compare(
     gpu: str,
     ctx: int | str,
     concurrency: int = 1,
-    quants: Sequence[str | None] = (None,),
+    quants: str | Sequence[str | None] = (None,),
     prices: str | Path | Prices | None = None,
     **options: Any,
 ) -> Comparison:
@@ -143,7 +143,7 @@ def compare(
 
     money = read_prices(prices) if isinstance(prices, str | Path) else prices or Prices()
     return answer(
-        _several(models), tuple(quants), money, gpu=gpu, ctx=ctx, concurrency=concurrency, **options
+        _several(models), _several(quants), money, gpu=gpu, ctx=ctx, concurrency=concurrency, **options
     )
 
 
@@ -169,5 +169,6 @@ def sweep(
     return answer(models, gpus, (ctx, concurrency), quants=quants, speed=speed, tell=tell, **options)
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+def _several(names: str | Sequence[Any]) -> tuple[Any, ...]:
+    """A single name may stand for a list of one."""
     return (names,) if isinstance(names, str) else tuple(names)

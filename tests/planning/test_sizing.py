@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import csv
+import io
+import json
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -251,6 +255,14 @@ def test_a_format_that_the_engine_refuses_is_left_out_and_named() -> None:
         {"tp": 2},
         {"nonsense": 1},
         {"max_gpus": 0},
+        {"users": None, "rate": "fast"},
+        {"users": None, "rate": True},
+        {"ttft_s": "soon"},
+        {"utilisation": "0.5"},
+        {"prices": 5},
+        {"buying": 3},
+        {"inter_node": 400},
+        {"held_tokens": 0},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
@@ -273,3 +285,30 @@ def test_llama_cpp_is_started_with_slots_for_all_that_it_carries() -> None:
 
     assert slots >= option.in_flight / option.replicas
     assert vp.plan("8b", ctx=8192, concurrency=slots, engine="llama.cpp", quant="q4_k_m", gpu="RTX 4090").fits
+
+
+def test_a_single_name_and_times_as_text_are_read_too() -> None:
+    one = vp.size(
+        "7b", users=4, ctx="8K", gpus="L4", quants="fp8", ttft_s="2s", tpot_s="60ms", think_s="1min"
+    )
+    same = vp.size(
+        ["7b"], users=4, ctx=8192, gpus=["L4"], quants=["fp8"], ttft_s=2.0, tpot_s=0.06, think_s=60.0
+    )
+
+    assert one.to_dict() == same.to_dict()
+
+
+def test_rows_open_in_a_spreadsheet_and_results_are_frozen() -> None:
+    for found in (sized(), vp.compare(["7b", "8b"], gpu="L4", ctx=4096)):
+        rows = found.to_rows()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        back = list(csv.DictReader(io.StringIO(text.getvalue())))
+
+        assert [row["model"] for row in back] == [row["model"] for row in rows]
+        assert all(set(row) == set(rows[0]) for row in back)
+        json.dumps(found.to_dict(), allow_nan=False)
+        with pytest.raises(FrozenInstanceError):
+            found.engine = "another"

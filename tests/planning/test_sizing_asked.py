@@ -152,6 +152,7 @@ def test_both_rooms_are_told_and_the_asked_one_counts() -> None:
             assert option.at_once_expected > 3 * option.at_once_worst
             assert option.at_once == (option.at_once_worst if room == "worst" else option.at_once_expected)
             assert option.in_flight <= option.at_once
+            assert not option.surely or option.in_flight <= option.at_once_worst
             assert any("preempted" in text for text in option.warnings) is (room == "expected")
     assert expected.options[0].gpus < worst.options[0].gpus
 

@@ -61,7 +61,7 @@ class Option:
     """
     Cards that carry the load by the best estimate; `surely` says that they do at the high end of every band too
     (never of a replica that spans nodes: what crosses the network there is not modelled; nor of groups that share
-    experts: their speed was not measured).
+    experts: their speed was not measured; nor where the worst case has no room for what is in flight).
 
     `replicas` of `tp` × `pp` × `dp` cards each stand behind a router that deals requests out evenly; `link` joins the
     cards of a replica, and between its nodes the `network`, of which each card has `network_bits_per_s` (None within a node).
@@ -181,7 +181,7 @@ def option_of(
         link=_link(replica.served, node),
         network=between.name if between else None,
         network_bits_per_s=between.bytes_per_s * 8 if between else None,
-        surely=draft.sure and plan.verdict == "fits" and replica.is_measured,
+        surely=draft.sure and plan.verdict == "fits" and replica.is_measured and flying * count <= room,
         verdict=plan.verdict or "",
         in_flight=flying * count,
         at_once=room / replica.kept,

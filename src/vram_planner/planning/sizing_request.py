@@ -11,7 +11,7 @@ from vram_planner.hardware_profiles.links import Servers
 from vram_planner.planning.prices import Buying, Prices
 from vram_planner.planning.request import DEFAULT_ENGINE, PlanRequest
 from vram_planner.planning.workload import lengths_of
-from vram_planner.units import ceil_div, parse_size, parse_tokens
+from vram_planner.units import ceil_div, parse_seconds, parse_size, parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,11 @@ class SizeRequest:
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, parse_tokens(value))
+        for name in ("ttft_s", "tpot_s", "think_s"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, parse_seconds(value))
+        self._check_kinds()
         for name in ("models", "quants", "gpus"):
             if len(getattr(self, name)) > _MOST_CHOICES:
                 raise RequestError(f"more than {_MOST_CHOICES} {name}", hint="ask in several calls")
@@ -131,6 +136,20 @@ class SizeRequest:
                 f"{self.prompt:,} prompt and {self.output:,} output tokens are more than the context of {self.ctx:,}",
                 hint="--ctx is the longest request, both together",
             )
+
+    def _check_kinds(self) -> None:
+        """What Python callers may mistake: a command's options come as what they are."""
+        for name in ("rate", "utilisation", "ttft_s", "tpot_s", "think_s"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise RequestError(f"{name} {str(value)[:40]!r} is no number", hint=f"as in {name}=0.5")
+        kinds: dict[str, type] = {"prices": Prices, "buying": Buying, "inter_node": str}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "prices"):
+                raise RequestError(
+                    f"{name} {str(value)[:40]!r} is no {kind.__name__}", hint="see help(vp.size)"
+                )
 
     def _check_numbers(self) -> None:
         if self.users is not None and not _whole(self.users, _MOST_USERS):

@@ -96,9 +96,9 @@ def _options(sizing: Sizing) -> str:
         f"{money}/h",
     ]
     headers += [*([] if several else [f"{money}/Mtok"]), "carries"]
+    # The heads are a row like others: tabulate pads true heads by two columns each, which the width has no room for.
     table = tabulate(
-        [_row(rank, option, several) for rank, option in shown],
-        headers=headers,
+        [headers, *(_row(rank, option, several) for rank, option in shown)],
         tablefmt="plain",
         colalign=("left",) * (3 + len(several)) + ("right",) * (len(headers) - 3 - len(several)),
         disable_numparse=True,
@@ -148,7 +148,7 @@ def _row(rank: int, option: Option, several: list[str], *, whole: bool = False) 
         _layout(option),
         *(told[name] for name in several),
         *([] if several and not whole else [_figure(option.at_once)]),
-        f"{option.ttft_s.best:.2g}..{option.ttft_s.high:.2g}",
+        f"{_seconds(option.ttft_s.best)}..{_seconds(option.ttft_s.high)}",
         f"{option.tpot_s.best * 1000:.0f}..{option.tpot_s.high * 1000:.0f}",
         "" if cost is None else f"{cost:,.2f}",
         *([] if several and not whole else ["" if tokens is None else f"{tokens.best:,.2f}"]),
@@ -182,6 +182,10 @@ def _layout(option: Option) -> str:
         f"@{option.network_bits_per_s / 1e9:.4g}" if option.network_bits_per_s else "",
     ]
     return " ".join(part for part in parts if part) or "1"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"  # noqa: PLR2004  two digits below ten
 
 
 def _figure(value: float) -> str:
