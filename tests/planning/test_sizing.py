@@ -311,4 +311,4 @@ def test_rows_open_in_a_spreadsheet_and_results_are_frozen() -> None:
         assert all(set(row) == set(rows[0]) for row in back)
         json.dumps(found.to_dict(), allow_nan=False)
         with pytest.raises(FrozenInstanceError):
-            found.engine = "another"
+            found.engine = "another"  # type: ignore[misc]

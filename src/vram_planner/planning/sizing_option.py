@@ -60,7 +60,7 @@ class Draft:
 class Option:
     """
     Cards that carry the load by the best estimate; `surely` says that they do at the high end of every band too
-    (never of a replica that spans nodes: what crosses the network there is not modelled; nor of groups that share
+    (never of a replica that spans nodes: none was measured; nor of groups that share
     experts: their speed was not measured; nor where the worst case has no room for what is in flight).
 
     `replicas` of `tp` × `pp` × `dp` cards each stand behind a router that deals requests out evenly; `link` joins the

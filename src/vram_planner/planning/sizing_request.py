@@ -14,7 +14,7 @@ from vram_planner.planning.workload import lengths_of
 from vram_planner.units import ceil_div, parse_seconds, parse_size, parse_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.workload import Lengths
@@ -29,6 +29,12 @@ PAGED = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _HEADROOM_HINT = "20% more load than asked, or 2GiB to spare on each GPU; both may be given"
 NOT_YOURS = ("model", "ctx", "concurrency", "quant", "gpu", "gpu_count", "tp", "pp", "dp", "dp_attention",
              "prompt_tokens")  # fmt: skip
+
+
+_READ: dict[str, Callable[[str], float]] = {
+    **dict.fromkeys(("ctx", "prompt_tokens", "output_tokens"), parse_tokens),
+    **dict.fromkeys(("ttft_s", "tpot_s", "think_s"), parse_seconds),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +111,11 @@ class SizeRequest:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read token counts, then check every range."""
-        for name in ("ctx", "prompt_tokens", "output_tokens"):
+        """Read token counts and times, then check every range."""
+        for name, read in _READ.items():
             value = getattr(self, name)
             if isinstance(value, str):
-                object.__setattr__(self, name, parse_tokens(value))
-        for name in ("ttft_s", "tpot_s", "think_s"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                object.__setattr__(self, name, parse_seconds(value))
+                object.__setattr__(self, name, read(value))
         self._check_kinds()
         for name in ("models", "quants", "gpus"):
             if len(getattr(self, name)) > _MOST_CHOICES:
