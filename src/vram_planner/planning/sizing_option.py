@@ -164,7 +164,6 @@ def option_of(
     served = _tokens_per_s(request, load, (ttft, tpot))
     node = request.node_of(replica.served.gpu)
     between = request.servers.network_of(replica.served.gpu) if layout.gpus > node else None
-    cost = _Cost(request, replica.served.gpu, count * layout.gpus)
     carried = draft.carried * count
     return Option(
         model=draft.profile.name,
@@ -172,11 +171,8 @@ def option_of(
         gpu=replica.served.gpu.name,
         gpus=count * layout.gpus,
         replicas=count,
-        tp=layout.tp,
-        pp=layout.pp,
-        dp=layout.dp,
+        **{name: getattr(layout, name) for name in ("tp", "pp", "dp", "attention_dp")},
         ep=layout.expert_parallel,
-        attention_dp=layout.attention_dp,
         nodes=_nodes(count, layout.gpus, node),
         link=_link(replica.served, node),
         network=between.name if between else None,
@@ -197,11 +193,7 @@ def option_of(
         total_bytes=plan.total_bytes,
         usable_bytes=full.gpu.usable_bytes,
         headroom_bytes=plan.headroom_bytes or 0,
-        power_w=cost.power_w,
-        cost_per_hour=cost.per_hour,
-        cost_per_month=None if cost.per_hour is None else cost.per_hour * HOURS_A_MONTH,
-        cost_per_million_tokens=cost.per_million(served),
-        cost_source=cost.source,
+        **_Cost(request, replica.served.gpu, count * layout.gpus).figures(served),
         currency=request.prices.currency,
         engine=replica.served.engine,
         command=full.launch,
@@ -332,6 +324,16 @@ class _Cost:
             return
         self.per_hour = buying.per_hour(bought[0], gpu.tdp_w or 0, request.utilisation) * gpus
         self.source = f"purchase: {bought[1]}"
+
+    def figures(self, served: Band) -> dict[str, Any]:
+        """The fields of an option."""
+        return {
+            "power_w": self.power_w,
+            "cost_per_hour": self.per_hour,
+            "cost_per_month": None if self.per_hour is None else self.per_hour * HOURS_A_MONTH,
+            "cost_per_million_tokens": self.per_million(served),
+            "cost_source": self.source,
+        }
 
     def per_million(self, served: Band) -> Band | None:
         """Cost of a million generated tokens, when the load is there for `utilisation` of the time."""
