@@ -169,8 +169,16 @@ class SizeRequest:
                 raise RequestError(f"--{name.replace('_', '-')} is out of range", hint=f"1 to {_MOST_GPUS:,}")
         if self.output_tokens is not None and not _whole(self.output_tokens, self.ctx):
             raise RequestError(f"--output-tokens {self.output_tokens:,} is out of range", hint="1 to --ctx")
-        if self.buying is not None and (self.buying.power_price < 0 or (self.buying.price or 1) <= 0):
-            raise RequestError("a price below zero", hint="--price and --power-price are amounts of money")
+        self._check_money()
+
+    def _check_money(self) -> None:
+        if self.buying is not None:
+            price, power = self.buying.price, self.buying.power_price
+            if not (isfinite(power) and power >= 0) or (price is not None and not 0 < price < float("inf")):
+                raise RequestError(
+                    "a price is out of range",
+                    hint="--price and --power-price are amounts of money, not below zero",
+                )
 
     def _check_room(self) -> None:
         if self.room not in (WORST, EXPECTED):
