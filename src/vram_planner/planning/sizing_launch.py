@@ -114,10 +114,15 @@ def _over_nodes(launch: str, layout: Layout, engine: str, nodes: int, each: str)
             Start(f"{each}node 1 of {nodes}", words),
             *(Start(f"{each}node {node} of {nodes}", line) for node, line in enumerate(later, 2)),
         ]
+    ranks = f"{launch} --nnodes {nodes} --master-addr NODE_1 --node-rank"
     return [
-        Start(f"{each}node 1 of {nodes}", f"ray start --head --port={_RAY_PORT}"),
+        Start(
+            f"{each}node 1 of {nodes}, with Ray (pip install 'ray[cgraph]')",
+            f"ray start --head --port={_RAY_PORT}",
+        ),
         Start(f"{each}the other nodes", f"ray start --address=NODE_1:{_RAY_PORT}"),
         Start(f"{each}node 1 of {nodes}", f"{launch} --distributed-executor-backend ray"),
+        Start("or without Ray (as in vLLM 0.32)", f"{ranks} 0; on the others --node-rank 1 ... --headless"),
     ]
 
 

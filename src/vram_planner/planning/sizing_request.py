@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.engines.register import engine
 from vram_planner.errors import RequestError
 from vram_planner.hardware_profiles.links import Servers
 from vram_planner.planning.prices import Buying, Prices
@@ -186,10 +187,12 @@ class SizeRequest:
                 f"no room is called {str(self.room)[:40]!r}",
                 hint="worst: for --ctx tokens of each request; expected: for what one holds on average",
             )
-        engine = str(self.options.get("engine") or DEFAULT_ENGINE)
-        if self.room == EXPECTED and engine not in PAGED:
+        if (
+            self.room == EXPECTED
+            and (name := engine(self.options.get("engine") or DEFAULT_ENGINE).name) not in PAGED
+        ):
             raise RequestError(
-                f"{engine} keeps a place of --ctx tokens for each request: there is no room by expectation",
+                f"{name} keeps a place of --ctx tokens for each request: there is no room by expectation",
                 hint=f"--room worst, or --engine {', '.join(sorted(PAGED))}",
             )
         if self.held_tokens is not None and not _whole(self.held_tokens, self.ctx):

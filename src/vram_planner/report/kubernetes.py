@@ -52,6 +52,11 @@ def kubernetes_yaml(option: Option) -> str:
             if (option.engine, vendor) not in _IMAGES
             else ""
         )
+        + (
+            "# --nnodes is there in vLLM 0.32; an old release needs Ray\n"
+            if option.engine == "vllm" and nodes > 1 and option.dp == 1
+            else ""
+        )
         + "".join(f"# warning: {text}\n" for text in option.warnings)
     )
     return head + "---\n".join("\n".join(_yaml(document, 0)) + "\n" for document in documents)
