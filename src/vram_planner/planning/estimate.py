@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.request import PlanRequest
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
+AS_PUBLISHED = "the command below starts the checkpoint as published"
 _NO_GPU = "none"
 # Rows that say what we remember or take to be alike.
 _UNREAD: Final = {"recalled, no source read": "recalled", "copy of a sibling": "the copy of a sibling's"}
@@ -318,7 +319,7 @@ def _format_notes(
     if named.name == stored.name:
         return notes
     return (
-        f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
+        f"{AS_PUBLISHED} ({stored.name}): name one in {named.name}",
         *notes,
     )
 
