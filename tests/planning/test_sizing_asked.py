@@ -258,6 +258,16 @@ def test_servers_of_four_cards_are_joined_by_the_network() -> None:
     assert not across.surely
 
 
+@pytest.mark.parametrize(("node", "tp", "nodes"), [(4, 4, 4), (6, 4, 4), (8, 8, 2), (16, 16, 1)])
+def test_servers_of_any_size_are_filled_as_launchers_fill_them(node: int, tp: int, nodes: int) -> None:
+    """Sixteen cards: whole tensor parallel groups in each server, of six slots four are used; sixteen in one are one."""
+    found = vp.size("671b", users=4, ctx=4096, gpus=["H100"], node_gpus=node, max_gpus=16)
+    option = next(each for each in found.options if (each.tp, each.tp * each.pp) == (tp, 16))
+
+    assert (option.nodes, option.nodes_a_replica) == (nodes, nodes)
+    assert (option.network is None) is (nodes == 1)
+
+
 def test_a_plan_crosses_servers_as_the_sizing_does() -> None:
     option = slowest("100Gb/s", "sglang", tp=16, attention_dp=1)
     choice = GpuChoice(find_gpu("H100").gpu, 16, "H100", Servers.of(8, "100Gb/s"))

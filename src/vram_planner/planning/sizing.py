@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
     from vram_planner.planning.sizing_request import SizeRequest
 
-_POWERS = (1, 2, 4, 8)
+_POWERS = (1, 2, 4, 8, 16, 32, 64)
 # More stages in a node were not measured, and what they send to each other is not modelled.
 _STAGES = 2
 _ACROSS_NODES = (2, 4)
@@ -118,6 +118,7 @@ class _Search:
         if _is_routed(self.prepared.ask):
             yield from self._grouped(node, wide=_joins_a_node(gpu, node))
         expert_parallel = bool(self.request.options.get("ep"))
+        widest = max(size for size in _POWERS if size <= node)
         if not engine.splits_tensors:
             yield from (Layout(pp=count) for count in _POWERS if count <= node)
             return
@@ -127,7 +128,7 @@ class _Search:
             yield Layout(tp=tp, expert_parallel=expert_parallel)
             if _STAGES * tp <= node and not gpu.link_bytes_per_s:
                 yield Layout(tp=tp, pp=_STAGES, expert_parallel=expert_parallel)
-            if tp == node > 1 and engine.name in _SPANS_NODES:
+            if tp == widest > 1 and engine.name in _SPANS_NODES:
                 yield from (Layout(tp=tp, pp=pp, expert_parallel=expert_parallel) for pp in _ACROSS_NODES)
         if engine.name == "sglang" and _joins_a_node(gpu, node):
             yield Layout(tp=_WIDE * node, expert_parallel=expert_parallel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from vram_planner.units import ceil_div
+from vram_planner.planning.layout_facts import nodes_of
 
 if TYPE_CHECKING:
     from vram_planner.architecture.parallel import Layout
@@ -45,7 +45,7 @@ def starts(launch: str, layout: Layout, *, engine: str, replicas: int, node_gpus
     https://docs.sglang.io/docs/advanced_features/sgl_model_gateway .
     """
     each = "" if replicas == 1 else f"each of {replicas} replicas, "
-    nodes = ceil_div(layout.gpus, node_gpus)
+    nodes = nodes_of(layout, node_gpus)
     if replicas > 1 or nodes > 1:
         launch = reachable(launch, engine)
     if nodes == 1:

@@ -11,6 +11,7 @@ from vram_planner.engines.layouts import replica_warning
 from vram_planner.hardware_profiles.find import GpuChoice
 from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning.estimate import estimate
+from vram_planner.planning.layout_facts import nodes_of
 from vram_planner.planning.performance import Band
 from vram_planner.planning.prices import HOURS_A_MONTH
 from vram_planner.planning.sizing_launch import Start, starts
@@ -173,7 +174,7 @@ def option_of(
         replicas=count,
         **{name: getattr(layout, name) for name in ("tp", "pp", "dp", "attention_dp")},
         ep=layout.expert_parallel,
-        nodes=_nodes(count, layout.gpus, node),
+        nodes=_nodes(count, layout, node),
         link=_link(replica.served, node),
         network=between.name if between else None,
         network_bits_per_s=between.bytes_per_s * 8 if between else None,
@@ -287,10 +288,10 @@ def _tokens_per_s(request: SizeRequest, load: float, times: tuple[Band, Band]) -
     return Band(served(ttft.high, tpot.high), served(ttft.best, tpot.best), served(ttft.low, tpot.low))
 
 
-def _nodes(replicas: int, gpus: int, node_gpus: int) -> int:
-    if gpus <= node_gpus:
-        return ceil(replicas / (node_gpus // gpus))
-    return replicas * ceil(gpus / node_gpus)
+def _nodes(replicas: int, layout: Layout, node_gpus: int) -> int:
+    if layout.gpus <= node_gpus:
+        return ceil(replicas / (node_gpus // layout.gpus))
+    return replicas * nodes_of(layout, node_gpus)
 
 
 def _link(served: Served, node_gpus: int) -> str | None:
