@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vram_planner.errors import SizeError
-from vram_planner.units import ceil_div, format_count, format_gib, parse_size, parse_tokens, round_up
+from vram_planner.units import (
+    ceil_div,
+    format_count,
+    format_gib,
+    parse_bits_per_s,
+    parse_size,
+    parse_tokens,
+    round_up,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +83,26 @@ def test_printing() -> None:
     assert format_count(7_615_616_512) == "7.62 B"
     assert format_count(671_026_404_352) == "671 B"
     assert format_count(999) == "999"
+
+
+@pytest.mark.parametrize(
+    ("text", "bits", "shared"),
+    [
+        ("400Gb/s", 4e11, False),
+        ("100 Gbit/s", 1e11, False),
+        ("2.5Gbps", 2.5e9, False),
+        ("1.6Tb/s/node", 1.6e12, True),
+    ],
+)
+def test_networks_are_said_in_bits(text: str, bits: float, shared: bool) -> None:
+    assert parse_bits_per_s(text) == (bits, shared)
+
+
+@pytest.mark.parametrize(
+    "text", ["400", "400G", "400GB/s", "50 GB/s", "Gb/s", "-1Gb/s", "0Gb/s", "4e2Gb/s", "9" * 50 + "Gb/s"]
+)
+def test_bytes_of_a_network_are_refused(text: str) -> None:
+    with pytest.raises(SizeError) as caught:
+        parse_bits_per_s(text)
+
+    assert "400Gb/s" in caught.value.hint

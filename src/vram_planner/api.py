@@ -50,8 +50,8 @@ def size(
     model: str | Sequence[str],
     *,
     ctx: int | str | None = None,
-    quants: Sequence[str | None] = (None,),
-    gpus: Sequence[str] = (),
+    quants: str | Sequence[str | None] = (None,),
+    gpus: str | Sequence[str] = (),
     prices: str | Path | Prices | None = None,
     **options: Any,
 ) -> Sizing:
@@ -59,7 +59,7 @@ def size(
     Rank cards, counts and layouts that carry a load within its limits, with what they cost.
 
     `options` are the fields of SizeRequest (users or rate, think_s, ttft_s, tpot_s, prompt_tokens, output_tokens,
-    node_gpus, max_gpus, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
+    node_gpus, inter_node, max_gpus, headroom, room, buying, utilisation) and those of a plan (engine, kv_dtype, max_num_seqs ...). `prices`
     is a file or a Prices; None: the catalogue's. `workload` (as for `simulate`) stands for the mean lengths, and for
     `ctx` its longest, where they are not said. `.options` is ranked, `.met` says whether there is one,
     `.to_rows()` and `.to_dict()` are plain data. Raises PlannerError for what cannot be meant.
@@ -79,8 +79,8 @@ def size(
     request = SizeRequest(
         models=_several(model),
         ctx=parse_tokens(ctx),
-        quants=tuple(quants),
-        gpus=tuple(gpus),
+        quants=_several(quants),
+        gpus=_several(gpus),
         prices=read_prices(prices) if isinstance(prices, str | Path) else prices or Prices(),
         options={name: value for name, value in options.items() if name not in own},
         **known,
@@ -129,7 +129,7 @@ def compare(
     gpu: str,
     ctx: int | str,
     concurrency: int = 1,
-    quants: Sequence[str | None] = (None,),
+    quants: str | Sequence[str | None] = (None,),
     prices: str | Path | Prices | None = None,
     **options: Any,
 ) -> Comparison:
@@ -143,7 +143,7 @@ def compare(
 
     money = read_prices(prices) if isinstance(prices, str | Path) else prices or Prices()
     return answer(
-        _several(models), tuple(quants), money, gpu=gpu, ctx=ctx, concurrency=concurrency, **options
+        _several(models), _several(quants), money, gpu=gpu, ctx=ctx, concurrency=concurrency, **options
     )
 
 
@@ -169,5 +169,6 @@ def sweep(
     return answer(models, gpus, (ctx, concurrency), quants=quants, speed=speed, tell=tell, **options)
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+def _several(names: str | Sequence[Any]) -> tuple[Any, ...]:
+    """A single name may stand for a list of one."""
     return (names,) if isinstance(names, str) else tuple(names)

@@ -27,6 +27,8 @@ _TOKENS = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?)([kKmMgG]?)")
 _TOKENS_PER = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": KIB, "M": MIB, "G": GIB}
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|min|h|)")
 _SECONDS_PER = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_BITS = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([MGT])b(?:it)?(?:/s|ps)(/node)?")
+_BITS_PER = {"M": 1e6, "G": 1e9, "T": 1e12}
 _LONGEST_NUMBER = 32
 
 
@@ -73,6 +75,21 @@ def parse_seconds(text: str | float) -> float:
             f"cannot read {str(text)[:_LONGEST_NUMBER]!r} as a time", hint="write 50ms, 1s, 0.05 or 2min"
         )
     return float(match[1]) * _SECONDS_PER[match[2]]
+
+
+def parse_bits_per_s(text: str) -> tuple[float, bool]:
+    """
+    Read '400Gb/s' (also Gbit/s, Gbps, Mb/s, Tb/s) as bits a second, and whether '/node' followed.
+
+    '100GB/s' and '100G' are refused: links are sold in bits, and a byte has eight of them.
+    """
+    match = _BITS.fullmatch(text.strip()[: _LONGEST_NUMBER + 1])
+    if match is None or not float(match[1]):
+        raise SizeError(
+            f"cannot read {text[:_LONGEST_NUMBER]!r} as the speed of a network",
+            hint="bits a second: 400Gb/s for each GPU, or 100Gb/s/node that all GPUs of a server share",
+        )
+    return float(match[1]) * _BITS_PER[match[2]], match[3] is not None
 
 
 def format_gib(n_bytes: int, digits: int = 2) -> str:

@@ -64,6 +64,10 @@ def test_three_means_that_no_option_holds_the_limits(capsys: pytest.CaptureFixtu
         "size --model 7b --users 3 --ctx 8192 --prices nowhere.csv",
         "size --model 7b --users 3 --ctx 8192 --quant nonsense",
         "size --model 7b --users 3 --ctx 8192 --utilisation 0",
+        "size --model 7b --users 3 --ctx 8192 --headroom 0.2",
+        "size --model 7b --users 3 --ctx 8192 --inter-node 400GB/s",
+        "size --model 7b --users 3 --ctx 8192 --room mean",
+        "size --model 7b --users 3 --ctx 8192 --engine transformers --gpu L40S --format kubernetes",
         "compare 7b --gpu nothing --ctx 8192",
         "sweep --model 7b",
     ],
@@ -75,6 +79,44 @@ def test_two_means_that_the_input_is_wrong(wrong: str, capsys: pytest.CaptureFix
     assert out == ""
     assert err.startswith("error: ")
     assert "hint: " in err
+
+
+def test_the_table_over_nodes_names_the_network_within_the_width(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "size --model 671b --users 20 --ctx 16384 --think-time 30s --gpu H100 --inter-node 100Gb/s/node"
+    code, out, _ = run(words, capsys)
+
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 100
+    assert "tp8 pp2 @12.5" in out
+    assert "@: over nodes, at so many Gb/s a GPU" in out
+    assert "100 Gb/s a server, shared by 8 GPUs" in " ".join(out.split())
+
+
+def test_nothing_that_holds_says_why_for_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("size --model 70b --users 60 --ctx 8192 --gpu l4 --max-gpus 8 --headroom 900%", capsys)
+
+    assert code == 3
+    assert "nearest, and why each is refused:" in out
+    assert "× L4, tp" in out
+
+
+def test_both_rooms_stand_in_the_table_and_the_expected_one_warns(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        "size --model 7b --users 60 --workload chat --gpu l4 --room expected --think-time 10s", capsys
+    )
+
+    assert code == 0
+    assert "of 15,050 tokens have room" in out
+    assert "of the 1,312 to expect" in out
+    assert "preempted" in err
+
+
+def test_a_manifest_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(f"{SIZE} --format kubernetes", capsys)
+
+    assert code == 0
+    assert "kind: Deployment" in out
+    assert "kind: Service" in out
 
 
 def test_compare_says_which_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ def test_the_row_is_plain_data() -> None:
     assert row["total_bytes"] == 25_383_256_719
     assert row["bandwidth_bytes_per_s"] == 1008 * 10**9
     assert row["total_basis"] == "measured"
-    assert (row["usd_per_hour"], row["usd_per_hour_label"]) == (0.39, "Akash (from), 2026-09")
+    assert (row["usd_per_hour"], row["usd_per_hour_label"]) == (0.69, "RunPod Secure Cloud, 2025-07")
     assert find_gpu("3060 Ti").gpu.to_row()["usd_per_hour"] is None
 
 

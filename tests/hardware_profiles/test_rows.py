@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,18 @@ def test_every_price_says_who_and_when() -> None:
     assert sum(bool(gpu.prices) for gpu in all_gpus()) >= 34
     assert all(price.seller and price.date and 0 < price.low <= price.high < 20 for price in prices)
     assert all("https://" in price.source or "github.com/" in price.source for price in prices)
+
+
+def test_every_purchase_price_says_who_when_and_where() -> None:
+    """Cards whose makers publish no list price: a shop's offer or a price in the press, each read on a page that is named."""
+    bought = {gpu.name: gpu.purchases for gpu in all_gpus() if gpu.purchases}
+
+    assert len(bought) == 15
+    for name, prices in bought.items():
+        assert all(
+            "https://" in price.source and 300 < price.low <= price.high < 50_000 for price in prices
+        ), name
+        assert all(re.fullmatch(r"20\d\d-\d\d", price.date) for price in prices)
 
 
 def test_the_price_that_stands_for_a_card_is_no_outlier() -> None:

@@ -45,3 +45,10 @@ def test_nothing_to_compare_is_refused() -> None:
         vp.compare([], gpu="H100", ctx=8192)
     with pytest.raises(PlannerError):
         vp.compare(["7b"], gpu="H100", ctx=8192, quants=[])
+
+
+def test_a_comparison_warns_of_no_command_for_it_shows_none() -> None:
+    (side,) = vp.compare("7b", quants="awq", gpu="L4", ctx=4096).sides
+
+    assert side.quant == "awq"
+    assert not [text for text in side.warnings if "the command" in text]

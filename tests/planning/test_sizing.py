@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import csv
+import io
+import json
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -56,7 +60,7 @@ def test_an_option_is_what_the_plan_of_one_replica_says() -> None:
 
 
 def test_options_go_from_cheap_to_dear_and_those_without_a_price_by_cards() -> None:
-    options = sized(gpus=["H100", "L40S", "RTX A5000", "L4"]).options
+    options = sized(gpus=["H100", "L40S", "RTX PRO 5000", "L4"]).options
     costs = [option.cost_per_hour for option in options]
     known = [cost for cost in costs if cost is not None]
 
@@ -131,7 +135,10 @@ def test_a_model_that_one_node_cannot_hold_is_laid_over_nodes() -> None:
     assert any(option.dp > 1 for option in found.options)
     for option in across:
         assert option.nodes == 2 * option.replicas
-        assert option.link == "NVLink or the like in a node, network between nodes"
+        assert option.link == (
+            "NVLink or the like in a node, InfiniBand or RoCE (assumed, 400 Gb/s a GPU) between nodes"
+        )
+        assert option.network_bits_per_s == 400e9
         commands = [start.command for start in option.launch]
         assert any(command.startswith("ray start --head") for command in commands)
         assert any("--pipeline-parallel-size 2" in command for command in commands)
@@ -148,7 +155,7 @@ def test_groups_that_share_experts_lie_over_nodes_with_a_line_for_each() -> None
     assert f"--data-parallel-size {option.dp} --enable-expert-parallel" in first.command
     assert f"--data-parallel-size-local {half} --data-parallel-address NODE_1" in first.command
     assert second.command.endswith(f"--headless --data-parallel-start-rank {half}")
-    assert kubernetes.command == "a LeaderWorkerSet: replicas 1, size 2, leader and workers as above"
+    assert kubernetes.command == "a LeaderWorkerSet: replicas 1, size 2 (--format kubernetes prints it)"
 
 
 @pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "vllm"])
@@ -187,8 +194,11 @@ def test_replicas_of_sglang_stand_behind_its_router() -> None:
 
     assert option.launch[-1].command == (
         "python -m sglang_router.launch_router --worker-urls http://REPLICA_1:30000 http://REPLICA_2:30000"
-        " http://REPLICA_3:30000 ... --policy cache_aware"
+        " http://REPLICA_3:30000 ... --policy cache_aware --host 0.0.0.0"
     )
+    assert option.launch[0].command.endswith(
+        " --host 0.0.0.0"
+    )  # 127.0.0.1 alone otherwise: no router would reach it
 
 
 def test_the_sure_choice_is_one_that_was_measured() -> None:
@@ -245,6 +255,19 @@ def test_a_format_that_the_engine_refuses_is_left_out_and_named() -> None:
         {"tp": 2},
         {"nonsense": 1},
         {"max_gpus": 0},
+        {"users": None, "rate": "fast"},
+        {"users": None, "rate": True},
+        {"ttft_s": "soon"},
+        {"utilisation": "0.5"},
+        {"prices": 5},
+        {"buying": 3},
+        {"buying": Buying(price=float("nan"))},
+        {"buying": Buying(price=0.0)},
+        {"buying": Buying(power_price=float("nan"))},
+        {"buying": Buying(power_price=float("inf"))},
+        {"buying": Buying(years=0)},
+        {"inter_node": 400},
+        {"held_tokens": 0},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
@@ -267,3 +290,30 @@ def test_llama_cpp_is_started_with_slots_for_all_that_it_carries() -> None:
 
     assert slots >= option.in_flight / option.replicas
     assert vp.plan("8b", ctx=8192, concurrency=slots, engine="llama.cpp", quant="q4_k_m", gpu="RTX 4090").fits
+
+
+def test_a_single_name_and_times_as_text_are_read_too() -> None:
+    one = vp.size(
+        "7b", users=4, ctx="8K", gpus="L4", quants="fp8", ttft_s="2s", tpot_s="60ms", think_s="1min"
+    )
+    same = vp.size(
+        ["7b"], users=4, ctx=8192, gpus=["L4"], quants=["fp8"], ttft_s=2.0, tpot_s=0.06, think_s=60.0
+    )
+
+    assert one.to_dict() == same.to_dict()
+
+
+def test_rows_open_in_a_spreadsheet_and_results_are_frozen() -> None:
+    for found in (sized(), vp.compare(["7b", "8b"], gpu="L4", ctx=4096)):
+        rows = found.to_rows()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        back = list(csv.DictReader(io.StringIO(text.getvalue())))
+
+        assert [row["model"] for row in back] == [row["model"] for row in rows]
+        assert all(set(row) == set(rows[0]) for row in back)
+        json.dumps(found.to_dict(), allow_nan=False)
+        with pytest.raises(FrozenInstanceError):
+            found.engine = "another"  # type: ignore[misc]

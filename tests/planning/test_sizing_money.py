@@ -128,3 +128,61 @@ def test_all_of_it_is_in_the_data(prices: Path) -> None:
         best = None if option.cost_per_million_tokens is None else option.cost_per_million_tokens.best
         assert row["cost_per_million_tokens_best"] == best
         assert row["tpot_s_best"] == data["tpot_s"]["best"] == option.tpot_s.best
+
+
+# Worked out beforehand on paper from the file's prices: 365.25 days of 24 hours are 8,766 hours, 730.5 a month.
+BY_HAND = [
+    # Rent: 8 × 2.00 = 16.00 an hour, × 730.5 = 11,688; 2/s × 500 tokens for half of the time are 1.8 M an hour.
+    ({"rate": 2.0, "utilisation": 0.5}, {}, 2.00, 11_688.0, 8.888888889),
+    # Bought: 25,000 / (4 × 8,766) = 0.712981976, 0.7 kW × 0.5 × 0.25 = 0.0875; 0.800481976 each; 1.8 M tokens an hour.
+    (
+        {"rate": 2.0, "utilisation": 0.5},
+        {"years": 4, "power_price": 0.25},
+        0.800481976,
+        4_678.016667,
+        3.557697670,
+    ),
+    # Bought, 1 year, always busy: 25,000 / 8,766 = 2.851927903, 0.7 × 0.40 = 0.28; 5/s × 500 are 9 M tokens an hour.
+    ({"rate": 5.0}, {"years": 1, "power_price": 0.40}, 3.131927903, 18_302.986667, 2.783935914),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "buying", "costs"), [(asked, buying, costs) for asked, buying, *costs in BY_HAND]
+)
+def test_three_examples_on_paper(
+    asked: dict[str, Any], buying: dict[str, float], costs: list[float], prices: Path
+) -> None:
+    """Of eight cards: what each costs an hour, all of them a month, and a million generated tokens."""
+    each, month, million = costs
+    found = sized(
+        prices, users=None, think_s=0.0, gpus=["H100"], prompt_tokens=500, output_tokens=500, **asked,
+        **({"buying": Buying(**buying)} if buying else {}),
+    )  # fmt: skip
+    option = found.options[0]
+    share = option.gpus / 8  # all three are in proportion to the cards
+
+    assert option.cost_per_hour == pytest.approx(each * option.gpus)
+    assert option.cost_per_month == pytest.approx(month * share)
+    assert option.cost_per_million_tokens.best == pytest.approx(million * share)
+    assert option.power_w == 700 * option.gpus
+
+
+def test_the_same_costs_stand_in_a_comparison(prices: Path) -> None:
+    """Two cards at 2.00 an hour: 4.00 × 730.5 a month; a million tokens take 1e6 / (tokens/s × 3,600) hours of them."""
+    (side,) = vp.compare(["7b"], gpu="2x H100", ctx=8192, prices=prices).sides
+
+    assert side.cost_per_month == pytest.approx(2922.0)
+    assert side.full_tokens_per_s is not None
+    assert side.cost_per_million_tokens is not None
+    assert side.cost_per_month_each == pytest.approx(2922.0 / side.full_at_once)
+    for cost, speed in (("low", "high"), ("best", "best"), ("high", "low")):
+        hours = 1e6 / (getattr(side.full_tokens_per_s, speed) * 3600)
+        assert getattr(side.cost_per_million_tokens, cost) == pytest.approx(4.0 * hours)
+
+
+def test_a_card_that_nobody_lists_is_bought_at_what_a_shop_asked() -> None:
+    option = vp.size("7b", ctx=4096, users=2, gpus=["L4"], buying=Buying(years=1)).options[0]
+
+    assert option.cost_source == "purchase: Amazon.com offer, 2025-08"
+    assert option.cost_per_hour == pytest.approx(option.gpus * 2500 / 8766)

@@ -64,6 +64,12 @@ _choice_options = opt.grouped(
     click.option("--gpu", "gpus", metavar="NAME", multiple=True,
                  help="A card that is allowed; may be repeated. [default: all with a rent or a list price]"),
     click.option("--node-gpus", type=opt.WHOLE, default=8, show_default=True, help="Cards in one server."),
+    click.option("--inter-node", metavar="SPEED",
+                 help="Between servers: 400Gb/s of each GPU, or 100Gb/s/node of each server. [default: 400Gb/s, assumed]"),
+    click.option("--headroom", metavar="SHARE|SIZE", multiple=True,
+                 help="At least so much left: 20% more load, 2GiB on each GPU, or both. [default: none]"),
+    click.option("--room", metavar="worst|expected", default="worst", show_default=True,
+                 help="In the cache, for each request: --ctx tokens, or what one holds on average."),
     click.option("--max-gpus", type=opt.WHOLE, default=256, show_default=True, help="Most cards in all."),
 )  # fmt: skip
 _money_options = opt.grouped(
@@ -91,7 +97,14 @@ _engine_settings = opt.grouped(
 @opt.engine_options
 @_money_options
 @_engine_settings
-@opt.format_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv", "markdown", "kubernetes"]),
+    default="table",
+    show_default=True,
+    help="How to print it; JSON is a promise, the table is not. kubernetes: the manifest of the first choice.",
+)
 @opt.catalogue_option
 @opt.offline_option
 def size(output: str, *, catalogue: str | None, **options: Any) -> int:
@@ -121,7 +134,7 @@ def _request(options: dict[str, Any]) -> Any:
 
     money = {name: options.pop(name) for name in ("prices", "buy", "price", "years", "power_price")}
     own = ("models", "ctx", "users", "rate", "think_s", "prompt_tokens", "output_tokens", "ttft_s", "tpot_s",
-           "gpus", "node_gpus", "max_gpus", "utilisation")  # fmt: skip
+           "gpus", "node_gpus", "max_gpus", "utilisation", "inter_node", "headroom", "room")  # fmt: skip
     asked = {name: options.pop(name) for name in own}
     workload = options.pop("workload")
     if workload is not None:
@@ -154,7 +167,21 @@ def _show(found: Sizing, output: str) -> None:
         warn(line)
     if output == "json":
         emit(as_json(found.to_dict()))
+    elif output == "kubernetes":
+        _show_manifest(found)
     elif output == "csv":
         emit(rows_csv(found.to_rows()))
     else:
         emit(sizing_markdown(found) if output == "markdown" else sizing_table(found))
+
+
+def _show_manifest(found: Sizing) -> None:
+    """Of the option that the table shows below its rows; the table itself where nothing holds."""
+    from vram_planner.cli.show import emit
+    from vram_planner.report.kubernetes import kubernetes_yaml
+    from vram_planner.report.sizing import sizing_table
+
+    if found.best is None:
+        emit(sizing_table(found))
+        return
+    emit(kubernetes_yaml(found.best).rstrip("\n"))

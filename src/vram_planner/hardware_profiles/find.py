@@ -10,6 +10,7 @@ from unicodedata import normalize
 
 from vram_planner.errors import RequestError, SizeError, UnknownGpuError
 from vram_planner.hardware_profiles.gpu import Gpu
+from vram_planner.hardware_profiles.links import AS_BUILT, Servers
 from vram_planner.hardware_profiles.mig import slice_of
 from vram_planner.hardware_profiles.rows import all_gpus
 from vram_planner.units import GIB, parse_size
@@ -33,11 +34,12 @@ _SUGGESTIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class GpuChoice:
-    """What a --gpu option stood for: a card, how many of it, and the text as it was asked."""
+    """What a --gpu option stood for: a card, how many of it, and the text as it was asked; and how they stand."""
 
     gpu: Gpu
     count: int
     asked: str
+    servers: Servers = AS_BUILT
 
 
 def find_gpu(text: str) -> GpuChoice:

@@ -24,13 +24,17 @@ _PCIE_LANE_BYTES_PER_S = {
 _PRICE_ORDER = (
     "RunPod Secure Cloud", "Hyperstack on demand", "Nebius on demand", "Lambda on demand", "Verda on demand", "Vultr",
     "TensorWave", "CoreWeave on demand", "AWS on demand", "specialised clouds", "hyperscalers", "small clouds",
-    "RunPod Community Cloud", "Akash (from)",
+    "RunPod Community Cloud", "Vast.ai on demand", "Akash (from)",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one seller asked for an hour of one card, in US dollars, at a date: a placeholder for yours; `source` shows it."""
+    """
+    What one seller asked for an hour of one card, or for the card, in US dollars, at a date: a placeholder for yours.
+
+    `source` shows it.
+    """
 
     seller: str
     date: str
@@ -86,6 +90,7 @@ class Gpu:
     tdp_w: int | None = None
     msrp_usd: int | None = None
     prices: tuple[Price, ...] = ()
+    purchases: tuple[Price, ...] = ()
     release: str | None = None
     source: tuple[str, ...] = ()
     date: str | None = None
@@ -155,6 +160,16 @@ class Gpu:
                 return by_seller[seller]
         return self.prices[0] if self.prices else None
 
+    @property
+    def purchase_price(self) -> Price | None:
+        """The maker's list price at release, else what a shop or the press asked for the card."""
+        if self.msrp_usd is not None:
+            price = float(self.msrp_usd)
+            return Price(
+                seller="list price at release", date=self.release or "date unknown", low=price, high=price
+            )
+        return self.purchases[0] if self.purchases else None
+
     def tflops(self, dtype: str) -> float | None:
         """Dense TFLOPS in fp32, fp16, bf16, fp8, int8 or fp4 (or torch's names); None if not known."""
         return dict(self.dense_tflops).get(_short_dtype(dtype))
@@ -168,7 +183,7 @@ class Gpu:
 
     def to_row(self) -> dict[str, Any]:
         """One line of the list of cards, as plain data: bytes and the units named in the keys."""
-        price = self.hourly_price
+        price, bought = self.hourly_price, self.purchase_price
         return {
             "name": self.name,
             "aliases": list(self.aliases),
@@ -187,6 +202,8 @@ class Gpu:
             "pcie_bytes_per_s": self.pcie_bytes_per_s,
             "tdp_w": self.tdp_w,
             "msrp_usd": self.msrp_usd,
+            "purchase_usd": None if bought is None else bought.middle,
+            "purchase_usd_label": None if bought is None else bought.label,
             "usd_per_hour": None if price is None else price.middle,
             "usd_per_hour_label": None if price is None else price.label,
             "release": self.release,
@@ -209,6 +226,7 @@ class Gpu:
         for price in self.prices:
             value = (price.low, price.high)
             known.append(("usd_per_hour", value, price.label))
+        known += [("purchase_usd", (price.low, price.high), price.label) for price in self.purchases]
         return known
 
     def _how(self, field: str) -> str:

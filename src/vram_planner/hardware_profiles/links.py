@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vram_planner.units import parse_bits_per_s
+
 if TYPE_CHECKING:
     from vram_planner.hardware_profiles.gpu import Gpu
 
@@ -27,6 +29,50 @@ class Link:
 NETWORK = Link(
     kind="network", name="InfiniBand or RoCE (assumed, 400 Gb/s a GPU)", bytes_per_s=50_000_000_000
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """
+    How cards stand and what joins their servers; None: as they are built, and one 400 Gb/s adapter for each GPU.
+
+    `gpus` are the slots of one server, of which a card that is built in smaller ones fills no more than those.
+    `bits_per_s` is what each GPU can send to other servers in one direction; with `shared` what all of a server can.
+    """
+
+    gpus: int | None = None
+    bits_per_s: float | None = None
+    shared: bool = False
+
+    @classmethod
+    def of(cls, gpus: int | None = None, network: str | None = None) -> Servers:
+        """As options say it: 8, '400Gb/s' or '100Gb/s/node'. SizeError for what cannot be read."""
+        if network is None:
+            return cls(gpus=gpus)
+        bits_per_s, shared = parse_bits_per_s(network)
+        return cls(gpus=gpus, bits_per_s=bits_per_s, shared=shared)
+
+    def size_of(self, gpu: Gpu) -> int:
+        """Cards of one server."""
+        if self.gpus is None:
+            return node_size(gpu)
+        built = gpu.node_gpus if gpu.node_gpus is not None else 1 if gpu.unified_memory else self.gpus
+        return min(self.gpus, built)
+
+    def network_of(self, gpu: Gpu) -> Link:
+        """What joins servers of this card, as one GPU sees it."""
+        if self.bits_per_s is None:
+            return NETWORK
+        size = self.size_of(gpu) if self.shared else 1
+        spread = f" a server, shared by {size} GPUs" if self.shared else " a GPU"
+        return Link(
+            kind="network",
+            name=f"{self.bits_per_s / 1e9:g} Gb/s{spread}",
+            bytes_per_s=self.bits_per_s / 8 / size,
+        )
+
+
+AS_BUILT = Servers()
 
 
 def node_size(gpu: Gpu) -> int:
@@ -60,7 +106,7 @@ def link_inside(gpu: Gpu, ranks: int) -> Link:
     return Link(kind="pcie", name=name, bytes_per_s=(gpu.pcie_bytes_per_s or 0) / 2)
 
 
-def link_of(gpu: Gpu, tp: int, gpus: int) -> Link:
+def link_of(gpu: Gpu, tp: int, gpus: int, servers: Servers = AS_BUILT) -> Link:
     """What a collective over `tp` of the `gpus` waits for: the network where they do not stand in one server."""
-    size = node_size(gpu)
-    return NETWORK if tp > size or (gpus > 1 and size == 1) else link_inside(gpu, tp)
+    size = servers.size_of(gpu)
+    return servers.network_of(gpu) if tp > size or (gpus > 1 and size == 1) else link_inside(gpu, tp)

@@ -65,6 +65,7 @@ def _cut(gpu: Gpu, profile: str, found: dict[str, Any], source: tuple[str, ...])
         link_bytes_per_s=0,  # a card in MIG mode does no peer-to-peer, so slices meet over the host
         tdp_w=None,
         msrp_usd=None,
+        purchases=(),
         prices=(),
         source=source,
         verified_fields=(),

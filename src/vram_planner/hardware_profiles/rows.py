@@ -44,7 +44,8 @@ def gpu_from_row(row: dict[str, Any]) -> Gpu:
         if key in values:
             values[key] = tuple(values[key].items())
     try:
-        values["prices"] = tuple(Price(**price) for price in values.get("prices", ()))
+        for key in ("prices", "purchases"):
+            values[key] = tuple(Price(**price) for price in values.get(key, ()))
         return Gpu(**values)
     except TypeError as error:
         raise CatalogueError(

@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class PriceRow(_Strict):
-    """US dollars for an hour of one card: never without who asked it and when."""
+    """US dollars for an hour of one card, or for the card: never without who asked it and when."""
 
     seller: Text
     date: MonthOrYear
@@ -66,6 +66,7 @@ class GpuRow(_Strict):
     tdp_w: Annotated[int, Field(gt=0)] | None = None
     msrp_usd: Annotated[int, Field(gt=0)] | None = None
     prices: list[PriceRow] = []
+    purchases: list[PriceRow] = []
     release: MonthOrYear | None = None
     source: Annotated[list[Text], Field(min_length=1)]
     date: MonthOrYear

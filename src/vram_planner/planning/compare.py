@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import RequestError
 from vram_planner.hardware_profiles import find_gpu
-from vram_planner.planning.estimate import estimate
+from vram_planner.planning.estimate import AS_PUBLISHED, estimate
 from vram_planner.planning.performance import Assumptions, Band
 from vram_planner.planning.prices import HOURS_A_MONTH, Prices
 from vram_planner.planning.request import PlanRequest
@@ -196,7 +196,8 @@ def _side(plan: MemoryPlan, month: float | None) -> Side:
         cost_per_month=month,
         cost_per_month_each=month / full if month and full else None,
         cost_per_million_tokens=_per_million(month, served),
-        warnings=plan.warnings,
+        # A comparison shows no command.
+        warnings=tuple(text for text in plan.warnings if not text.startswith(AS_PUBLISHED)),
     )
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vram_planner.planning.request import PlanRequest
 
 _GPU_VARIABLE = "VRAM_PLANNER_GPU"
+AS_PUBLISHED = "the command below starts the checkpoint as published"
 _NO_GPU = "none"
 # Rows that say what we remember or take to be alike.
 _UNREAD: Final = {"recalled, no source read": "recalled", "copy of a sibling": "the copy of a sibling's"}
@@ -146,7 +147,7 @@ def _calibrated(
 def _layout_facts(chosen: Engine, ask: Ask, choice: GpuChoice | None, memory: Memory) -> LayoutFacts:
     from vram_planner.planning.layout_facts import layout_facts  # noqa: PLC0415  loaded when it is asked for
 
-    return layout_facts(chosen, ask, choice.gpu if choice else None, memory.kv.replicated_ranks)
+    return layout_facts(chosen, ask, choice, memory.kv.replicated_ranks)
 
 
 def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
         return ()
     from vram_planner.planning.layout_facts import crossing  # noqa: PLC0415  for several cards alone
 
-    return crossing(chosen, ask, choice.gpu)
+    return crossing(chosen, ask, choice)
 
 
 def _unmeasured(ask: Ask) -> tuple[str, ...]:
@@ -175,7 +176,9 @@ def _served(
         return None
     from vram_planner.planning.performance import Served  # noqa: PLC0415  loaded when speed is asked for
 
-    return Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
+    return Served(
+        engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity, servers=choice.servers
+    )
 
 
 def _check_served(request: PlanRequest, profile: ModelProfile, chosen: Engine) -> tuple[str, ...]:
@@ -316,7 +319,7 @@ def _format_notes(
     if named.name == stored.name:
         return notes
     return (
-        f"the command below starts the checkpoint as published ({stored.name}): name one in {named.name}",
+        f"{AS_PUBLISHED} ({stored.name}): name one in {named.name}",
         *notes,
     )
 
@@ -334,7 +337,7 @@ def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
         raise RequestError(
             f"--gpu says {choice.count} cards and --gpu-count {request.gpu_count}", hint="say it once"
         )
-    return GpuChoice(choice.gpu, request.gpu_count, choice.asked)
+    return replace(choice, count=request.gpu_count)
 
 
 def _detected(request: PlanRequest, *, asked: bool) -> GpuChoice | None:

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.parallel import Layout, valid_tp
-from vram_planner.hardware_profiles.links import NETWORK, link_inside, node_size
+from vram_planner.hardware_profiles.links import link_inside
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
     from vram_planner.architecture.model import Architecture
     from vram_planner.engines.base import Ask, Engine
-    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.hardware_profiles import GpuChoice
 
 _GB = 10**9
 
@@ -45,12 +45,13 @@ class LayoutFacts:
         return asdict(self)
 
 
-def layout_facts(chosen: Engine, ask: Ask, gpu: Gpu | None, replicated_ranks: int) -> LayoutFacts:
+def layout_facts(chosen: Engine, ask: Ask, choice: GpuChoice | None, replicated_ranks: int) -> LayoutFacts:
     """The layout of an ask on a card; `replicated_ranks` is on how many ranks each byte of the cache lies."""
     layout, architecture = ask.layout, ask.architecture
     ep = _expert_ranks(layout, shared=chosen.name == "vllm")
-    nodes = None if gpu is None else nodes_of(layout, node_size(gpu))
-    inside = gpu is not None and layout.gpus > 1 and min(layout.gpus, node_size(gpu)) > 1
+    size = choice.servers.size_of(choice.gpu) if choice else 1
+    nodes = nodes_of(layout, size) if choice else None
+    inside = choice is not None and layout.gpus > 1 and min(layout.gpus, size) > 1
     return LayoutFacts(
         tp=layout.tp,
         pp=layout.pp,
@@ -58,9 +59,9 @@ def layout_facts(chosen: Engine, ask: Ask, gpu: Gpu | None, replicated_ranks: in
         ep=ep,
         attention_dp=layout.attention_dp,
         nodes=nodes,
-        per_node=None if gpu is None else min(node_size(gpu), layout.gpus),
-        inside=link_inside(gpu, _joined(layout, node_size(gpu))).name if inside and gpu else None,
-        between=NETWORK.name if nodes is not None and nodes > 1 else None,
+        per_node=min(size, layout.gpus) if choice else None,
+        inside=link_inside(choice.gpu, _joined(layout, size)).name if inside and choice else None,
+        between=choice.servers.network_of(choice.gpu).name if choice and nodes and nodes > 1 else None,
         shards=tuple(_shards(architecture, layout, ep)),
         replicates=tuple(_replicates(layout, ep, replicated_ranks)),
         valid_tp=valid_tp(architecture) if chosen.splits_tensors else (1,),
@@ -123,16 +124,16 @@ def _replicates(layout: Layout, ep: int, replicated_ranks: int) -> list[str]:
     return found
 
 
-def crossing(chosen: Engine, ask: Ask, gpu: Gpu) -> tuple[str, ...]:
+def crossing(chosen: Engine, ask: Ask, choice: GpuChoice) -> tuple[str, ...]:
     """That tensor parallelism leaves a server, and the layout that stays inside; nothing where it does not."""
-    layout, size = ask.layout, node_size(gpu)
+    layout, size = ask.layout, choice.servers.size_of(choice.gpu)
     if layout.tp <= size or not chosen.splits_tensors:
         return ()
-    inside = link_inside(gpu, size)
+    inside, network = link_inside(choice.gpu, size), choice.servers.network_of(choice.gpu)
     speed = f", not {inside.bytes_per_s / _GB:.0f} GB/s {inside.name}" if size > 1 else ""
     text = (
-        f"tensor parallel {layout.tp} crosses {ceil_div(layout.tp, size)} servers of {size}: every layer waits for {NETWORK.name} "
-        f"at {NETWORK.bytes_per_s / _GB:.0f} GB/s{speed}"
+        f"tensor parallel {layout.tp} crosses {ceil_div(layout.tp, size)} servers of {size}: every layer waits for {network.name} "
+        f"at {network.bytes_per_s / _GB:g} GB/s{speed}"
     )
     return (text + _instead(chosen, ask, size),)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import Place
-from vram_planner.hardware_profiles.links import link_of
+from vram_planner.hardware_profiles.links import AS_BUILT, Servers, link_of
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
 from vram_planner.planning.performance_work import work_of
+from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +121,7 @@ class Served:
     gpu: Gpu
     memory: Memory
     capacity: Capacity
+    servers: Servers = AS_BUILT
 
     def performance(self, assumed: Assumptions | None = None) -> Performance | None:
         """Figures with bands; None where the card's bandwidth or peak is not known, or the model does not fit."""
@@ -171,12 +174,22 @@ class Served:
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
         kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
-        made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
+        made = card_of(self.gpu, kernels, self.ask.layout, self.engine, self.servers)
         if made is None:
             return None
         card, kernels, link = made
         span = fitted.era(fitted.load(self.engine), self.ask.options.version)
-        return card, fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
+        of_links = partial(fitted.constants, self.engine, span, fitted.generation(self.gpu), kernels)
+        return self._crossing(card, of_links("network")), of_links(link)
+
+    def _crossing(self, card: Card, network: Constants) -> Card:
+        """The same with what its pipeline stages wait for where they begin on another server."""
+        layout, size = self.ask.layout, self.servers.size_of(self.gpu)
+        crossings = ceil_div(layout.pp, max(1, size // layout.tp)) - 1
+        if not crossings:
+            return card
+        rate = self.servers.network_of(self.gpu).bytes_per_s * network.link_share
+        return replace(card, crossings=crossings, crossing_hop_s=network.hop_s, crossing_bytes_per_s=rate)
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -287,7 +300,9 @@ def kernel_class(precision: str, engine: str) -> str:
     return "16bit"
 
 
-def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, str, str] | None:
+def card_of(
+    gpu: Gpu, kernels: str, layout: Layout, engine: str, servers: Servers = AS_BUILT
+) -> tuple[Card, str, str] | None:
     """The numbers of a card for a class of kernels, the class that really runs there, and the kind of link."""
     flops_16 = gpu.tflops("bf16") or gpu.tflops("fp16")
     dtype, instead = _KERNELS[kernels]
@@ -302,7 +317,7 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
     if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
         return None
     shared = _shared(layout, engine)
-    link = link_of(gpu, max(layout.tp, shared.expert_ranks), layout.gpus)
+    link = link_of(gpu, max(layout.tp, shared.expert_ranks), layout.gpus, servers)
     reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
     host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
     if gpu.unified_memory:

@@ -66,7 +66,8 @@ class Card:
     What counts of a card here, per second: bytes of its memory, operations of the kernels' dtype and in 16 bits.
 
     `link_bytes_per_s` is what a rank can send to the others, one direction; `host_bytes_per_s` what reaches
-    it from the host's memory, `host_read_bytes_per_s` what the host's own cores read there.
+    it from the host's memory, `host_read_bytes_per_s` what the host's own cores read there. `crossings` are the
+    pipeline stages that begin on another server, each after `crossing_hop_s` and at `crossing_bytes_per_s` a rank.
     """
 
     bandwidth: float
@@ -75,6 +76,9 @@ class Card:
     link_bytes_per_s: float = 0.0
     host_bytes_per_s: float = 0.0
     host_read_bytes_per_s: float = 0.0
+    crossings: int = 0
+    crossing_hop_s: float = 0.0
+    crossing_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -250,12 +254,27 @@ def _launches_s(work: Work, fitted: Constants) -> float:
 
 def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
     """All-reduces over the ranks of a group; between groups a gather and a scatter of the tokens of all: as much, in two hops."""
+    stages = _stages_s(work, card, tokens)
     if not card.link_bytes_per_s:
-        return 0.0
+        return stages
     rate, bytes_ = card.link_bytes_per_s * fitted.link_share, 2 * tokens * work.activation_bytes
     reduced = work.all_reduces * (fitted.hop_s + (work.tp - 1) / work.tp * bytes_ / rate)
     share = work.groups * (work.exchange - 1) / work.exchange
-    return reduced + work.exchanges * (2 * fitted.hop_s + share * bytes_ / rate)
+    return reduced + work.exchanges * (2 * fitted.hop_s + share * bytes_ / rate) + stages
+
+
+def _stages_s(work: Work, card: Card, tokens: float) -> float:
+    """
+    What a step sends from server to server: crossings · (hop + 2 · n · h · b / (tp · link)).
+
+    Hidden states and residual go over, each tensor parallel rank sends its slice and the receivers gather them:
+    vLLM 0.32, distributed/parallel_state.py, send_tensor_dict, and IntermediateTensors of model_executor/models/llama.py.
+    Stages within a server are not counted: the constants were fitted without them.
+    """
+    if not card.crossings:
+        return 0.0
+    each = 2 * tokens * work.activation_bytes / (work.tp * card.crossing_bytes_per_s)
+    return card.crossings * (card.crossing_hop_s + each)
 
 
 def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:

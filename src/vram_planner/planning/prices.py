@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ HOURS_A_YEAR = 8766.0
 HOURS_A_MONTH = HOURS_A_YEAR / 12
 _DOLLAR = "USD"
 _LARGEST_FILE = 1 << 22
+_LONGEST_CURRENCY, _LONGEST_WORDS = 12, 200
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 _COLUMNS = ("gpu", "per_hour", "purchase", "currency", "date", "source")
 _HINT = "columns gpu, per_hour, purchase, currency, date, source: a price, its currency, date and source are needed"
 
@@ -48,13 +51,12 @@ class Prices:
         return None if price is None else (price.middle, price.label)
 
     def purchase(self, gpu: Gpu) -> tuple[float, str] | None:
-        """Price of one card and where it comes from: the catalogue has the maker's list price alone."""
+        """Price of one card and where it comes from: the maker's list price, else what a shop or the press asked."""
         mine = self.own.get(gpu.name)
         if mine is not None and mine.purchase is not None:
             return mine.purchase, mine.label
-        if self.currency != _DOLLAR or gpu.msrp_usd is None:
-            return None
-        return float(gpu.msrp_usd), f"list price at release, {gpu.release or 'date unknown'}"
+        price = gpu.purchase_price if self.currency == _DOLLAR else None
+        return None if price is None else (price.middle, price.label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,32 +86,41 @@ def read_prices(path: str | Path) -> Prices:
     """
     file = Path(path)
     try:
-        if file.stat().st_size > _LARGEST_FILE:
+        with file.open("rb") as opened:
+            read = opened.read(_LARGEST_FILE + 1)
+        if len(read) > _LARGEST_FILE:
             raise RequestError(f"{file} is too large for a list of prices", hint=_HINT)
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise RequestError(f"cannot read the prices {file}: {error}", hint=_HINT) from error
     rows = _json_rows(text, file) if text.lstrip()[:1] in ("{", "[") else _csv_rows(text, file)
     if not rows:
         raise RequestError(f"{file} has no prices", hint=_HINT)
-    currencies = {str(row.get("currency") or "") for row in rows}
-    if len(currencies) != 1 or "" in currencies:
+    own: dict[str, CardPrice] = {}
+    currencies: dict[str, None] = {}
+    for number, row in enumerate(rows, 1):
+        where = f"{file}, row {number}"
+        _check_columns(row, where)
+        currencies[_currency(row, where)] = None
+        name, price = _card_price(row, where)
+        if name in own:
+            raise RequestError(
+                f"{where}: {name} has a price already", hint="one row a card, rent and purchase in it"
+            )
+        own[name] = price
+    if len(currencies) != 1:
         raise RequestError(
             f"{file}: every row needs the same currency, there are {', '.join(sorted(map(repr, currencies)))}",
             hint="prices in several currencies cannot be ranked: convert them, and say the date of the rate",
         )
-    own: dict[str, CardPrice] = {}
-    for number, row in enumerate(rows, 1):
-        name, price = _card_price(row, f"{file}, row {number}")
-        own[name] = price
-    return Prices(currency=currencies.pop(), own=own)
+    return Prices(currency=next(iter(currencies)), own=own)
 
 
 def _json_rows(text: str, file: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"{file} is no JSON: {error}", hint=_HINT) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file} is no JSON: {str(error)[:200]}", hint=_HINT) from error
     common: dict[str, Any] = {}
     if isinstance(document, dict):
         common = {key: value for key, value in document.items() if key != "prices"}
@@ -126,19 +137,50 @@ def _csv_rows(text: str, file: Path) -> list[dict[str, Any]]:
         raise RequestError(f"{file} is no CSV: {error}", hint=_HINT) from error
 
 
-def _card_price(row: dict[str, Any], where: str) -> tuple[str, CardPrice]:
+def _check_columns(row: dict[str, Any], where: str) -> None:
+    if None in row:
+        raise RequestError(f"{where} has more fields than there are columns", hint=_HINT)
     unknown = [key for key in row if key not in _COLUMNS]
     if unknown:
         raise RequestError(f"{where}: no column is called {str(unknown[0])[:40]!r}", hint=_HINT)
+
+
+def _currency(row: dict[str, Any], where: str) -> str:
+    found = row.get("currency")
+    label = found.strip() if isinstance(found, str) else ""
+    if not label:
+        raise RequestError(f"{where} lacks its currency", hint=_HINT)
+    if len(label) > _LONGEST_CURRENCY or not label.isprintable():
+        raise RequestError(
+            f"{where}: {label[:_LONGEST_CURRENCY]!r} is no currency",
+            hint="a label of a few letters, as in EUR",
+        )
+    return label
+
+
+def _card_price(row: dict[str, Any], where: str) -> tuple[str, CardPrice]:
     try:
-        gpu = find_gpu(str(row.get("gpu") or "")).gpu
+        choice = find_gpu(str(row.get("gpu") or ""))
     except PlannerError as error:
         raise RequestError(f"{where}: {error}", hint=error.hint) from error
-    date, source = str(row.get("date") or "").strip(), str(row.get("source") or "").strip()
+    if choice.count != 1:
+        raise RequestError(
+            f"{where}: the price of {choice.count} cards", hint="that of one card, under its name alone"
+        )
+    gpu = choice.gpu
+    date, source = (_words(row.get(key)) for key in ("date", "source"))
     rent, purchase = (_amount(row.get(key), key, where) for key in ("per_hour", "purchase"))
     if not date or not source or (rent is None and purchase is None):
         raise RequestError(f"{where} lacks a price, its date or its source", hint=_HINT)
+    if not _YEAR.search(date):
+        raise RequestError(f"{where}: {date[:40]!r} is no date", hint="year and month, as in 2026-11")
     return gpu.name, CardPrice(per_hour=rent, purchase=purchase, label=f"{source}, {date}")
+
+
+def _words(value: Any) -> str:
+    """One printable line."""
+    text = " ".join(str(value or "").split())
+    return "".join(letter for letter in text if letter.isprintable())[:_LONGEST_WORDS]
 
 
 def _amount(value: Any, key: str, where: str) -> float | None:
@@ -146,7 +188,7 @@ def _amount(value: Any, key: str, where: str) -> float | None:
         return None
     try:
         amount = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         amount = -1.0
     if isinstance(value, bool) or not 0 < amount < float("inf"):
         raise RequestError(f"{where}: {key} {str(value)[:40]!r} is no price", hint="a number above zero")

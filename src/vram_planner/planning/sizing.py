@@ -13,9 +13,22 @@ from vram_planner.hardware_profiles.links import link_inside
 from vram_planner.planning.candidates import device_of
 from vram_planner.planning.estimate import prepare
 from vram_planner.planning.performance import Served
+from vram_planner.planning.plan import headroom
 from vram_planner.planning.sizing_load import Edge, Replica
-from vram_planner.planning.sizing_option import Draft, option_of
-from vram_planner.planning.sizing_result import Miss, Sizing, ranked
+from vram_planner.planning.sizing_option import Draft, Option, option_of
+from vram_planner.planning.sizing_refused import (
+    CARD,
+    CARDS,
+    HEADROOM,
+    LAYOUT,
+    SPEED,
+    Miss,
+    Refusals,
+    Refused,
+    miss_of,
+)
+from vram_planner.planning.sizing_request import PAGED
+from vram_planner.planning.sizing_result import Sizing, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -24,10 +37,9 @@ if TYPE_CHECKING:
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.estimate import Prepared
     from vram_planner.planning.performance_work import Work
-    from vram_planner.planning.sizing_option import Option
     from vram_planner.planning.sizing_request import SizeRequest
 
-_POWERS = (1, 2, 4, 8)
+_POWERS = (1, 2, 4, 8, 16, 32, 64)
 # More stages in a node were not measured, and what they send to each other is not modelled.
 _STAGES = 2
 _ACROSS_NODES = (2, 4)
@@ -38,10 +50,15 @@ _TOO_FAR = 2.0  # a faster layout with more than twice the cards of the smallest
 
 
 class _Known(NamedTuple):
-    """What does not depend on the card beyond what an engine looks at: one replica's memory and its work."""
+    """
+    What does not depend on the card beyond what an engine looks at: one replica's memory and its work.
+
+    `held_share` is what a request holds of the cache on average, as a share of one of full context.
+    """
 
     memory: Memory
     work: Work | None
+    held_share: float
 
 
 class _Search:
@@ -50,23 +67,44 @@ class _Search:
     def __init__(self, request: SizeRequest, prepared: Prepared) -> None:
         self.request = request
         self.prepared = prepared
-        self.known: dict[tuple[Layout, Hashable], _Known | None] = {}
+        self.known: dict[tuple[Layout, Hashable], _Known | PlannerError] = {}
+        self.refusals = Refusals(request, prepared.profile.name, prepared.ask.precision.name)
         self.misses: list[Miss] = []
 
-    def on(self, gpu: Gpu) -> list[Draft]:
-        """The layouts of this card that carry the load, at most four: fewest cards, fewest without groups, surest, fastest."""
-        found: list[Draft] = []
-        nearest: list[Miss] = []
+    def on(self, gpu: Gpu, asked: tuple[str, str | None]) -> tuple[list[Option], Refused | None]:
+        """
+        The layouts of this card that carry the load, at most four: fewest cards, fewest without groups, surest, fastest.
+
+        Where there is none, the nearest and why it is refused.
+        """
+        why_not = _why_not_card(gpu, self.prepared, self.request)
+        if why_not is not None:
+            return [], self.refusals.of(gpu.name, Layout(), CARD, why_not)
+        drafts: list[Draft] = []
+        refused: list[Refused] = []
+        misses: list[Miss] = []
         for layout in self._layouts(gpu):
             replica = self._replica(gpu, layout)
-            if replica is None:
+            if isinstance(replica, Refused):
+                refused.append(replica)
                 continue
-            drafts, miss = self._drafts(replica)
-            found += drafts
-            nearest += [miss] if miss else []
-        if not found and nearest:
-            self.misses.append(min(nearest, key=lambda miss: miss.excess))
-        return _picked(found)
+            more, no = self._drafts(replica)
+            drafts += more
+            if no is not None:
+                refused.append(no)
+                miss = miss_of(no, replica)
+                misses += [miss] if miss else []
+        # Of layouts with more cards than are allowed only one that carries the load is worth naming.
+        refused = [
+            each for each in refused if each.why in (CARDS, HEADROOM) or each.gpus <= self.request.max_gpus
+        ]
+        options: list[Option] = []
+        for draft in _picked(drafts):
+            made = option_of(draft, self.request, asked, self.refusals)
+            (options if isinstance(made, Option) else refused).append(made)  # type: ignore[arg-type]  # each to its own
+        if not drafts and misses:
+            self.misses.append(min(misses, key=lambda miss: miss.excess))
+        return options, None if options or not refused else min(refused, key=lambda each: each.distance)
 
     def _layouts(self, gpu: Gpu) -> Iterator[Layout]:
         """
@@ -80,6 +118,7 @@ class _Search:
         if _is_routed(self.prepared.ask):
             yield from self._grouped(node, wide=_joins_a_node(gpu, node))
         expert_parallel = bool(self.request.options.get("ep"))
+        widest = max(size for size in _POWERS if size <= node)
         if not engine.splits_tensors:
             yield from (Layout(pp=count) for count in _POWERS if count <= node)
             return
@@ -89,7 +128,7 @@ class _Search:
             yield Layout(tp=tp, expert_parallel=expert_parallel)
             if _STAGES * tp <= node and not gpu.link_bytes_per_s:
                 yield Layout(tp=tp, pp=_STAGES, expert_parallel=expert_parallel)
-            if tp == node > 1 and engine.name in _SPANS_NODES:
+            if tp == widest > 1 and engine.name in _SPANS_NODES:
                 yield from (Layout(tp=tp, pp=pp, expert_parallel=expert_parallel) for pp in _ACROSS_NODES)
         if engine.name == "sglang" and _joins_a_node(gpu, node):
             yield Layout(tp=_WIDE * node, expert_parallel=expert_parallel)
@@ -122,51 +161,72 @@ class _Search:
                 if groups <= tp and not tp % groups and (engine.attention_groups == "dp" or groups == tp)
             )
 
-    def _replica(self, gpu: Gpu, layout: Layout) -> Replica | None:
+    def _replica(self, gpu: Gpu, layout: Layout) -> Replica | Refused:
         engine = self.prepared.engine
         ask = replace(self.prepared.ask, layout=layout, device=device_of(gpu))
         known = self._known(ask)
-        if known is None or engine.speed_of is None:
-            return None
+        if isinstance(known, PlannerError):
+            return self.refusals.of(gpu.name, layout, LAYOUT, str(known))
         capacity = engine.capacity(ask, known.memory)
         if capacity.max_concurrency < 1:
-            return None
-        served = Served(engine=engine.speed_of, ask=ask, gpu=gpu, memory=known.memory, capacity=capacity)
-        return Replica.of(served, known.work or served.work(), self.request)
+            usable = engine.usable_bytes(ask)
+            missing = -headroom(known.memory.parts, usable, gpu.total_bytes)
+            return self.refusals.short(gpu.name, layout, missing, usable)
+        replica = None
+        if engine.speed_of is not None:
+            served = Served(engine=engine.speed_of, ask=ask, gpu=gpu, memory=known.memory, capacity=capacity,
+                            servers=self.request.servers)  # fmt: skip
+            replica = Replica.of(served, known.work or served.work(), self.request, known.held_share)
+        return replica or self.refusals.of(gpu.name, layout, SPEED, "how fast it is, is not known")
 
-    def _known(self, ask: Ask) -> _Known | None:
+    def _known(self, ask: Ask) -> _Known | PlannerError:
         engine = self.prepared.engine
         key = ask.layout, engine.alike(ask)
         if key not in self.known:
             try:
                 self.known[key] = self._asked(ask)
-            except PlannerError:
+            except PlannerError as error:
                 # A layout that this model cannot have is no option.
-                self.known[key] = None
+                self.known[key] = error
         return self.known[key]
 
     def _asked(self, ask: Ask) -> _Known:
         engine = self.prepared.engine
         memory = engine.memory(ask)
+        held = self._held_share(ask, memory)
         if engine.speed_of is None or ask.device is None or "host_weights_bytes" in memory.settings:
-            return _Known(memory, None)
+            return _Known(memory, None, held)
         capacity = engine.capacity(ask, memory)
         gpu = find_gpu("custom:1GiB").gpu
         return _Known(memory, Served(engine=engine.speed_of, ask=ask, gpu=gpu, memory=memory,
-                                     capacity=capacity).work())  # fmt: skip
+                                     capacity=capacity).work(), held)  # fmt: skip
 
-    def _drafts(self, replica: Replica) -> tuple[list[Draft], Miss | None]:
+    def _held_share(self, ask: Ask, memory: Memory) -> float:
+        """What a request holds of the cache on average, of what one of full context takes: as the engine counts it."""
+        held = self.request.held
+        if (
+            self.prepared.engine.name not in PAGED
+            or held >= ask.workload.context
+            or not memory.kv.bytes_per_request
+        ):
+            return 1.0
+        shorter = replace(ask.workload, context=held, prompt_tokens=min(held, ask.workload.prompt_tokens))
+        found = self.prepared.engine.memory(replace(ask, workload=shorter)).kv.bytes_per_request
+        return max(1e-6, found / memory.kv.bytes_per_request)
+
+    def _drafts(self, replica: Replica) -> tuple[list[Draft], Refused | None]:
         load = float(self.request.users or self.request.rate or 0)
         edge = replica.edge(surely=False)
         if edge.in_flight < 1:
-            return [], Miss.of(replica, edge, self.prepared.profile.name)
+            return [], self.refusals.slow(replica, edge)
         carried = replica.carries(edge.in_flight)
-        count = max(1, ceil(load / carried - 1e-9))
+        wanted = load * (1 + self.request.spare.share)
+        count = max(1, ceil(wanted / carried - 1e-9))
         gpus = replica.served.ask.layout.gpus
         if count * gpus > self.request.max_gpus:
-            return [], None
+            return [], self.refusals.too_many(replica, carried, count * gpus)
         sure = replica.edge(surely=True).in_flight if replica.is_measured else 0
-        surely = ceil(load / replica.carries(sure) - 1e-9) if sure else None
+        surely = ceil(wanted / replica.carries(sure) - 1e-9) if sure else None
         drafts = [self._draft(replica, edge, count, sure=surely is not None and surely <= count)]
         if surely is not None and count < surely and surely * gpus <= self.request.max_gpus:
             drafts.append(self._draft(replica, edge, surely, sure=True))
@@ -192,6 +252,7 @@ def size(request: SizeRequest) -> Sizing:
     cards = _cards(request)
     options: list[Option] = []
     misses: list[Miss] = []
+    nearest: list[Refused] = []
     refused: list[tuple[str, PlannerError]] = []
     asked = 0
     titles: set[str] = set()
@@ -207,12 +268,9 @@ def size(request: SizeRequest) -> Sizing:
                 continue
             search = _Search(request, prepared)
             for gpu in cards:
-                if gpu.vendor not in prepared.engine.vendors or gpu.supports("bfloat16") is False:
-                    continue
-                for draft in search.on(gpu):
-                    made = option_of(draft, request, model, quant)
-                    if made is not None:
-                        options.append(made)
+                found, why_not = search.on(gpu, (model, quant))
+                options += found
+                nearest += [why_not] if why_not else []
             misses += search.misses
             titles.add(_title(prepared))
             names[prepared.profile.name] = None
@@ -224,9 +282,21 @@ def size(request: SizeRequest) -> Sizing:
         models=tuple(names),
         options=ranked(options),
         misses=tuple(sorted(misses, key=lambda miss: miss.excess)),
+        nearest=tuple(sorted(nearest, key=lambda each: each.distance)),
         cards=len(cards),
         refused=tuple(f"{name}: {error}" for name, error in refused),
     )
+
+
+def _why_not_card(gpu: Gpu, prepared: Prepared, request: SizeRequest) -> str | None:
+    """Why the engine does not run on a card; None where it does."""
+    engine = prepared.engine
+    if gpu.vendor not in engine.vendors:
+        return f"{engine.title} does not run on cards of {gpu.vendor}"
+    asked = str(request.options.get("dtype") or "auto")
+    if engine.gguf != "own" and asked in ("auto", "bfloat16") and gpu.supports("bfloat16") is False:
+        return "it does not compute in bfloat16: try --dtype float16"
+    return None
 
 
 def _joins_a_node(gpu: Gpu, node: int) -> bool:
@@ -260,7 +330,7 @@ def _cards(request: SizeRequest) -> tuple[Gpu, ...]:
     return tuple(
         gpu
         for gpu in all_gpus()
-        if (gpu.hourly_price is not None or gpu.msrp_usd is not None or gpu.name in request.prices.own)
+        if (gpu.hourly_price is not None or gpu.purchase_price is not None or gpu.name in request.prices.own)
         and not gpu.unified_memory
         and "Laptop" not in gpu.name
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vram_planner.planning.performance import Assumptions, Band
 from vram_planner.planning.performance_constants import spread
 from vram_planner.planning.performance_model import band_class, times
+from vram_planner.planning.sizing_request import EXPECTED
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance import Served
@@ -37,17 +38,25 @@ class Replica:
     fitted: Constants
     load: Load
     request: SizeRequest
+    held_share: float = 1.0
 
     @classmethod
-    def of(cls, served: Served, work: Work, request: SizeRequest) -> Replica | None:
-        """None where the card's bandwidth or peak is not known."""
+    def of(cls, served: Served, work: Work, request: SizeRequest, held_share: float) -> Replica | None:
+        """None where the card's bandwidth or peak is not known; `held_share` of a full context is what a request holds."""
         made = served.rates()
         if made is None:
             return None
         load = served.load(Assumptions(prompt=request.prompt, output=request.output))
-        # Room for full contexts, as the edge asks for: then nothing waits for the cache.
-        load = replace(load, room=max(1.0, served.capacity.max_concurrency))
-        return cls(served=served, work=work, card=made[0], fitted=made[1], load=load, request=request)
+        share = held_share if request.room == EXPECTED else 1.0
+        # Room for what the edge asks for: then nothing waits for the cache.
+        load = replace(load, room=max(1.0, served.capacity.max_concurrency / share))
+        return cls(served=served, work=work, card=made[0], fitted=made[1], load=load, request=request,
+                   held_share=held_share)  # fmt: skip
+
+    @property
+    def kept(self) -> float:
+        """The share of a full context that room is kept for: all of it, or what is expected."""
+        return self.held_share if self.request.room == EXPECTED else 1.0
 
     @property
     def groups(self) -> int:
@@ -86,7 +95,7 @@ class Replica:
 
     def edge(self, *, surely: bool) -> Edge:
         """
-        The largest whole number in flight within KV room, max_num_seqs and both limits.
+        The largest whole number in flight within KV room less the bytes to spare, max_num_seqs and both limits.
 
         `surely` counts the high end of the bands against the limits. 0 in flight: not even one alone.
         """
@@ -107,7 +116,9 @@ class Replica:
             ]
             return max(over)[1] if over else None
 
-        room = int(self.served.capacity.max_concurrency) * self.groups
+        needed = max(1, self.served.memory.kv.bytes_per_request) * self.kept
+        spared = self.request.spare.n_bytes / needed
+        room = max(0, int(self.served.capacity.max_concurrency / self.kept - spared)) * self.groups
         places = int(self.load.most) * self.groups
         most, first = (room, KV_ROOM) if room <= places else (places, PLACES)
         if most < 1 or (why := broken(most)) is None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vram_planner.planning.sizing_load import EACH, FIRST
-
 if TYPE_CHECKING:
-    from vram_planner.planning.sizing_load import Edge, Replica
     from vram_planner.planning.sizing_option import Option
+    from vram_planner.planning.sizing_refused import Miss, Refused
     from vram_planner.planning.sizing_request import SizeRequest
 
 SCHEMA_VERSION = 1
@@ -17,47 +15,10 @@ NOT_MODELLED = (
     "bursts: what is in flight is a mean, arrivals bunch",
     "prefix cache hits",
     "speculative decoding",
-    "sending activations between pipeline stages",
+    "sending activations between pipeline stages of one node",
     "how evenly tokens choose experts that groups share",
     "servers, network, storage and people in the costs",
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Miss:
-    """A card that holds the model and misses a limit even with one request in flight: by `excess` times."""
-
-    model: str
-    quant: str
-    gpu: str
-    gpus: int
-    tp: int
-    pp: int
-    dp: int
-    attention_dp: int
-    breaks: str
-    figure_s: float
-    excess: float
-
-    @classmethod
-    def of(cls, replica: Replica, edge: Edge, model: str) -> Miss:
-        """From a replica whose edge is below one request."""
-        found, layout = replica.at(1), replica.served.ask.layout
-        figure = found.ttft_s if edge.breaks == FIRST else found.tpot_s
-        limit = replica.request.ttft_s if edge.breaks == FIRST else replica.request.tpot_s
-        return cls(
-            model=model,
-            quant=replica.served.ask.precision.name,
-            gpu=replica.served.gpu.name,
-            gpus=layout.gpus,
-            tp=layout.tp,
-            pp=layout.pp,
-            dp=layout.dp,
-            attention_dp=layout.attention_dp,
-            breaks=edge.breaks,
-            figure_s=figure,
-            excess=figure / limit if limit and edge.breaks in (FIRST, EACH) else float("inf"),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -65,8 +26,8 @@ class Sizing:
     """
     Options from cheap to dear, those without a price after them from few cards to many.
 
-    `misses` are cards that hold the model and miss a limit with a single request. `refused` names the models and
-    formats that the engine does not serve.
+    `misses` are cards that hold the model and miss a limit with a single request, `nearest` all cards without an option,
+    each in its nearest layout with the reason. `refused` names the models and formats that the engine does not serve.
     """
 
     request: SizeRequest
@@ -74,6 +35,7 @@ class Sizing:
     models: tuple[str, ...]
     options: tuple[Option, ...]
     misses: tuple[Miss, ...]
+    nearest: tuple[Refused, ...]
     cards: int
     refused: tuple[str, ...]
 
@@ -109,6 +71,11 @@ class Sizing:
                 "engine": self.engine,
                 "node_gpus": request.node_gpus,
                 "max_gpus": request.max_gpus,
+                "inter_node": request.inter_node,
+                "headroom_share": request.spare.share,
+                "headroom_bytes": request.spare.n_bytes,
+                "room": request.room,
+                "held_tokens": request.held,
                 "utilisation": request.utilisation,
                 "currency": request.prices.currency,
                 "payment": "rent" if request.buying is None else "purchase",
@@ -117,9 +84,8 @@ class Sizing:
             "met": self.met,
             "cards_looked_at": self.cards,
             "options": [option.to_dict() for option in self.options],
-            "misses": [
-                {name: getattr(miss, name) for name in Miss.__dataclass_fields__} for miss in self.misses
-            ],
+            "misses": [asdict(miss) for miss in self.misses],
+            "nearest": [each.to_dict() for each in self.nearest],
             "refused": list(self.refused),
             "not_modelled": list(NOT_MODELLED),
         }

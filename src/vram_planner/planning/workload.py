@@ -191,6 +191,17 @@ class Lengths:
         prompt, output = (round(fmean(each[part] for each in drawn)) for part in (0, 1))
         return max(1, prompt), max(1, output)
 
+    def held(self, ctx: int) -> float:
+        """
+        Tokens that a request holds at a random moment of its decoding: E[O · (P + O/2)] / E[O].
+
+        Long outputs are met more often, and are half done when met. Over the draws of `means`.
+        """
+        random = Random(0)  # noqa: S311  no secret
+        drawn = [self.draw(random, ctx) for _ in range(_DRAWN)]
+        tokens = sum(output * (prompt + output / 2) for prompt, output, _cut in drawn)
+        return tokens / sum(output for _prompt, output, _cut in drawn)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: quantiles of the spreads, where they come from."""
         shown = {}

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from vram_planner.planning.sizing_request import EXPECTED
 from vram_planner.planning.sizing_result import NOT_MODELLED
 from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance import Band
     from vram_planner.planning.sizing_option import Option
+    from vram_planner.planning.sizing_refused import Refused
     from vram_planner.planning.sizing_request import SizeRequest
-    from vram_planner.planning.sizing_result import Miss, Sizing
+    from vram_planner.planning.sizing_result import Sizing
 
 _WIDTH = 100
 _SHOWN = 10
@@ -47,13 +49,26 @@ def _headline(sizing: Sizing) -> str:
     return "\n".join(
         (
             _wrapped(f"{_load(request)}, of {request.prompt:,} prompt + {request.output:,} generated tokens"),
-            f"limits: {', '.join(limits) or 'none'}; room in the cache for {request.ctx:,} tokens of each",
+            _wrapped(f"limits: {', '.join(limits) or 'none'}; {_room(request)}{_spare(request)}"),
             _wrapped(
                 f"{', '.join(sizing.models)} on {sizing.engine}, {', '.join(name or 'as stored' for name in request.quants)};"
                 f" {sizing.cards} {'kind of card' if sizing.cards == 1 else 'kinds of cards'} looked at"
             ),
         )
     )
+
+
+def _room(request: SizeRequest) -> str:
+    if request.room == EXPECTED:
+        return f"room in the cache for the {request.held:,} tokens that one holds on average, of up to {request.ctx:,}"
+    return f"room in the cache for {request.ctx:,} tokens of each"
+
+
+def _spare(request: SizeRequest) -> str:
+    spare = request.spare
+    told = [f"{spare.share:.0%} more load"] if spare.share else []
+    told += [f"{format_gib(spare.n_bytes)} GiB to spare on each GPU"] if spare.n_bytes else []
+    return f"; head-room: {' and '.join(told)}" if told else ""
 
 
 def _load(request: SizeRequest) -> str:
@@ -81,9 +96,9 @@ def _options(sizing: Sizing) -> str:
         f"{money}/h",
     ]
     headers += [*([] if several else [f"{money}/Mtok"]), "carries"]
+    # The heads are a row like others: tabulate pads true heads by two columns each, which the width has no room for.
     table = tabulate(
-        [_row(rank, option, several) for rank, option in shown],
-        headers=headers,
+        [headers, *(_row(rank, option, several) for rank, option in shown)],
         tablefmt="plain",
         colalign=("left",) * (3 + len(several)) + ("right",) * (len(headers) - 3 - len(several)),
         disable_numparse=True,
@@ -99,11 +114,17 @@ def _options(sizing: Sizing) -> str:
         _wrapped(held),
         _wrapped(
             f"* no other is cheaper, faster and roomier; carries: {unit} up to which all limits hold, and"
-            " what breaks first"
+            f" what breaks first{_across(sizing)}"
         ),
         *([f"{rest} more: --format json, csv or markdown"] if rest else []),
     ]
     return "\n".join((table, *legend))
+
+
+def _across(sizing: Sizing) -> str:
+    return (
+        "; @: over nodes, at so many Gb/s a GPU" if any(option.network for option in sizing.options) else ""
+    )
 
 
 def _several(sizing: Sizing) -> list[str]:
@@ -127,7 +148,7 @@ def _row(rank: int, option: Option, several: list[str], *, whole: bool = False) 
         _layout(option),
         *(told[name] for name in several),
         *([] if several and not whole else [_figure(option.at_once)]),
-        f"{option.ttft_s.best:.2g}..{option.ttft_s.high:.2g}",
+        f"{_seconds(option.ttft_s.best)}..{_seconds(option.ttft_s.high)}",
         f"{option.tpot_s.best * 1000:.0f}..{option.tpot_s.high * 1000:.0f}",
         "" if cost is None else f"{cost:,.2f}",
         *([] if several and not whole else ["" if tokens is None else f"{tokens.best:,.2f}"]),
@@ -158,8 +179,13 @@ def _layout(option: Option) -> str:
         f"dp{option.dp}" if option.dp > 1 else "",
         "ep" if option.dp > 1 else "",
         f"dpa{option.attention_dp}" if option.attention_dp > 1 else "",
+        f"@{option.network_bits_per_s / 1e9:.4g}" if option.network_bits_per_s else "",
     ]
     return " ".join(part for part in parts if part) or "1"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"  # noqa: PLR2004  two digits below ten
 
 
 def _figure(value: float) -> str:
@@ -183,7 +209,8 @@ def _best(sizing: Sizing) -> str:
         *_cost_lines(option),
         _line(
             "in flight",
-            f"{_figure(option.in_flight)} on average; {_figure(option.at_once)} of {request.ctx:,} tokens have room,"
+            f"{_figure(option.in_flight)} on average; {_figure(option.at_once_worst)} of {request.ctx:,} tokens have"
+            f" room, {_figure(option.at_once_expected)} of the {request.held:,} to expect;"
             f" {format_gib(option.headroom_bytes)} GiB to spare on the fullest GPU ({option.verdict})",
         ),
         _line(
@@ -221,29 +248,30 @@ def _cost_lines(option: Option) -> list[str]:
 
 
 def _none(sizing: Sizing) -> str:
-    lines = ["no option holds the limits"]
-    if not sizing.misses:
-        where = f"within {sizing.request.max_gpus:,} GPUs"
-        lines.append(
-            f"no card holds the model and the load {where}: try --quant, fewer --users or --max-gpus"
-        )
-        return "\n".join(lines)
-    lines.append("nearest, with a single request in flight:")
-    for miss in sizing.misses[:_SHOWN_MISSES]:
-        shown = f"{miss.figure_s * 1000:.0f} ms" if miss.figure_s < 1 else f"{miss.figure_s:.2f} s"
-        lines.append(
-            f"  {miss.gpus} × {_short(miss.gpu)}, {_ranks(miss)}, {miss.quant}:"
-            f" {miss.breaks} {shown}, {miss.excess:.1f} times the limit"
-        )
-    rest = len(sizing.misses) - _SHOWN_MISSES
+    lines = ["no option holds the limits", "nearest, and why each is refused:"]
+    shown = sizing.nearest[:_SHOWN_MISSES]
+    lines += [
+        _wrapped(f"  {each.gpus:,} × {_short(each.gpu)}, {_ranks(each)}, {each.quant}: {each.reason}")
+        for each in shown
+    ]
+    rest = len(sizing.nearest) - len(shown)
     if rest > 0:
         lines.append(f"  and {rest} more kinds of cards")
-    lines.append("try a longer --ttft or --tpot, a shorter --prompt-tokens, or --quant")
-    return "\n".join(lines)
+    ways = dict.fromkeys(_WAYS_OUT[each.why] for each in shown if each.why in _WAYS_OUT)
+    return "\n".join([*lines, *([_wrapped(f"try {', or '.join(ways)}")] if ways else [])])
 
 
-def _ranks(miss: Miss) -> str:
-    sizes = {"tp": miss.tp, "pp": miss.pp, "dp": miss.dp, "dp-attention": miss.attention_dp}
+_WAYS_OUT = {
+    "memory": "--quant, a shorter --ctx or --kv-dtype fp8",
+    "TTFT": "a longer --ttft, a shorter --prompt-tokens or --quant",
+    "TPOT": "a longer --tpot or --quant",
+    "max_gpus": "fewer --users, --quant or more --max-gpus",
+    "headroom": "less --headroom or more --max-gpus",
+}
+
+
+def _ranks(refused: Refused) -> str:
+    sizes = {"tp": refused.tp, "pp": refused.pp, "dp": refused.dp, "dp-attention": refused.attention_dp}
     return " ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name == "tp")
 
 
