@@ -126,11 +126,8 @@ class LlamaCpp:
                 *parts.NOT_MODELLED,
                 host.in_words(architecture, setting, ask.options),
             ),
-            warnings=(
-                *parts.warnings(ask, mix, setting),
-                *projector_warnings(ask),
-                *self._way_out(ask, mix, setting),
-            ),
+            warnings=(*parts.warnings(ask, mix, setting), *projector_warnings(ask)),
+            find_hints=lambda: self._way_out(ask, mix, setting),
         )
 
     def _way_out(self, ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
@@ -170,7 +167,7 @@ class LlamaCpp:
             num_blocks=None,
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
-            max_context=_longest(ask, setting, usable - memory.bytes_of("runtime")),
+            find_longest=lambda: _longest(ask, setting, usable - memory.bytes_of("runtime")),
         )
 
 

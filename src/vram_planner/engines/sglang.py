@@ -123,7 +123,7 @@ class Sglang:
             num_blocks=tokens // cells.page,
             kv_cache_tokens=tokens,
             max_concurrency=held,
-            max_context=largest(lambda context: pool.requests(budget, context) >= batch, tokens),
+            find_longest=lambda: largest(lambda context: pool.requests(budget, context) >= batch, tokens),
             log_lines=log_lines(ask, rank, memory, tokens, budget),
         )
 

@@ -147,7 +147,7 @@ class TensorRtLlm:
             num_blocks=blocks,
             kv_cache_tokens=blocks * block,
             max_concurrency=at_once,
-            max_context=largest(lambda context: held(context)(batch), blocks_beside(batch) * block),
+            find_longest=lambda: largest(lambda context: held(context)(batch), blocks_beside(batch) * block),
         )
 
     def _fixed_parts(self, ask: Ask) -> tuple[Part, ...]:

@@ -144,7 +144,7 @@ class Transformers:
             num_blocks=None,
             kv_cache_tokens=pool * work.context // one if one else 0,
             max_concurrency=float(at_once),
-            max_context=largest_under(
+            find_longest=lambda: largest_under(
                 lambda context: needed(work.concurrency, context), usable, longest, context_here
             ),
         )
