@@ -46,9 +46,7 @@ class Ollama(LlamaCpp):
         asked = self._as_started(ask)
         found = super().memory(asked)
         told = f"Ollama chooses a batch of {asked.options.ubatch:,} tokens for {_all_tokens(ask):,} tokens of all slots"
-        return replace(
-            found, launch=_launch(asked), find_hints=lambda: (*found.find_hints(), told)
-        )
+        return replace(found, launch=_launch(asked), find_hints=lambda: (*found.find_hints(), told))
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`; the batch stays what it is at the asked context."""
