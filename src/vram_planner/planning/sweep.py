@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.parallel import Layout
     from vram_planner.engines.base import Device, Engine, Memory
-    from vram_planner.engines.tables import Row, Table as EngineTable
+    from vram_planner.engines.tables import Row
+    from vram_planner.engines.tables import Table as EngineTable
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.estimate import Prepared
 
