@@ -24,6 +24,7 @@ ENGINES: dict[str, str] = {
 TABLES: dict[str, str] = {
     "vllm": "vram_planner.engines.vllm_table",
     "sglang": "vram_planner.engines.sglang_table",
+    "tensorrt-llm": "vram_planner.engines.tensorrt_llm_table",
 }
 _ALIASES = {
     "llamacpp": "llama.cpp",
