@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.planning.cells import equals_the_plan
 
 import vram_planner as vp
-from tests.planning.cells import equals_the_plan
 from vram_planner.cli.main import main
 from vram_planner.errors import NotInstalledError, PlannerError, RequestError
 from vram_planner.hardware_profiles import all_gpus

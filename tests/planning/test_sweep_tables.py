@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.planning.cells import equals_the_plan
 
 import vram_planner as vp
-from tests.planning.cells import equals_the_plan
 from vram_planner.engines.register import ENGINES, TABLES
 from vram_planner.hardware_profiles import all_gpus
 from vram_planner.model_profiles.resolve import model_names
@@ -120,7 +120,13 @@ def _compare(
 ) -> None:
     quant = options.pop("quant", None)
     table = vp.sweep(
-        models=[model], gpus=gpus, ctx=cells[0], concurrency=cells[1], quants=[quant], engine=engine, **options
+        models=[model],
+        gpus=gpus,
+        ctx=cells[0],
+        concurrency=cells[1],
+        quants=[quant],
+        engine=engine,
+        **options,
     )
     rows = iter(table.to_rows())
     for gpu in gpus:

@@ -25,6 +25,7 @@ TABLES: dict[str, str] = {
     "vllm": "vram_planner.engines.vllm_table",
     "sglang": "vram_planner.engines.sglang_table",
     "tensorrt-llm": "vram_planner.engines.tensorrt_llm_table",
+    "llama.cpp": "vram_planner.engines.llama_cpp_table",
 }
 _ALIASES = {
     "llamacpp": "llama.cpp",
