@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.layouts import per_replica
-from vram_planner.engines.llama_cpp import LlamaCpp
+from vram_planner.engines.llama_cpp import LlamaCpp, parts_of, settle
 from vram_planner.engines.llama_cpp_projector_part import projector_of
 from vram_planner.errors import RequestError
 from vram_planner.units import GIB, MIB
@@ -76,7 +76,7 @@ class Ollama(LlamaCpp):
         """The largest batch up to `batch` whose extra Ollama finds room for on the cards together."""
         smallest = replace(ask, options=replace(ask.options, ubatch=_DEFAULT_BATCH))
         cards = ask.layout.pp * ask.layout.tp
-        predicted = sum(part.n_bytes for part in super().memory(smallest).parts) * cards
+        predicted = sum(part.n_bytes for part in parts_of(smallest, settle(smallest))) * cards
         available = ask.device.total_bytes * cards if ask.device else 0
         for size, _, percent, surcharge in _LARGER:
             if (
