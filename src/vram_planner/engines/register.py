@@ -26,6 +26,7 @@ TABLES: dict[str, str] = {
     "sglang": "vram_planner.engines.sglang_table",
     "tensorrt-llm": "vram_planner.engines.tensorrt_llm_table",
     "llama.cpp": "vram_planner.engines.llama_cpp_table",
+    "transformers": "vram_planner.engines.transformers_table",
 }
 _ALIASES = {
     "llamacpp": "llama.cpp",
