@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vram_planner.architecture.precision import Place
+from vram_planner.engines.memo import once
 from vram_planner.hardware_profiles.links import link_of
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
@@ -15,8 +17,10 @@ from vram_planner.planning.performance_work import work_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.parallel import Layout
-    from vram_planner.engines.base import Ask, Capacity, Memory
+    from vram_planner.architecture.precision import Precision
+    from vram_planner.engines.base import Ask, Memory
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.performance_work import Work
 
@@ -106,6 +110,14 @@ class Assumptions:
     graphs: bool | None = None
 
 
+class AtOnce(Protocol):
+    """What speed asks of an `engines.base.Capacity`."""
+
+    @property
+    def max_concurrency(self) -> float:
+        """Requests of the asked context that the card holds at once."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Served:
     """A planned model on a card, ready to be asked how fast it is."""
@@ -114,7 +126,7 @@ class Served:
     ask: Ask
     gpu: Gpu
     memory: Memory
-    capacity: Capacity
+    capacity: AtOnce
 
     def performance(self, assumed: Assumptions | None = None) -> Performance | None:
         """Figures with bands; None where the card's bandwidth or peak is not known, or the model does not fit."""
@@ -162,12 +174,7 @@ class Served:
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
         kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
-        made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
-        if made is None:
-            return None
-        card, kernels, link = made
-        span = fitted.era(fitted.load(self.engine), self.ask.options.version)
-        return card, fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
+        return _rates(self.engine, self.gpu, kernels, self.ask.layout, self.ask.options.version)
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -175,7 +182,7 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
+        work = _work(ask.architecture, ask.precision, (_shared(ask.layout, self.engine), kv_bytes))
         return self._on_the_host(work)
 
     def _on_the_host(self, work: Work) -> Work:
@@ -262,6 +269,23 @@ class Served:
         if isinstance(asked, int):
             return float(asked)
         return float(fitted.load(self.engine).get("most_sequences", 4096))
+
+
+@once
+def _work(architecture: Architecture, precision: Precision, shared: tuple[Layout, float]) -> Work:
+    return work_of(architecture, precision, *shared)
+
+
+@lru_cache(maxsize=512)
+def _rates(
+    engine: str, gpu: Gpu, kernels: str, layout: Layout, version: str | None
+) -> tuple[Card, Constants] | None:
+    made = card_of(gpu, kernels, layout, engine)
+    if made is None:
+        return None
+    card, kernels, link = made
+    span = fitted.era(fitted.load(engine), version)
+    return card, fitted.constants(engine, span, fitted.generation(gpu), kernels, link)
 
 
 def kernel_class(precision: str, engine: str) -> str:

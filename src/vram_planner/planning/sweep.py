@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vram_planner.engines.tables import Table as EngineTable
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.estimate import Prepared
+    from vram_planner.planning.performance import AtOnce
 
 _MOST_CELLS = 50_000_000
 _ALL = "all"
@@ -62,7 +63,7 @@ class _Sweep:
     ) -> str | None:
         """The cells of these cards; the reason where the engine refuses them."""
         try:
-            if table is None or self.speed or not self._by_rows(at, prepared, cards, table):
+            if table is None or not self._by_rows(at, prepared, cards, table):
                 self._one_by_one(at, prepared, cards)
         except PlannerError as error:
             return str(error)
@@ -78,11 +79,13 @@ class _Sweep:
             self.proven[key] = _holds(rows, prepared, cards.ask, self.axes)
         if rows is None or not self.proven[key]:
             return False
-        self._write((*at, cards.places), cards, prepared, rows)
+        held = self._write((*at, cards.places), cards, prepared, rows)
+        if self.speed and prepared.engine.speed_of is not None:
+            self._speeds(at, prepared, cards, held)
         return True
 
-    def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, rows: Sequence[Row]) -> None:
-        """From sums over contexts and concurrencies to the figures of each card."""
+    def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, rows: Sequence[Row]) -> Any:
+        """From sums over contexts and concurrencies to the figures of each card; the requests that each holds at once."""
         np, engine, shape = self.numpy, prepared.engine, (len(self.axes.ctx), len(self.axes.concurrency))
         sums = np.array([row.sums for row in rows], "int64").T.reshape(len(Sums._fields), *shape)
         best, low, high, budgeted, weights, kv_cache = sums
@@ -94,14 +97,36 @@ class _Sweep:
         for row in rows:
             if id(row.held) not in known:
                 known[id(row.held)] = [row.held(*each) for each in spent]
-        held = np.array([known[id(row.held)] for row in rows])
+        held = np.array([known[id(row.held)] for row in rows], "float64").T
         self.figures["total_bytes"][place] = best
         self.figures["weights_bytes"][place] = weights
         self.figures["kv_cache_bytes"][place] = kv_cache
         self.figures["headroom_bytes"][place] = room
-        self.figures["max_concurrency"][place] = held.T.reshape(-1, *shape)
+        self.figures["max_concurrency"][place] = held.reshape(-1, *shape)
         surely, maybe = room - (high - best) >= 0, room + (best - low) >= 0
         self.verdicts[place] = np.where(surely, 0, np.where(maybe, 1, 2))
+        return held
+
+    def _speeds(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, held: Any) -> None:
+        """Times of the cells that hold a request; the engine's memory is asked once for all cards."""
+        engine, axes = prepared.engine, self.axes
+        cells = [axes.workload(ctx, number) for ctx in axes.ctx for number in axes.concurrency]
+        memories: dict[int, Memory] = {}
+        shape = len(axes.ctx), len(axes.concurrency)
+        for place, choice, ask, rooms in zip(
+            cards.places, cards.choices, cards.asks, held.tolist(), strict=True
+        ):
+            found = self.numpy.full((len(SPEEDS), len(cells)), float("nan"))
+            for index, (work, room) in enumerate(zip(cells, rooms, strict=True)):
+                if room < 1:
+                    continue
+                if index not in memories:
+                    memories[index] = engine.memory(with_workload(cards.ask, work))
+                found[:, index] = _times(
+                    engine, with_workload(ask, work), choice, memories[index], _AtOnce(room)
+                )
+            for name, values in zip(SPEEDS, found, strict=True):
+                self.figures[name][(*at, place)] = values.reshape(shape)
 
     def _one_by_one(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> None:
         """Each cell as the plain plan has it; memory is asked once for cards that are treated alike."""
@@ -126,10 +151,23 @@ class _Sweep:
         self.figures["max_concurrency"][at] = capacity.max_concurrency
         self.verdicts[at] = VERDICTS.index(judge(memory.parts, usable, total))
         if self.speed and engine.speed_of is not None:
-            served = Served(engine=engine.speed_of, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
-            times = served.times()
-            for name in SPEEDS:
-                self.figures[name][at] = float("nan") if times is None else getattr(times, name)
+            for name, value in zip(SPEEDS, _times(engine, ask, choice, memory, capacity), strict=True):
+                self.figures[name][at] = value
+
+
+class _AtOnce(NamedTuple):
+    max_concurrency: float
+
+
+def _times(
+    engine: Engine, ask: Ask, choice: GpuChoice, memory: Memory, capacity: AtOnce
+) -> tuple[float, ...]:
+    """The figures of SPEEDS, not numbers where no speed is known."""
+    name = engine.speed_of or engine.name
+    times = Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity).times()
+    if times is None:
+        return (float("nan"),) * len(SPEEDS)
+    return tuple([getattr(times, figure) for figure in SPEEDS])
 
 
 def sweep(
@@ -212,7 +250,7 @@ def _fill(
         table.reasons.update({(*at, g): str(error) for g in range(len(choices))})
         return
     table.formats[at], table.names[at[0]] = prepared.ask.precision.name, prepared.profile.name
-    rules = None if work.speed else _table(prepared.engine)
+    rules = _table(prepared.engine)
     key_of = (rules or prepared.engine).alike
     alike: dict[tuple[Layout, Hashable], _Cards] = {}
     layouts: dict[int, Layout | str] = {}
