@@ -288,6 +288,7 @@ def _rates(
     return card, fitted.constants(engine, span, fitted.generation(gpu), kernels, link)
 
 
+@lru_cache(maxsize=256)
 def kernel_class(precision: str, engine: str) -> str:
     """Which kernels multiply a format of weights."""
     name = precision.lower()
@@ -330,6 +331,7 @@ def card_of(gpu: Gpu, kernels: str, layout: Layout, engine: str) -> tuple[Card, 
     return card, kernels, link.kind
 
 
+@lru_cache(maxsize=256)
 def _shared(layout: Layout, engine: str) -> Layout:
     """Replicas of vLLM share their experts; those of other engines are servers of their own."""
     return replace(layout, shared_experts=True) if engine == "vllm" else replace(layout, dp=1)

@@ -35,7 +35,7 @@ def _remembered(
     name = method.__name__
 
     @wraps(method)
-    def remembered(self: Work, *asked: Asked.args, **named: Asked.kwargs) -> float:
+    def remembered(self: Work, /, *asked: Asked.args, **named: Asked.kwargs) -> float:
         sums: dict[Hashable, float] = vars(self).setdefault("_sums", {})
         key = name, asked
         found = sums.get(key)
