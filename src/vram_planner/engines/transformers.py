@@ -39,6 +39,7 @@ from vram_planner.engines.transformers_plan import (
     most_requests,
     needed_bytes,
     one_request,
+    smallest_requests,
 )
 from vram_planner.engines.transformers_traits import EAGER_ONLY
 from vram_planner.errors import ParallelError, RequestError
@@ -130,7 +131,7 @@ class Transformers:
             )
 
         longest = ask.architecture.max_context or _LONGEST
-        most = most_requests(stacks, work, ask, usable)
+        most = most_requests(smallest_requests(stacks, work, ask), usable)
         alone = ask.measured is None and len(stacks) == 1
         here = sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
         batch_here, context_here = (work.concurrency, here), (work.context, here)

@@ -125,13 +125,23 @@ def needed_bytes(plan: CardPlan, device: Device | None, measured: Measured | Non
     return plan.stack.weights_bytes + live + measured.runtime(live, planned)
 
 
-def most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:
+def smallest_requests(stacks: Sequence[Stack], work: Workload, ask: Ask) -> tuple[tuple[int, int], ...]:
+    """Of each card the bytes of its weights, and those of one request's cache and states alone."""
+    return tuple(
+        (
+            stack.weights_bytes,
+            one_request(stack, work, ask) + stack.state_bytes(1, ask.precision.element_bytes),
+        )
+        for stack in stacks
+    )
+
+
+def most_requests(smallest: tuple[tuple[int, int], ...], usable: int) -> int:
     """No batch can be larger than what the emptiest card's free memory holds of cache alone."""
     most = _MOST_REQUESTS
-    for stack in stacks:
-        one = one_request(stack, work, ask) + stack.state_bytes(1, ask.precision.element_bytes)
+    for weights, one in smallest:
         if one:
-            most = min(most, max(0, usable - stack.weights_bytes) // one + 1)
+            most = min(most, max(0, usable - weights) // one + 1)
     return most
 
 

@@ -18,7 +18,7 @@ from vram_planner.engines.transformers import between, chosen_attention, largest
 from vram_planner.engines.transformers_cards import stacks_of
 from vram_planner.engines.transformers_loading import as_loaded
 from vram_planner.engines.transformers_parts import CardPlan, runtime_bytes
-from vram_planner.engines.transformers_plan import best_plan, fullest_plan, most_requests
+from vram_planner.engines.transformers_plan import best_plan, fullest_plan, most_requests, smallest_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -68,6 +68,7 @@ class _Batches:
 
     def __init__(self, passes: _Passes, work: Workload, device: Device | None) -> None:
         self._passes, self._work, self._device = passes, work, device
+        self._smallest = smallest_requests(passes.stacks, work, passes.ask)
         self._known: dict[int, int] = {}
         self._costs: list[tuple[int, int]] = []  # cost and batch, by both, for neither falls with the other
 
@@ -85,8 +86,8 @@ class _Batches:
 
     def held(self, usable: int, _: int) -> float:
         """The largest batch within what a card has."""
-        passes, place = self._passes, bisect_right(self._costs, (usable, _ENDLESS))
-        most = most_requests(passes.stacks, self._work, passes.ask, usable)
+        place = bisect_right(self._costs, (usable, _ENDLESS))
+        most = most_requests(self._smallest, usable)
         below, above = self._costs[:place][-1:], self._costs[place : place + 1]
         if below and above:
             (low_cost, low), (high_cost, high) = below[0], above[0]

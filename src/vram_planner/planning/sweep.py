@@ -94,9 +94,11 @@ class _Sweep:
         usable, totals = np.array(spent, "int64").T[:, :, None, None]
         room = np.minimum(usable - budgeted, totals - best)
         known: dict[int, list[float]] = {}
+        sizes = list(dict.fromkeys(spent))  # many cards are of one size
         for row in rows:
             if id(row.held) not in known:
-                known[id(row.held)] = [row.held(*each) for each in spent]
+                at_once = {size: row.held(*size) for size in sizes}
+                known[id(row.held)] = [at_once[size] for size in spent]
         held = np.array([known[id(row.held)] for row in rows], "float64").T
         self.figures["total_bytes"][place] = best
         self.figures["weights_bytes"][place] = weights
