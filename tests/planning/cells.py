@@ -10,6 +10,7 @@ from vram_planner.errors import PlannerError
 if TYPE_CHECKING:
     from vram_planner.planning.plan import MemoryPlan
 
+SPEEDS = ("ttft_s", "tpot_s", "output_tokens_per_s")
 FIGURES = ("total_bytes", "kv_cache_bytes", "headroom_bytes", "max_concurrency", "verdict", "fits")
 
 
@@ -39,6 +40,13 @@ def equals_the_plan(
         ctx, concurrency, plan.request["tp"], plan.request["pp"],
     )  # fmt: skip
     assert row["weights_bytes"] == plan.part("weights").n_bytes
+    if "ttft_s" in row:
+        fast = plan.performance
+        assert tuple(row[name] for name in SPEEDS) == (
+            (None, None, None)
+            if fast is None
+            else (fast.ttft_s.best, fast.tpot_s.best, fast.output_tokens_per_s.best)
+        )
 
 
 def _plan_or_reason(model: str, **options: Any) -> MemoryPlan | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 from tests.planning.cells import equals_the_plan
 
 import vram_planner as vp
-from vram_planner.engines.register import ENGINES, TABLES
+from vram_planner.engines.register import ENGINES, TABLES, engine
+from vram_planner.engines.tables import Axes, Row
 from vram_planner.hardware_profiles import all_gpus
 from vram_planner.model_profiles.resolve import model_names
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
+
+    from vram_planner.engines.base import Ask, Memory
 
 pytest.importorskip("numpy")
 
@@ -107,32 +111,33 @@ OPTIONS: dict[str, dict[str, SearchStrategy[Any]]] = {
     },
 }
 ASKED = st.sampled_from([*TABLES, "ollama"]).flatmap(
-    lambda engine: st.tuples(st.just(engine), st.fixed_dictionaries({}, optional=OPTIONS[engine]))
+    lambda name: st.tuples(st.just(name), st.fixed_dictionaries({}, optional=OPTIONS[name]))
 )
 
 
-def _quants(engine: str) -> list[str | None]:
-    return ["q4_k_m", "q8_0", "bf16"] if engine in ("llama.cpp", "ollama") else [None, "awq", "fp8"]
+def _quants(name: str) -> list[str | None]:
+    return ["q4_k_m", "q8_0", "bf16"] if name in ("llama.cpp", "ollama") else [None, "awq", "fp8"]
 
 
 def _compare(
-    engine: str, model: str, gpus: list[str], cells: tuple[list[int], list[int]], options: dict[str, Any]
+    name: str, model: str, gpus: list[str], cells: tuple[list[int], list[int]], options: dict[str, Any]
 ) -> None:
-    quant = options.pop("quant", None)
+    quant, speed = options.pop("quant", None), options.pop("speed", False)
     table = vp.sweep(
         models=[model],
         gpus=gpus,
         ctx=cells[0],
         concurrency=cells[1],
         quants=[quant],
-        engine=engine,
+        engine=name,
+        speed=speed,
         **options,
     )
     rows = iter(table.to_rows())
     for gpu in gpus:
         for length in cells[0]:
             for count in cells[1]:
-                equals_the_plan(next(rows), model, quant, gpu, (length, count), engine=engine, **options)
+                equals_the_plan(next(rows), model, quant, gpu, (length, count), engine=name, **options)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -143,6 +148,7 @@ def _compare(
     ctx=st.lists(st.integers(1, 200_000), min_size=1, max_size=3, unique=True),
     concurrency=st.lists(st.integers(1, 300), min_size=1, max_size=3, unique=True),
     quant=st.integers(0, 2),
+    speed=st.booleans(),
 )
 def test_each_cell_equals_the_plan(
     *,
@@ -152,10 +158,58 @@ def test_each_cell_equals_the_plan(
     ctx: list[int],
     concurrency: list[int],
     quant: int,
+    speed: bool,
 ) -> None:
-    engine, options = asked
-    _compare(engine, model, gpus, (ctx, concurrency), {**options, "quant": _quants(engine)[quant]})
+    name, options = asked
+    named = {"quant": _quants(name)[quant], "speed": speed}
+    _compare(name, model, gpus, (ctx, concurrency), {**options, **named})
 
 
 def test_every_table_is_an_engines() -> None:
     assert set(TABLES) <= set(ENGINES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_engine_with_a_table_is_asked_for_corners_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, asked = engine(name), []
+
+    def memory(ask: Ask) -> Memory:
+        asked.append(ask.workload)
+        return type(chosen).memory(chosen, ask)
+
+    monkeypatch.setattr(chosen, "memory", memory)
+    cells = [1024, 2048, 4096, 8192], [1, 2, 4, 8]
+    table = vp.sweep(
+        models=["8b"], gpus=["RTX 4090"], ctx=cells[0], concurrency=cells[1], quants=_quants(name)[:1], engine=name
+    )  # fmt: skip
+    corners = [(work.context, work.concurrency) for work in asked]
+
+    assert "refused" not in {row["verdict"] for row in table.rows()}
+    # vLLM's column is one plan more: all that is no cache.
+    assert set(corners) == {(1024, 1), (1024, 8), (8192, 1), (8192, 8)}
+    assert len(corners) == (5 if name == "vllm" else 4)
+
+
+@pytest.mark.parametrize("wrong", ["sums", "held", "nothing"])
+@pytest.mark.parametrize("name", ["sglang", "llama.cpp"])
+def test_a_table_that_is_wrong_at_a_corner_is_not_believed(
+    name: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(TABLES[name])
+    right = module.rows
+
+    def rows(ask: Ask, axes: Axes) -> list[Row] | None:
+        found: list[Row] = right(ask, axes)
+        last = found[-1]
+        if wrong == "sums":
+            found[-1] = Row(last.sums._replace(low=last.sums.low + 1), last.held)
+        elif wrong == "held":
+            found[-1] = Row(last.sums, lambda usable, total: last.held(usable, total) + 1)
+        return None if wrong == "nothing" else found
+
+    monkeypatch.setattr(module, "rows", rows)
+    _compare(
+        name, "8b", ["L4", "2x H100"], ([3000, 9000], [1, 7]), {"quant": _quants(name)[0], "speed": True}
+    )
