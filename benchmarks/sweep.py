@@ -4,7 +4,7 @@ Cells a second of a sweep, and its peak memory, by engine: `python benchmarks/sw
 All cards of the catalogue × 8 contexts × 8 concurrencies × so many models (82: about a million cells; 511: the whole
 catalogue, about six million). Each engine has a process of its own, for the peak. `busy` is what a core worked, which
 does not hang on what else the machine does; `refused` are pairs of a model and a card that the engine does not serve.
-With `--speed` three models are the default.
+With `--speed` three models are the default. Ollama, which goes cell by cell, is left out where no engine is named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from vram_planner.engines.register import ENGINES
+from vram_planner.engines.register import ENGINES, TABLES
 from vram_planner.engines.register import engine as engine_of
 from vram_planner.model_profiles.resolve import model_names
 from vram_planner.planning.sweep import sweep
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("models", nargs="?", type=int)
     asked = parser.parse_args()
     count = asked.models or (MODELS_WITH_SPEED if asked.speed else MODELS)
-    engines = asked.engine or list(ENGINES)
+    engines = asked.engine or list(TABLES)
     if len(engines) == 1:
         print(HEADER)
         print(row(engines[0], count, speed=asked.speed))

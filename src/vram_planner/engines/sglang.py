@@ -66,6 +66,7 @@ class Sglang:
 
     def usable_bytes(self, ask: Ask) -> int:
         """mem_fraction_static × (total − what is gone before the load)."""
+        ask = completed(ask)
         return int(free_bytes(ask) * _fraction(ask))
 
     def memory(self, ask: Ask) -> Memory:

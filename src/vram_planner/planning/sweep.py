@@ -186,7 +186,7 @@ def sweep(
     Every combination of models, formats, cards ('2x RTX 4090', 'all'), contexts and concurrencies.
 
     Each cell equals the plan of the same options without calibration. `workloads` are contexts and concurrencies,
-    `tell` is called with what is done and how much there is. `speed` adds times, a cell at a time. Raises
+    `tell` is called with what is done and how much there is. `speed` adds times, which takes longer. Raises
     NotInstalledError without numpy, RequestError for options that no cell could have.
     """
     _numpy()
