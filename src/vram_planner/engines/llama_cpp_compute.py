@@ -19,7 +19,7 @@ from vram_planner.engines.llama_cpp_graph import (
 from vram_planner.engines.llama_cpp_kernels import reads_own_types
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
-from vram_planner.engines.llama_cpp_watched import graph_peak
+from vram_planner.engines.llama_cpp_watched import graph_peak, watched_answer
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
@@ -103,6 +103,16 @@ def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int
 
 
 def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
+    if copies_weights(architecture, setting):
+        return _on_host(architecture, mix, setting)
+    # Where all is on GPUs the first stage tells the file and how the layers are shared out.
+    stage = _stage(architecture, mix, setting, 0)
+    return watched_answer(
+        architecture, stage, "host", setting, lambda read: _on_host(architecture, mix, read)
+    )
+
+
+def _on_host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
     """
     What lies on the host: inputs for good, the embedded tokens, and what is sent to a cache there.
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from vram_planner.engines.llama_cpp_graph import GraphBuilder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vram_planner.architecture.model import Architecture
     from vram_planner.engines.llama_cpp_layout import Setting
     from vram_planner.engines.llama_cpp_stage import Stage
@@ -35,8 +37,8 @@ class Watched:
         return value
 
 
-class _Peaks:
-    """The peaks of one stage, by the names that were read and what they said."""
+class _Known:
+    """Answers to one question, by the names that were read and what they said."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage  # kept alive, so that no other object gets its place in memory
@@ -44,29 +46,42 @@ class _Peaks:
         self.count = 0
 
     def find(self, setting: Setting) -> int | None:
-        """The peak of a setting that reads as one before."""
-        for names, peaks in self.by_names.items():
-            found = peaks.get(tuple([getattr(setting, name) for name in names]))
+        """The answer for a setting that reads as one before."""
+        for names, answers in self.by_names.items():
+            found = answers.get(tuple([getattr(setting, name) for name in names]))
             if found is not None:
                 return found
         return None
 
-    def keep(self, read: dict[str, Any], peak: int) -> None:
+    def keep(self, read: dict[str, Any], answer: int) -> None:
         """One more; all are forgotten where there are too many."""
         if self.count >= _MOST_KEPT:
             self.by_names.clear()
             self.count = 0
-        self.by_names.setdefault(tuple(read), {})[tuple(read.values())] = peak
+        self.by_names.setdefault(tuple(read), {})[tuple(read.values())] = answer
         self.count += 1
+
+
+def watched_answer(
+    architecture: Architecture, stage: Stage, what: str, setting: Setting, answer: Callable[[Setting], int]
+) -> int:
+    """
+    The answer for a setting, remembered beside the architecture by what it read; `what` of which stage is asked.
+
+    `answer` may read fields, properties and methods of the setting, and must depend on nothing else that changes.
+    """
+    kept: dict[tuple[int, str], _Known] = vars(architecture).setdefault("_llama_cpp_watched", {})
+    known = kept.setdefault((id(stage), what), _Known(stage))
+    found = known.find(setting)
+    if found is None:
+        watched = Watched(setting)
+        found = answer(cast("Setting", watched))
+        known.keep(watched.read, found)
+    return found
 
 
 def graph_peak(architecture: Architecture, setting: Setting, stage: Stage) -> int:
     """Bytes of the compute buffer of a stage."""
-    kept: dict[int, _Peaks] = vars(architecture).setdefault("_llama_cpp_peaks", {})
-    peaks = kept.setdefault(id(stage), _Peaks(stage))
-    found = peaks.find(setting)
-    if found is None:
-        watched = Watched(setting)
-        found = GraphBuilder(architecture, cast("Setting", watched), {}).peak(stage)
-        peaks.keep(watched.read, found)
-    return found
+    return watched_answer(
+        architecture, stage, "peak", setting, lambda read: GraphBuilder(architecture, read, {}).peak(stage)
+    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from vram_planner.basis import Part
+    from vram_planner.engines.base import Memory
 
 
 class Axes(NamedTuple):
@@ -50,11 +51,13 @@ class Row(NamedTuple):
     One workload: the sums of its parts, and `held(usable, total)`, the requests at once on a card.
 
     `usable` is `Engine.usable_bytes` there, `total` the whole card. Rows with one rule share one function, which is then
-    asked once for all of them.
+    asked once for all of them. So they do with `memory`, which is for speed: a memory with the settings, and the bytes a token
+    and a request, of this workload. Without it the engine is asked for its own.
     """
 
     sums: Sums
     held: Callable[[int, int], float]
+    memory: Callable[[], Memory] | None = None
 
 
 class Table(Protocol):

@@ -8,6 +8,8 @@ context too (the profile run's dummy), and over pipeline stages by which of them
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.architecture.attention import Latent
@@ -21,28 +23,39 @@ from vram_planner.engines.vllm_setting import Setting, fullest_stage, in_flight,
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from vram_planner.engines.base import Ask
+    from vram_planner.engines.base import Ask, Memory
     from vram_planner.engines.tables import Axes
     from vram_planner.engines.vllm_groups import Groups
 
 _CACHE_PARTS = ("kv_cache", "recurrent_state")
 
 
+class _Rule(NamedTuple):
+    """Of one column and context: bytes of a request, those that are no states, and what `Row` says."""
+
+    request: int
+    kept: int
+    held: Callable[[int, int], float]
+    memory: Callable[[], Memory]
+
+
 class _Column(NamedTuple):
     """What holds at one key: the parts that are no cache, a block's bytes on the fullest stage, and how blocks are counted."""
 
     ask: Ask
+    memory: Memory
     fixed: Sums
     page: int
     setting: Setting
     groups: Groups
     flying: int
 
-    def of_context(self, context: int) -> tuple[int, int, Sums, Callable[[int, int], float]]:
-        """Bytes of a request, those that are no states, what is fixed, and the requests that a card holds."""
-        blocks = self.groups.blocks_per_request(context, self.flying)
+    def of_context(self, ask: Ask) -> _Rule:
+        """What a context adds; `ask` is one of that context."""
+        blocks = self.groups.blocks_per_request(ask.workload.context, self.flying)
         kept = blocks - self.groups.state_blocks
-        return blocks * self.page, kept * self.page, self.fixed, self.held(blocks)
+        memory = cache(lambda: replace(self.memory, kv=fullest_stage(ask, self.setting).need))
+        return _Rule(blocks * self.page, kept * self.page, self.held(blocks), memory)
 
     def held(self, blocks: int) -> Callable[[int, int], float]:
         """Requests of so many blocks each that a card holds: blocks of the pool over theirs."""
@@ -75,7 +88,7 @@ def rows(ask: Ask, axes: Axes) -> list[Row] | None:
     for ctx in axes.ctx:
         if by_context:
             keys = _keys(ask, axes, ctx)
-        rules: dict[int, tuple[int, int, Sums, Callable[[int, int], float]]] = {}
+        rules: dict[int, _Rule] = {}
         for number, key, held in zip(axes.concurrency, keys, requests, strict=True):
             at = key, ctx if by_context else None, _stage(ask, axes, ctx, number) if staged else 0
             column = columns.get(at)
@@ -83,12 +96,11 @@ def rows(ask: Ask, axes: Axes) -> list[Row] | None:
                 column = columns[at] = _column(with_workload(ask, axes.workload(ctx, number)))
             rule = rules.get(id(column))
             if rule is None:
-                rule = rules[id(column)] = column.of_context(ctx)
-            request, kept, fixed, at_once = rule
-            cache = held * request
-            best, low, high, budgeted, weights, _ = fixed
-            sums = Sums(best + cache, low + cache, high + cache, budgeted + cache, weights, held * kept)
-            found.append(Row(sums, at_once))
+                rule = rules[id(column)] = column.of_context(with_workload(ask, axes.workload(ctx, number)))
+            more = held * rule.request
+            best, low, high, budgeted, weights, _ = column.fixed
+            sums = Sums(best + more, low + more, high + more, budgeted + more, weights, held * rule.kept)
+            found.append(Row(sums, rule.held, rule.memory))
     return found
 
 
@@ -98,9 +110,9 @@ def _column(ask: Ask) -> _Column:
     page = (
         groups.bytes_per_block if ask.layout.pp == 1 else fullest_stage(ask, setting).groups.bytes_per_block
     )
-    parts = engine("vllm").memory(ask).parts
-    fixed = sums_of(part for part in parts if part.name not in _CACHE_PARTS)
-    return _Column(ask, fixed, page, setting, groups, in_flight(ask, setting))
+    memory = engine("vllm").memory(ask)
+    fixed = sums_of(part for part in memory.parts if part.name not in _CACHE_PARTS)
+    return _Column(ask, memory, fixed, page, setting, groups, in_flight(ask, setting))
 
 
 def _stage(ask: Ask, axes: Axes, ctx: int, number: int) -> int:

@@ -182,36 +182,11 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        work = _work(ask.architecture, ask.precision, (_shared(ask.layout, self.engine), kv_bytes))
-        return self._on_the_host(work)
-
-    def _on_the_host(self, work: Work) -> Work:
-        """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
-        there = self._host_bytes()
-        if not there:
-            return work
-        experts = sum(each.n_bytes for each in work.experts)
-        layers = self.ask.options.ngl is not None or not experts
-        share = there / (work.dense_bytes + experts) if layers else there / experts
-        share = min(1.0, share)
-        beside = work.dense_bytes * share if layers else max(0.0, there - experts)
-        return replace(
-            work,
-            host_bytes=beside,
-            host_experts=share if experts else 0.0,
-            dense_bytes=work.dense_bytes - beside,
-        )
-
-    def _host_bytes(self) -> float:
-        """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
         there = self.memory.settings.get("host_weights_bytes")
-        if not isinstance(there, int):
-            return 0.0
-        place = Place(self.ask.architecture, None)
-        table = sum(
-            self.ask.precision.weight_bytes(weight, place) for weight in self.ask.architecture.embedding
-        )
-        return float(max(0, there - table))
+        host = there if isinstance(there, int) else 0
+        by_layers = ask.options.ngl is not None
+        asked = _shared(ask.layout, self.engine), kv_bytes, host, by_layers
+        return _work(ask.architecture, ask.precision, asked)
 
     def load(self, assumed: Assumptions) -> Load:
         """The traffic on one replica, or group of attention: requests are dealt out evenly over them."""
@@ -272,8 +247,34 @@ class Served:
 
 
 @once
-def _work(architecture: Architecture, precision: Precision, shared: tuple[Layout, float]) -> Work:
-    return work_of(architecture, precision, *shared)
+def _work(architecture: Architecture, precision: Precision, asked: tuple[Layout, float, int, bool]) -> Work:
+    """The work in a layout, with so many bytes a cached number, so much on the host, and whether that is whole layers."""
+    layout, kv_bytes, host_bytes, by_layers = asked
+    work = work_of(architecture, precision, layout, kv_bytes)
+    there = _beside_embedding(architecture, precision, host_bytes) if host_bytes else 0.0
+    return _on_the_host(work, there, by_layers=by_layers) if there else work
+
+
+def _on_the_host(work: Work, there: float, *, by_layers: bool) -> Work:
+    """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
+    experts = sum(each.n_bytes for each in work.experts)
+    layers = by_layers or not experts
+    share = there / (work.dense_bytes + experts) if layers else there / experts
+    share = min(1.0, share)
+    beside = work.dense_bytes * share if layers else max(0.0, there - experts)
+    return replace(
+        work,
+        host_bytes=beside,
+        host_experts=share if experts else 0.0,
+        dense_bytes=work.dense_bytes - beside,
+    )
+
+
+def _beside_embedding(architecture: Architecture, precision: Precision, host_bytes: int) -> float:
+    """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
+    place = Place(architecture, None)
+    table = sum(precision.weight_bytes(weight, place) for weight in architecture.embedding)
+    return float(max(0, host_bytes - table))
 
 
 @lru_cache(maxsize=512)

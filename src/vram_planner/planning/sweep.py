@@ -81,7 +81,7 @@ class _Sweep:
             return False
         held = self._write((*at, cards.places), cards, prepared, rows)
         if self.speed and prepared.engine.speed_of is not None:
-            self._speeds(at, prepared, cards, held)
+            self._speeds(at, prepared, cards, (rows, held))
         return True
 
     def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, rows: Sequence[Row]) -> Any:
@@ -109,25 +109,28 @@ class _Sweep:
         self.verdicts[place] = np.where(surely, 0, np.where(maybe, 1, 2))
         return held
 
-    def _speeds(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, held: Any) -> None:
-        """Times of the cells that hold a request; the engine's memory is asked once for all cards."""
-        engine, axes = prepared.engine, self.axes
+    def _speeds(
+        self, at: tuple[int, int], prepared: Prepared, cards: _Cards, found: tuple[Sequence[Row], Any]
+    ) -> None:
+        """Times of the cells that hold a request; a memory is asked for once for all cards."""
+        engine, axes, (rows, held) = prepared.engine, self.axes, found
         cells = [axes.workload(ctx, number) for ctx in axes.ctx for number in axes.concurrency]
         memories: dict[int, Memory] = {}
         shape = len(axes.ctx), len(axes.concurrency)
         for place, choice, ask, rooms in zip(
             cards.places, cards.choices, cards.asks, held.tolist(), strict=True
         ):
-            found = self.numpy.full((len(SPEEDS), len(cells)), float("nan"))
+            times = self.numpy.full((len(SPEEDS), len(cells)), float("nan"))
             for index, (work, room) in enumerate(zip(cells, rooms, strict=True)):
                 if room < 1:
                     continue
                 if index not in memories:
-                    memories[index] = engine.memory(with_workload(cards.ask, work))
-                found[:, index] = _times(
+                    memory = rows[index].memory
+                    memories[index] = memory() if memory else engine.memory(with_workload(cards.ask, work))
+                times[:, index] = _times(
                     engine, with_workload(ask, work), choice, memories[index], _AtOnce(room)
                 )
-            for name, values in zip(SPEEDS, found, strict=True):
+            for name, values in zip(SPEEDS, times, strict=True):
                 self.figures[name][(*at, place)] = values.reshape(shape)
 
     def _one_by_one(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> None:
@@ -320,7 +323,14 @@ def _holds(rows: Sequence[Row], prepared: Prepared, ask: Ask, axes: Axes) -> boo
         held = row.held(engine.usable_bytes(cell), total)
         if row.sums != sums_of(memory.parts) or held != engine.capacity(cell, memory).max_concurrency:
             return False
+        if row.memory is not None and _pace(row.memory()) != _pace(memory):
+            return False
     return True
+
+
+def _pace(memory: Memory) -> tuple[dict[str, object], int, int]:
+    """What speed reads of a memory."""
+    return dict(memory.settings), memory.kv.bytes_per_token, memory.kv.bytes_per_request
 
 
 def _numpy() -> Any:
