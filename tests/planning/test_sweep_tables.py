@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.planning.cells import equals_the_plan
 
@@ -14,7 +14,7 @@ import vram_planner as vp
 from vram_planner.engines.register import ENGINES, TABLES, engine
 from vram_planner.engines.tables import Axes, Row
 from vram_planner.hardware_profiles import all_gpus
-from vram_planner.model_profiles.resolve import model_names
+from vram_planner.model_profiles.resolve import model_names, resolve
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 pytest.importorskip("numpy")
 
 NAMES = list(model_names())
+GGUF = ("llama.cpp", "ollama")
 CARDS = [f"{count}x {gpu.name}" for gpu in all_gpus() for count in (1, 1, 2, 4, 8)]
 # Hybrids, recurrent layers, latent attention, indexers, windows, chunks, experts, several streams, towers.
 UNLIKE = [
@@ -116,7 +117,7 @@ ASKED = st.sampled_from([*TABLES, "ollama"]).flatmap(
 
 
 def _quants(name: str) -> list[str | None]:
-    return ["q4_k_m", "q8_0", "bf16"] if name in ("llama.cpp", "ollama") else [None, "awq", "fp8"]
+    return ["q4_k_m", "q8_0", "bf16"] if name in GGUF else [None, "awq", "fp8"]
 
 
 def _compare(
@@ -161,8 +162,15 @@ def test_each_cell_equals_the_plan(
     speed: bool,
 ) -> None:
     name, options = asked
+    # With indexers llama.cpp lays out every layer, of each slot: seconds a graph.
+    assume(name not in GGUF or not resolve(model).architecture.indexers)
     named = {"quant": _quants(name)[quant], "speed": speed}
     _compare(name, model, gpus, (ctx, concurrency), {**options, **named})
+
+
+@pytest.mark.parametrize("model", ["deepseek-ai/DeepSeek-V3.2-Exp", "MiniMaxAI/MiniMax-M3"])
+def test_llama_cpp_with_indexers_equals_the_plan(model: str) -> None:
+    _compare("llama.cpp", model, ["8x H200"], ([300, 5000], [1, 2]), {"quant": "q4_k_m"})
 
 
 def test_every_table_is_an_engines() -> None:
