@@ -89,8 +89,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         warnings=(
             *_warnings(request, profile),
             *prepared.notes,
-            *memory.warnings,
-            *memory.find_hints(),
+            *(memory.warnings + memory.find_hints()),
             *_crossing(chosen, ask, choice),
             *_detected_warnings(choice),
         ),
@@ -210,8 +209,7 @@ def _bounded(capacity: Capacity, profile: ModelProfile, request: PlanRequest) ->
     own = profile.architecture.max_context
     if own is None:
         return capacity
-    most = max(own, request.ctx)
-    return replace(capacity, find_longest=lambda: min(capacity.max_context, most))
+    return replace(capacity, find_longest=lambda: min(capacity.max_context, max(own, request.ctx)))
 
 
 def _title(chosen: Engine, settings: Any) -> str:
