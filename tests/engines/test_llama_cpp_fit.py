@@ -82,7 +82,7 @@ def test_a_plan_that_does_not_fit_says_what_would(
         device=Device(name="pretend", total_bytes=24_564 * MIB),
     )
 
-    assert any(warning.startswith(words) for warning in LlamaCpp().memory(ask).warnings)
+    assert any(warning.startswith(words) for warning in LlamaCpp().memory(ask).find_hints())
 
 
 def test_more_layers_on_the_gpu_need_more_of_it(oracle_architecture: Find) -> None:

@@ -249,3 +249,13 @@ def test_the_default_fraction_goes_by_what_nvidia_smi_counts() -> None:
     )
 
     assert plan.request["mem_fraction_static"] == pytest.approx(0.83, abs=5e-4)
+
+
+def test_what_it_may_use_goes_by_the_fraction_that_the_plan_states() -> None:
+    """With 48 running requests fewer graphs are captured, so that the default fraction is larger."""
+    options: dict[str, Any] = {"engine": "sglang", "tp": 4, "gpu": "4x H100", "speculative": "ngram"}
+    plan = vp.plan("meta-llama/Llama-3.2-3B", ctx=4096, concurrency=4, calibration=False, **options)
+
+    assert plan.gpu is not None
+    assert plan.capacity is not None
+    assert plan.gpu.usable_bytes == plan.capacity.usable_bytes

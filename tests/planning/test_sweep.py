@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.planning.cells import equals_the_plan
 
 import vram_planner as vp
 from vram_planner.cli.main import main
@@ -13,12 +14,8 @@ from vram_planner.errors import NotInstalledError, PlannerError, RequestError
 from vram_planner.hardware_profiles import all_gpus
 from vram_planner.model_profiles.resolve import model_names
 
-if TYPE_CHECKING:
-    from vram_planner.planning.plan import MemoryPlan
-
 NAMES = list(model_names())
 CARDS = [f"{count}x {gpu.name}" for gpu in all_gpus() for count in (1, 2, 3, 8)]
-FIGURES = ("total_bytes", "kv_cache_bytes", "headroom_bytes", "max_concurrency", "verdict", "fits")
 
 
 def test_without_numpy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +81,7 @@ class TestWithNumpy:
             },
         ),
     )
-    def test_each_cell_equals_the_plan(
+    def test_each_cellequals_the_plan(
         self,
         *,
         models: list[str],
@@ -102,7 +99,7 @@ class TestWithNumpy:
             for gpu in gpus:
                 for length in ctx:
                     for count in concurrency:
-                        _equals_the_plan(next(rows), model, quant, gpu, (length, count), **options)
+                        equals_the_plan(next(rows), model, quant, gpu, (length, count), **options)
 
     @pytest.mark.parametrize(
         "model",
@@ -121,7 +118,7 @@ class TestWithNumpy:
         for gpu in gpus:
             for length in lengths:
                 for count in counts:
-                    _equals_the_plan(next(rows), model, None, gpu, (length, count))
+                    equals_the_plan(next(rows), model, None, gpu, (length, count))
 
     @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -138,7 +135,7 @@ class TestWithNumpy:
         table = vp.sweep(
             models=[model], gpus=[gpu], ctx=[ctx], concurrency=[concurrency], quants=[quant], engine=engine
         )
-        _equals_the_plan(table.to_rows()[0], model, quant, gpu, (ctx, concurrency), engine=engine)
+        equals_the_plan(table.to_rows()[0], model, quant, gpu, (ctx, concurrency), engine=engine)
 
     @pytest.mark.parametrize("engine", ["sglang", "llama.cpp", "transformers", "tensorrt-llm", "ollama"])
     def test_engines_without_a_table_are_planned_cell_by_cell(self, engine: str) -> None:
@@ -151,7 +148,7 @@ class TestWithNumpy:
         for gpu in ("RTX 4090", "2x H100"):
             for length in (2048, 9000):
                 for count in (1, 5):
-                    _equals_the_plan(next(rows), "8b", quant, gpu, (length, count), engine=engine)
+                    equals_the_plan(next(rows), "8b", quant, gpu, (length, count), engine=engine)
 
     def test_speeds_equal_the_plan(self) -> None:
         table = vp.sweep(models=["7b"], gpus=["H100"], ctx=[8192], concurrency=[4, 64], speed=True)
@@ -204,37 +201,3 @@ class TestWithNumpy:
         with pytest.raises(SystemExit) as ended:
             main(["sweep", "--model", "70b", "--gpu", "L4", "--ctx", "8192", "--concurrency", "4"])
         assert ended.value.code == 3
-
-
-def _equals_the_plan(
-    row: dict[str, object],
-    model: str,
-    quant: str | None,
-    gpu: str,
-    cell: tuple[int, int],
-    **options: Any,
-) -> None:
-    ctx, concurrency = cell
-    plan = _plan_or_reason(
-        model, quant=quant, gpu=gpu, ctx=ctx, concurrency=concurrency, calibration=False, **options
-    )
-    if isinstance(plan, str):
-        assert (row["verdict"], row["reason"]) == ("refused", plan)
-        return
-    assert plan.capacity is not None
-    wanted = (
-        plan.total_bytes, plan.part("kv_cache").n_bytes if row["kv_cache_bytes"] else 0, plan.headroom_bytes,
-        plan.capacity.max_concurrency, plan.verdict, plan.fits,
-    )  # fmt: skip
-    assert tuple(row[name] for name in FIGURES) == wanted
-    assert (row["ctx"], row["concurrency"], row["tp"], row["pp"]) == (
-        ctx, concurrency, plan.request["tp"], plan.request["pp"],
-    )  # fmt: skip
-    assert row["weights_bytes"] == plan.part("weights").n_bytes
-
-
-def _plan_or_reason(model: str, **options: Any) -> MemoryPlan | str:
-    try:
-        return vp.plan(model, **options)
-    except PlannerError as error:
-        return str(error)

@@ -28,7 +28,7 @@ _ALL = "all"
 @click.option("--ctx", "contexts", type=opt.TOKENS, multiple=True, help="May be repeated.")
 @click.option("--concurrency", "concurrencies", type=opt.WHOLE, multiple=True, help="May be repeated.")
 @click.option("--prompt-tokens", type=opt.TOKENS, help="Of --ctx. [default: half of --ctx]")
-@click.option("--speed", is_flag=True, help="Times too: a cell at a time, so slower.")
+@click.option("--speed", is_flag=True, help="Times too, which takes longer.")
 @opt.engine_options
 @click.option("--tp", type=opt.WHOLE, help="Tensor parallel size. [default: the GPUs of --gpu]")
 @click.option("--pp", type=opt.WHOLE, help="Pipeline parallel size. [default: 1]")

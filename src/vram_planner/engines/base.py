@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Memory:
     What an engine spends on the fullest rank for the asked workload.
 
     `settings` are the options after the engine's defaults were filled in, `launch` the command that
-    starts the engine so.
+    starts the engine so. `find_hints` looks for warnings that take a search: which options would make it fit.
     """
 
     parts: tuple[Part, ...]
@@ -147,6 +148,7 @@ class Memory:
     launch: str
     not_modelled: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    find_hints: Callable[[], tuple[str, ...]] = tuple
 
     def bytes_of(self, *names: str) -> int:
         """Sum of the parts of these names."""
@@ -160,8 +162,7 @@ class Capacity:
 
     `usable_bytes` is what the engine lets itself use of the card, by `rule`; `kv_pool_bytes` what is left
     of that for the cache. `num_blocks` is None for engines without blocks. `max_concurrency` is the number
-    of requests of the asked context that the pool holds at once; `max_context` the longest context
-    at the asked concurrency, 0 if none. `log_lines` are what the engine itself will print as it starts, or the
+    of requests of the asked context that the pool holds at once; `find_longest` searches for `max_context`. `log_lines` are what the engine itself will print as it starts, or the
     error with which it will not; empty where its lines are not known.
     """
 
@@ -171,8 +172,13 @@ class Capacity:
     num_blocks: int | None
     kv_cache_tokens: int
     max_concurrency: float
-    max_context: int
+    find_longest: Callable[[], int]
     log_lines: tuple[str, ...] = ()
+
+    @cached_property
+    def max_context(self) -> int:
+        """The longest context at the asked concurrency, 0 if none; a search, made when first asked for."""
+        return self.find_longest()
 
 
 class Engine(Protocol):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.precision import Precision
+    from vram_planner.basis import Part
     from vram_planner.engines.llama_cpp_draft import Draft
 
 _UBATCH = 512
@@ -80,7 +81,7 @@ class LlamaCpp:
 
     def alike(self, ask: Ask) -> Hashable:
         """A quantised cache is read by other kernels on older cards (llama_cpp_kernels.py); else all have the same buffers."""
-        return () if ask.options.kv_dtype is None else _cards(ask)
+        return () if _kv_types(ask.options.kv_dtype) == ("f16", "f16") else _cards(ask)
 
     def usable_bytes(self, ask: Ask) -> int:
         """The card less 1 GiB: `--fit` leaves that free on every device (common/common.h, fit_params_target)."""
@@ -93,24 +94,10 @@ class LlamaCpp:
         mix, setting, architecture = mix_for(ask.precision), settle(ask), ask.architecture
         draft = _draft(ask, setting)
         device = _fullest(architecture, mix, setting, draft)
-        cache, states = kv_bytes(architecture, setting, device), states_bytes(architecture, setting, device)
+        cache = kv_bytes(architecture, setting, device)
         more = kv_bytes(architecture, replace(setting, context=setting.context + _STEP), device)
-        found = [
-            parts.weights(architecture, mix, setting, device),
-            parts.cache(architecture, setting, device, cache),
-            parts.compute(architecture, mix, setting, device),
-            parts.runtime(),
-        ]
-        if device == 0:
-            found += projector_parts(ask)
-        if architecture.states:
-            found.insert(2, parts.states(architecture, setting, device, states))
-        if draft is not None:
-            from vram_planner.engines.llama_cpp_draft import draft_parts  # noqa: PLC0415  for drafting alone
-
-            found[-1:-1] = draft_parts(draft, device)
         return Memory(
-            parts=tuple(found),
+            parts=_parts(ask, mix, setting, draft, device),
             kv=KvNeed(
                 bytes_per_token=(more - cache) // (_STEP * setting.slots),
                 bytes_per_request=cache // setting.slots,
@@ -126,11 +113,8 @@ class LlamaCpp:
                 *parts.NOT_MODELLED,
                 host.in_words(architecture, setting, ask.options),
             ),
-            warnings=(
-                *parts.warnings(ask, mix, setting),
-                *projector_warnings(ask),
-                *self._way_out(ask, mix, setting),
-            ),
+            warnings=(*parts.warnings(ask, mix, setting), *projector_warnings(ask)),
+            find_hints=lambda: self._way_out(ask, mix, setting),
         )
 
     def _way_out(self, ask: Ask, mix: GgufMix, setting: Setting) -> tuple[str, ...]:
@@ -160,9 +144,9 @@ class LlamaCpp:
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`: the pool is what weights, compute buffer, context and margin leave."""
         usable, setting = self.usable_bytes(ask), settle(ask)
-        fixed = sum(part.budgeted_bytes for part in memory.parts if part.name not in _BY_REQUEST)
+        fixed, each = shared_out(memory.parts, setting)
         pool = max(0, usable - fixed)
-        concurrency = pool / max(1, memory.bytes_of(*_BY_REQUEST) // setting.slots)
+        concurrency = pool / each
         return Capacity(
             usable_bytes=usable,
             rule=f"{format_gib(usable + _MARGIN)} GiB − 1 GiB that --fit leaves free",
@@ -170,8 +154,41 @@ class LlamaCpp:
             num_blocks=None,
             kv_cache_tokens=int(concurrency * setting.context),
             max_concurrency=concurrency,
-            max_context=_longest(ask, setting, usable - memory.bytes_of("runtime")),
+            find_longest=lambda: _longest(ask, setting, usable - memory.bytes_of("runtime")),
         )
+
+
+def parts_of(ask: Ask, setting: Setting) -> tuple[Part, ...]:
+    """The parts of the fullest GPU; `setting` is that of the ask."""
+    mix, draft = mix_for(ask.precision), _draft(ask, setting)
+    return _parts(ask, mix, setting, draft, _fullest(ask.architecture, mix, setting, draft))
+
+
+def _parts(ask: Ask, mix: GgufMix, setting: Setting, draft: Draft | None, device: int) -> tuple[Part, ...]:
+    architecture = ask.architecture
+    found = [
+        parts.weights(architecture, mix, setting, device),
+        parts.cache(architecture, setting, device, kv_bytes(architecture, setting, device)),
+        parts.compute(architecture, mix, setting, device),
+        parts.runtime(),
+    ]
+    if device == 0:
+        found += projector_parts(ask)
+    if architecture.states:
+        states = states_bytes(architecture, setting, device)
+        found.insert(2, parts.states(architecture, setting, device, states))
+    if draft is not None:
+        from vram_planner.engines.llama_cpp_draft import draft_parts  # noqa: PLC0415  for drafting alone
+
+        found[-1:-1] = draft_parts(draft, device)
+    return tuple(found)
+
+
+def shared_out(found: tuple[Part, ...], setting: Setting) -> tuple[int, int]:
+    """What is budgeted whatever the requests, and what each slot takes beside that: at least a byte."""
+    fixed = sum(part.budgeted_bytes for part in found if part.name not in _BY_REQUEST)
+    held = sum(part.n_bytes for part in found if part.name in _BY_REQUEST)
+    return fixed, max(1, held // setting.slots)
 
 
 def mix_for(precision: Precision) -> GgufMix:

@@ -106,10 +106,14 @@ class Graph:
                 self._inputs.append(tensor)
                 continue
             sources = self._sources[tensor]
-            self.expand(*(source for source in sources if source not in self._copies))
+            for source in sources:  # those that have their place are not asked again: most of them
+                if not self._placed[source] and source not in self._copies:
+                    self.expand(source)
             if self._inputs and not self._matrices.isdisjoint(sources):
                 self._cut()
-            self.expand(*sources)
+            for source in sources:
+                if not self._placed[source]:
+                    self.expand(source)
             self._nodes.append(tensor)
 
     def _cut(self) -> None:

@@ -203,12 +203,12 @@ def half_precision_copies(writer: Writer, cache: KvCache, heads: int, inputs: In
     Source (b11434): ggml/src/ggml-cuda/fattn.cu, ggml_cuda_flash_attn_ext_get_alloc_size.
     """
     setting = writer.setting
-    if not copies_halves(setting, cache, heads, inputs.cells, writer.tokens // setting.streams):
-        return 0
-    cells = inputs.cells * setting.streams * cache.n_heads
     widths = [cache.key_dim] if setting.type_k != "f16" else []
     if setting.type_v != "f16" and not cache.latent:
         widths.append(cache.value_dim)
+    if not widths or not copies_halves(setting, cache, heads, inputs.cells, writer.tokens // setting.streams):
+        return 0
+    cells = inputs.cells * setting.streams * cache.n_heads
     return sum(cells * width * 2 for width in widths)
 
 

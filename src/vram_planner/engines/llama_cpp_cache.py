@@ -67,9 +67,7 @@ def window_cells(setting: Setting, window: int) -> int:
     if setting.swa_full:
         return setting.stream_cells
     sequences = setting.slots if setting.unified else 1
-    return round_up(
-        min(setting.stream_cells, window * sequences + min(setting.n_ctx, setting.ubatch)), _CELLS
-    )
+    return round_up(min(setting.stream_cells, window * sequences + setting.fed), _CELLS)
 
 
 def as_served(architecture: Architecture, cache: KvCache) -> KvCache:

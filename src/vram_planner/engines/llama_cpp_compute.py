@@ -19,6 +19,7 @@ from vram_planner.engines.llama_cpp_graph import (
 from vram_planner.engines.llama_cpp_kernels import reads_own_types
 from vram_planner.engines.llama_cpp_layout import HOST, copied_weights, device_of, is_experts
 from vram_planner.engines.llama_cpp_stage import Stage, Step, turns
+from vram_planner.engines.llama_cpp_watched import graph_peak, watched_answer
 from vram_planner.engines.llama_cpp_writer import COPIES, ONCE
 from vram_planner.units import round_up
 
@@ -59,7 +60,7 @@ def _served(architecture: Architecture, setting: Setting) -> tuple[Setting, ...]
         architecture.model_type in NORMED_RESIDUALS or (few and reads_own_types(setting))
     ):
         # All tokens of the micro-batch are one slot's; a unified cache has all cells for it.
-        cells = max(setting.stream_cells, min(setting.n_ctx, setting.ubatch))
+        cells = max(setting.stream_cells, setting.fed)
         found.append(replace(setting, slots=1, context=cells))
     if any(isinstance(layer.mixer, BlockSparse) for layer, _ in architecture.groups):
         found += [replace(one, grown=True) for one in found]
@@ -98,10 +99,20 @@ def _gpu(architecture: Architecture, mix: GgufMix, setting: Setting, device: int
     stage = _stage(architecture, mix, setting, device)
     if not stage.steps and not stage.last:  # fewer offloaded layers than GPUs
         return 0
-    return GraphBuilder(architecture, setting, {}).peak(stage)
+    return graph_peak(architecture, setting, stage)
 
 
 def _host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
+    if copies_weights(architecture, setting):
+        return _on_host(architecture, mix, setting)
+    # Where all is on GPUs the first stage tells the file and how the layers are shared out.
+    stage = _stage(architecture, mix, setting, 0)
+    return watched_answer(
+        architecture, stage, "host", setting, lambda read: _on_host(architecture, mix, read)
+    )
+
+
+def _on_host(architecture: Architecture, mix: GgufMix, setting: Setting) -> int:
     """
     What lies on the host: inputs for good, the embedded tokens, and what is sent to a cache there.
 

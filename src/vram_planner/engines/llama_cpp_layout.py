@@ -80,13 +80,18 @@ class Setting:
         return self.slots * self.context
 
     @property
+    def fed(self) -> int:
+        """Tokens of a micro-batch: min(n_ctx, n_ubatch)."""
+        return min(self.n_ctx, self.ubatch)
+
+    @property
     def tokens(self) -> int:
         """
         Tokens of the largest micro-batch: min(n_ctx, n_ubatch), rounded up to a multiple of the slots.
 
         Source: src/llama-context.cpp, graph_reserve.
         """
-        return round_up(min(self.n_ctx, self.ubatch), self.slots)
+        return round_up(self.fed, self.slots)
 
     @property
     def streams(self) -> int:

@@ -163,7 +163,9 @@ class Writer:
 
         A `view` of one is no weight in the scheduler's eyes, and starts no split of its own.
         """
-        n_bytes = sum(self.copies.get(name, 0) for name in names)
+        if not self._copies:
+            return ()
+        n_bytes = sum(self._copies.get(name, 0) for name in names)
         if not n_bytes:
             return ()
         if names not in self._copied:

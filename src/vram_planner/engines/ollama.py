@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.layouts import per_replica
-from vram_planner.engines.llama_cpp import LlamaCpp
+from vram_planner.engines.llama_cpp import LlamaCpp, parts_of, settle
 from vram_planner.engines.llama_cpp_projector_part import projector_of
 from vram_planner.errors import RequestError
 from vram_planner.units import GIB, MIB
@@ -46,7 +46,7 @@ class Ollama(LlamaCpp):
         asked = self._as_started(ask)
         found = super().memory(asked)
         told = f"Ollama chooses a batch of {asked.options.ubatch:,} tokens for {_all_tokens(ask):,} tokens of all slots"
-        return replace(found, launch=_launch(asked), warnings=(*found.warnings, told))
+        return replace(found, launch=_launch(asked), find_hints=lambda: (*found.find_hints(), told))
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`; the batch stays what it is at the asked context."""
@@ -76,7 +76,7 @@ class Ollama(LlamaCpp):
         """The largest batch up to `batch` whose extra Ollama finds room for on the cards together."""
         smallest = replace(ask, options=replace(ask.options, ubatch=_DEFAULT_BATCH))
         cards = ask.layout.pp * ask.layout.tp
-        predicted = sum(part.n_bytes for part in super().memory(smallest).parts) * cards
+        predicted = sum(part.n_bytes for part in parts_of(smallest, settle(smallest))) * cards
         available = ask.device.total_bytes * cards if ask.device else 0
         for size, _, percent, surcharge in _LARGER:
             if (

@@ -20,8 +20,14 @@ ENGINES: dict[str, str] = {
     "tensorrt-llm": "vram_planner.engines.tensorrt_llm:TensorRtLlm",
     "transformers": "vram_planner.engines.transformers:Transformers",
 }
-# Engines whose memory a sweep may put together from parts, and the module that says how.
-TABLES: dict[str, str] = {"vllm": "vram_planner.engines.vllm_table"}
+# Engines whose memory a sweep may put together from what changes with what: the module that says how (tables.py).
+TABLES: dict[str, str] = {
+    "vllm": "vram_planner.engines.vllm_table",
+    "sglang": "vram_planner.engines.sglang_table",
+    "tensorrt-llm": "vram_planner.engines.tensorrt_llm_table",
+    "llama.cpp": "vram_planner.engines.llama_cpp_table",
+    "transformers": "vram_planner.engines.transformers_table",
+}
 _ALIASES = {
     "llamacpp": "llama.cpp",
     "llama-cpp": "llama.cpp",

@@ -66,18 +66,18 @@ class Sglang:
 
     def usable_bytes(self, ask: Ask) -> int:
         """mem_fraction_static × (total − what is gone before the load)."""
+        ask = completed(ask)
         return int(free_bytes(ask) * _fraction(ask))
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, RequestError or UnsupportedArchitectureError."""
         check_layout(ask)
-        ask = _completed(ask)
-        rank, defaults = fullest(ask), _defaults(ask)
+        ask = completed(ask)
+        rank, defaults = fullest(ask), defaults_of(ask)
         work, need = ask.workload, need_of(rank.pool, ask)
         parts = (
             weights_part(ask, rank),
-            *_draft_parts(ask),
-            *_lora_parts(ask),
+            *beside_parts(ask),
             kv_part(ask, rank, need),
             *state_parts(ask, rank),
             activation_part(ask, defaults),
@@ -104,7 +104,7 @@ class Sglang:
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`: the pool is what the static budget leaves beside the weights."""
-        ask = _completed(ask)
+        ask = completed(ask)
         rank = fullest(ask)
         pool, usable, batch = rank.pool, self.usable_bytes(ask), per_replica(ask)
         cells = pool.cells
@@ -117,18 +117,18 @@ class Sglang:
         return Capacity(
             usable_bytes=usable,
             rule=f"{_fraction(ask):g} × {format_gib(free_bytes(ask))} GiB free before the load (mem_fraction_static"
-            + ("" if ask.options.gpu_memory_utilization else f"; {_defaults(ask).rule}")
+            + ("" if ask.options.gpu_memory_utilization else f"; {defaults_of(ask).rule}")
             + ")",
             kv_pool_bytes=budget + cells.beyond(tokens),
             num_blocks=tokens // cells.page,
             kv_cache_tokens=tokens,
             max_concurrency=held,
-            max_context=largest(lambda context: pool.requests(budget, context) >= batch, tokens),
+            find_longest=lambda: largest(lambda context: pool.requests(budget, context) >= batch, tokens),
             log_lines=log_lines(ask, rank, memory, tokens, budget),
         )
 
 
-def _completed(ask: Ask) -> Ask:
+def completed(ask: Ask) -> Ask:
     """The ask with what speculation sets; the common case loads nothing of it."""
     if ask.options.speculative is None and ask.options.speculative_tokens is None and ask.draft is None:
         return ask
@@ -143,6 +143,11 @@ def _draft_parts(ask: Ask) -> tuple[Part, ...]:
     from vram_planner.engines.sglang_draft import draft_parts  # noqa: PLC0415  rarely asked for
 
     return draft_parts(ask)
+
+
+def beside_parts(ask: Ask) -> tuple[Part, ...]:
+    """What is loaded beside the model, whatever the workload: a draft, adapters."""
+    return (*_draft_parts(ask), *_lora_parts(ask))
 
 
 def _lora_parts(ask: Ask) -> tuple[Part, ...]:
@@ -169,7 +174,8 @@ def _draft_flags(ask: Ask) -> dict[str, object]:
     return launch_flags(ask)
 
 
-def _defaults(ask: Ask) -> Defaults:
+def defaults_of(ask: Ask) -> Defaults:
+    """What this release sets on the card of the ask."""
     architecture, layout = ask.architecture, ask.layout
     setup = Setup(
         tp=layout.tp,
@@ -195,7 +201,7 @@ def _nominal_bytes(ask: Ask) -> int | None:
 
 
 def _fraction(ask: Ask) -> float:
-    return ask.options.gpu_memory_utilization or _defaults(ask).fraction
+    return ask.options.gpu_memory_utilization or defaults_of(ask).fraction
 
 
 def _launch(ask: Ask) -> str:

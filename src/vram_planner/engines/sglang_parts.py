@@ -148,32 +148,44 @@ def graphs_part(defaults: Defaults) -> Part:
     )
 
 
+def runtime_bytes(ask: Ask) -> tuple[int, int, int, int]:
+    """Best, low and high of `runtime_part`, and what of them lies outside the budget."""
+    table = request_table_bytes(ask, planned_requests(ask))
+    outside = context_of(ask)
+    best, low, high = (
+        int(gone * GIB) + int(kept * GIB) + picture_bytes(ask) + table
+        for gone, kept in zip(outside, slack_of(ask), strict=True)
+    )
+    return best, low, high, int(outside[0] * GIB) + table
+
+
+def picture_bytes(ask: Ask) -> int:
+    """What is set aside for images (SGLANG_VLM_CACHE_SIZE_MB) where the release runs the model's encoder."""
+    profile = profile_of(ask.options.version)
+    if not runs_vision(ask.architecture.vision, profile):
+        return 0
+    return int(profile["vision"]["reserve_mib"]) * MIB
+
+
 def runtime_part(ask: Ask) -> Part:
     """
     What is gone before the load and the table of requests lie outside the budget; what the load takes beside tensors, inside.
 
     Source of the table: `request_table_bytes`.
     """
-    outside, slack = context_of(ask), slack_of(ask)
-    profile, pictures = profile_of(ask.options.version), 0
-    if runs_vision(ask.architecture.vision, profile):
-        pictures = profile["vision"]["reserve_mib"] * MIB
-    requests = planned_requests(ask)
+    requests, pictures = planned_requests(ask), picture_bytes(ask)
     table = request_table_bytes(ask, requests)
-    best, low, high = (
-        int(gone * GIB) + int(kept * GIB) + pictures + table
-        for gone, kept in zip(outside, slack, strict=True)
-    )
+    best, low, high, outside = runtime_bytes(ask)
     return Part(
         name="runtime",
         n_bytes=best,
         basis=Basis.MEASURED,
         source=FREE_SOURCE,
-        detail=f"{outside[0]:g} GiB gone before the load (CUDA context, NCCL between ranks) and {slack[0]:g} GiB "
+        detail=f"{context_of(ask)[0]:g} GiB gone before the load (CUDA context, NCCL between ranks) and {slack_of(ask)[0]:g} GiB "
         f"that the load takes beside the tensors, as public logs have them; {format_gib(table)} GiB for the table "
         f"of {requests:,} requests"
         + (f"; {pictures // MIB} MiB set aside for images (SGLANG_VLM_CACHE_SIZE_MB)" if pictures else ""),
         low_bytes=low,
         high_bytes=high,
-        outside_bytes=int(outside[0] * GIB) + table,
+        outside_bytes=outside,
     )

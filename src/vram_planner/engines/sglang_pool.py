@@ -14,6 +14,8 @@ from vram_planner.engines.sglang_sparse import compressed_cells, sparse_cells
 from vram_planner.engines.sglang_state import States, states_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vram_planner.architecture.model import Layer
     from vram_planner.engines.base import Ask
 
@@ -96,8 +98,8 @@ def _drafted(ask: Ask) -> int:
     return drafted(ask)
 
 
-def fullest(ask: Ask) -> Rank:
-    """The rank of the stage where weights and the asked cache take most."""
+def stage_ranks(ask: Ask) -> list[Rank]:
+    """A rank of each pipeline stage, whatever the workload."""
     architecture, layout = ask.architecture, ask.layout
     profile = profile_of(ask.options.version)
     caches = [cache_of(layer.mixer) for layer, _ in architecture.groups]
@@ -115,6 +117,14 @@ def fullest(ask: Ask) -> Rank:
         pool = Pool(cells=_cells(layers, ask, profile), states=states, replicated=replicated)
         ranks.append(Rank(weights_bytes=n_bytes, pool=pool, layers=count))
         start += count
+    return ranks
+
+
+def fullest(ask: Ask, ranks: Sequence[Rank] | None = None) -> Rank:
+    """The rank of the stage where weights and the asked cache take most; `ranks` are those of this ask, where they are known."""
+    ranks = ranks or stage_ranks(ask)
+    if len(ranks) == 1:
+        return ranks[0]
     return max(ranks, key=lambda rank: rank.weights_bytes + sum(_needed(rank.pool, ask)))
 
 

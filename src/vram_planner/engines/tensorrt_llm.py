@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.architecture.parallel import Layout, rank_weight_bytes, stage_layers
 from vram_planner.basis import Basis, Part
 from vram_planner.engines.base import Ask, Capacity, KvNeed, Memory, largest
 from vram_planner.engines.layouts import check_layout, named_device, per_replica, replica, replica_warning
+from vram_planner.engines.memo import once
 from vram_planner.engines.tensorrt_llm_pools import (
     MAMBA_SOURCE,
     SPARSE_BLOCK,
@@ -15,15 +16,17 @@ from vram_planner.engines.tensorrt_llm_pools import (
     check_kinds,
     indexer_bytes,
     slot_bytes,
+    slots_for,
     slots_of,
 )
 from vram_planner.errors import PrecisionError
 from vram_planner.units import GIB, ceil_div, format_gib, round_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
-    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.model import Architecture, Layer
+    from vram_planner.architecture.precision import Precision
 
 _DOCUMENTATION = "https://nvidia.github.io/TensorRT-LLM/reference/memory.html"
 _RECORD = "https://github.com/NVIDIA/TensorRT-LLM/issues/2268"
@@ -82,35 +85,26 @@ class TensorRtLlm:
 
         Without states the last block lies whole in it, as the engine makes it.
         """
-        ask = _completed(ask)
+        ask = completed(ask)
         total = named_device(ask).total_bytes
-        free = max(0, total - sum(part.n_bytes for part in self._fixed_parts(ask)))
+        free = max(0, total - sum(part.n_bytes for part in fixed_parts(ask)))
         if slot_bytes(ask):
             return total - int(free * (1 - _fraction(ask)))
-        return total - free + round_up(int(free * _fraction(ask)), _block(ask) * _need(ask).bytes_per_token)
+        return total - free + round_up(int(free * _fraction(ask)), _block(ask) * need_of(ask).bytes_per_token)
 
     def memory(self, ask: Ask) -> Memory:
         """See `Engine.memory`. Raises ParallelError, PrecisionError or UnsupportedArchitectureError."""
         check_layout(ask)
         check_kinds(ask)
-        ask = _completed(ask)
-        need = _need(ask)
-        block = _block(ask)
-        kv = Part(
-            name="kv_cache",
-            n_bytes=need.n_bytes,
-            basis=Basis.FORMULA,
-            source=_DOCUMENTATION,
-            detail=f"{per_replica(ask):,} × {ceil_div(ask.workload.context + _drafted(ask), block):,} blocks of {block} tokens"
-            f": {need.bytes_per_token:,} B a token",
-        )
-        weights, *rest = self._fixed_parts(ask)
+        ask = completed(ask)
+        need = need_of(ask)
+        weights, *rest = fixed_parts(ask)
         return Memory(
-            parts=(weights, kv, *_state_parts(ask), *rest),
+            parts=(weights, kv_part(ask, need), *state_parts(ask), *rest),
             kv=need,
             settings={
                 "free_gpu_memory_fraction": _fraction(ask),
-                "tokens_per_block": block,
+                "tokens_per_block": _block(ask),
                 "max_num_tokens": ask.options.max_num_batched_tokens or _TOKENS,
                 "max_batch_size": batch_of(ask) or ask.options.max_num_seqs or _REQUESTS,
                 "kv_dtype": ask.options.kv_dtype,
@@ -122,53 +116,94 @@ class TensorRtLlm:
 
     def capacity(self, ask: Ask, memory: Memory) -> Capacity:
         """See `Engine.capacity`."""
-        ask = _completed(ask)
-        total, block, slot = named_device(ask).total_bytes, _block(ask), slot_bytes(ask)
-        free = max(0, total - sum(part.n_bytes for part in memory.parts if part.name not in _FROM_POOL))
-        pool = int(free * _fraction(ask))
-        per_block = block * memory.kv.bytes_per_token
-        batch, drafted = per_replica(ask), _drafted(ask)
-
-        def blocks_beside(requests: int) -> int:
-            return ceil_div(max(0, pool - slots_of(requests, ask) * slot if slot else pool), per_block)
-
-        def held(context: int) -> Callable[[int], bool]:
-            return lambda requests: ceil_div(context + drafted, block) * requests <= blocks_beside(requests)
-
-        blocks = blocks_beside(batch_of(ask) or batch)
-        at_once: float = blocks / ceil_div(ask.workload.context + drafted, block)
-        if slot:  # each request more takes a slot, so the engine is asked for as many as fit
-            at_once = largest(held(ask.workload.context), blocks_beside(0))
+        ask = completed(ask)
+        total, batch = named_device(ask).total_bytes, per_replica(ask)
+        pool = pool_of(ask, memory.kv.bytes_per_token)
+        fixed = sum(part.n_bytes for part in memory.parts if part.name not in _FROM_POOL)
+        n_bytes, free = pool_bytes(ask, total, fixed), max(0, total - fixed)
+        blocks = pool.blocks_beside(n_bytes, batch_of(ask) or batch)
         return Capacity(
             usable_bytes=self.usable_bytes(ask),
             rule=f"{_fraction(ask):g} of the {format_gib(free)} GiB free after the warm-up goes to the cache"
-            + (" and the states" if slot else ""),
-            kv_pool_bytes=pool,
+            + (" and the states" if pool.slot else ""),
+            kv_pool_bytes=n_bytes,
             num_blocks=blocks,
-            kv_cache_tokens=blocks * block,
-            max_concurrency=at_once,
-            max_context=largest(lambda context: held(context)(batch), blocks_beside(batch) * block),
+            kv_cache_tokens=blocks * pool.block,
+            max_concurrency=pool.at_once(n_bytes, ask.workload.context, batch_of(ask) or batch),
+            find_longest=lambda: largest(
+                lambda context: pool.holds(n_bytes, context, batch),
+                pool.blocks_beside(n_bytes, batch) * pool.block,
+            ),
         )
 
-    def _fixed_parts(self, ask: Ask) -> tuple[Part, ...]:
-        layout = ask.layout
-        weights = max(
-            rank_weight_bytes(ask.architecture, ask.precision, _weights_layout(ask), vocabulary_multiple=64)
-        )
-        return (
-            Part(
-                name="weights",
-                n_bytes=weights,
-                basis=getattr(ask.precision, "basis", Basis.FORMULA),
-                source=getattr(ask.precision, "source", "tensor shapes of the model's configuration"),
-                detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
-                f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",
-            ),
-            *_draft_parts(ask),
-            _activations(ask),
-            _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
-            _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
-        )
+
+class Pool(NamedTuple):
+    """
+    What the cache's bytes hold: blocks of `block` tokens and `per_block` bytes, beside slots of states of `slot` bytes.
+
+    Each request has a slot on each of the `stages`; a request holds `drafted` tokens beside its context.
+    """
+
+    block: int
+    per_block: int
+    slot: int
+    stages: int
+    drafted: int
+
+    def blocks_beside(self, n_bytes: int, requests: int) -> int:
+        """Blocks in so many bytes beside the slots of so many requests, the last one rounded up."""
+        left = n_bytes - slots_for(requests, self.stages) * self.slot if self.slot else n_bytes
+        return ceil_div(max(0, left), self.per_block)
+
+    def holds(self, n_bytes: int, context: int, requests: int) -> bool:
+        """Whether so many requests have their blocks beside their slots."""
+        return self.blocks(context) * requests <= self.blocks_beside(n_bytes, requests)
+
+    def blocks(self, context: int) -> int:
+        """Blocks of one request."""
+        return ceil_div(context + self.drafted, self.block)
+
+    def at_once(self, n_bytes: int, context: int, batch: int) -> float:
+        """Requests of a context at once; each one more takes a slot, so with states it is searched how many fit."""
+        if not self.slot:
+            return self.blocks_beside(n_bytes, batch) / self.blocks(context)
+        most = self.blocks_beside(n_bytes, 0)
+        return largest(lambda requests: self.holds(n_bytes, context, requests), most)
+
+
+def pool_of(ask: Ask, bytes_per_token: int) -> Pool:
+    """The rule of an ask that was completed."""
+    block = _block(ask)
+    return Pool(block, block * bytes_per_token, slot_bytes(ask), ask.layout.pp, _drafted(ask))
+
+
+def pool_bytes(ask: Ask, total: int, fixed: int) -> int:
+    """What the cache gets of a card of `total` bytes where all else takes `fixed`."""
+    return int(max(0, total - fixed) * _fraction(ask))
+
+
+def fixed_parts(ask: Ask) -> tuple[Part, ...]:
+    """All that is there after the warm-up, whatever the workload: the weights first."""
+    layout = ask.layout
+    return (
+        Part(
+            name="weights",
+            n_bytes=_weights_bytes(ask.architecture, ask.precision, _weights_layout(ask)),
+            basis=getattr(ask.precision, "basis", Basis.FORMULA),
+            source=getattr(ask.precision, "source", "tensor shapes of the model's configuration"),
+            detail=f"{ask.architecture.parameters:,} parameters in {ask.precision.name}"
+            f": the fullest of tp {layout.tp} × pp {layout.pp} ranks",
+        ),
+        *_draft_parts(ask),
+        _activations(ask),
+        _assumed("cuda_graphs", _GRAPHS, "captured graphs"),
+        _assumed("runtime", _CONTEXT, "CUDA context and libraries"),
+    )
+
+
+@once
+def _weights_bytes(architecture: Architecture, precision: Precision, layout: Layout) -> int:
+    return max(rank_weight_bytes(architecture, precision, layout, vocabulary_multiple=64))
 
 
 def _weights_layout(ask: Ask) -> Layout:
@@ -185,7 +220,7 @@ def _weights_layout(ask: Ask) -> Layout:
     return Layout(dp=ask.layout.tp, pp=ask.layout.pp, expert_parallel=True)
 
 
-def _completed(ask: Ask) -> Ask:
+def completed(ask: Ask) -> Ask:
     """The ask with what speculation sets; the common case loads nothing of it."""
     if ask.options.speculative is None and ask.options.speculative_tokens is None and ask.draft is None:
         return ask
@@ -207,7 +242,20 @@ def _draft_parts(ask: Ask) -> tuple[Part, ...]:
     return draft_parts(ask)
 
 
-def _state_parts(ask: Ask) -> tuple[Part, ...]:
+def kv_part(ask: Ask, need: KvNeed) -> Part:
+    """Blocks for the asked workload."""
+    block = _block(ask)
+    return Part(
+        name="kv_cache",
+        n_bytes=need.n_bytes,
+        basis=Basis.FORMULA,
+        source=_DOCUMENTATION,
+        detail=f"{per_replica(ask):,} × {ceil_div(ask.workload.context + _drafted(ask), block):,} blocks of {block} tokens"
+        f": {need.bytes_per_token:,} B a token",
+    )
+
+
+def state_parts(ask: Ask) -> tuple[Part, ...]:
     """Slots of states, which come out of the pool as blocks do."""
     batch, slot = batch_of(ask), slot_bytes(ask)
     if batch is None:
@@ -243,7 +291,7 @@ def _activations(ask: Ask) -> Part:
     With attention data parallelism the experts of one rank see the tokens of all: T · tp of them at I/tp.
     """
     tokens = ask.options.max_num_batched_tokens or _TOKENS
-    width = max(_width(layer, ask.layout.attention_tp) for layer, _ in ask.architecture.groups)
+    width = _widest(ask.architecture, ask.precision, ask.layout)
     n_bytes = tokens * ask.precision.element_bytes * (width + 4 * ask.architecture.hidden)
     return Part(
         name="activations",
@@ -254,6 +302,11 @@ def _activations(ask: Ask) -> Part:
         low_bytes=int(n_bytes * _ACTIVATION_LOW),
         high_bytes=int(n_bytes * _ACTIVATION_HIGH),
     )
+
+
+@once
+def _widest(architecture: Architecture, _: Precision, layout: Layout) -> int:
+    return max(_width(layer, layout.attention_tp) for layer, _ in architecture.groups)
 
 
 def _width(layer: Layer, tp: int) -> int:
@@ -267,7 +320,8 @@ def _width(layer: Layer, tp: int) -> int:
     return 3 * ceil_div(max(rows, default=0), tp)
 
 
-def _need(ask: Ask) -> KvNeed:
+def need_of(ask: Ask) -> KvNeed:
+    """The cache of the asked workload on the fullest stage."""
     tp, block = ask.layout.attention_tp, _block(ask)
     n_bytes = _kv_bytes(ask)
     token = sum(

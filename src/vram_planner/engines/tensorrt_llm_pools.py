@@ -106,4 +106,9 @@ def slots_of(batch: int, ask: Ask) -> int:
     Source: _calculate_max_num_blocks_for_linear_attention, resource_manager.py.
     Leaves out: snapshots of states for block reuse.
     """
-    return batch * ask.layout.pp + 1
+    return slots_for(batch, ask.layout.pp)
+
+
+def slots_for(batch: int, stages: int) -> int:
+    """The same by the number of stages."""
+    return batch * stages + 1

@@ -13,7 +13,7 @@ from vram_planner.engines.transformers_cards import (
     stacks_of,
     stacks_within,
 )
-from vram_planner.engines.transformers_loading import as_loaded, expert_warnings, loading_peak
+from vram_planner.engines.transformers_loading import as_loaded, expert_warnings
 from vram_planner.engines.transformers_parts import (
     NOT_MODELLED,
     CardPlan,
@@ -27,23 +27,31 @@ from vram_planner.engines.transformers_parts import (
     runtime_part,
     weights_part,
 )
-from vram_planner.engines.transformers_pass import Pass
-from vram_planner.engines.transformers_stack import Peak, Stack
-from vram_planner.engines.transformers_traits import EAGER_ONLY, KEEPS_ALL_LOGITS
+from vram_planner.engines.transformers_plan import (
+    ALL,
+    DYNAMIC,
+    FLOAT32,
+    LAST,
+    STATIC,
+    best_plan,
+    card_plan,
+    fullest_plan,
+    most_requests,
+    needed_bytes,
+    one_request,
+    smallest_requests,
+)
+from vram_planner.engines.transformers_traits import EAGER_ONLY
 from vram_planner.errors import ParallelError, RequestError
 from vram_planner.units import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from vram_planner.basis import Part
     from vram_planner.engines.base import Ask, Device
-    from vram_planner.engines.measured import Measured
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-DYNAMIC, STATIC = "dynamic", "static"
-# Whose logits are computed: the last position's, as generate asks; all; all, and a copy in float32, as before 4.45.
-LAST, ALL, FLOAT32 = "last", "all", "float32"
-_MOST_REQUESTS = 1 << 20
 _LONGEST = 1 << 24
 _PATIENCE = 2  # secant steps that do not halve the gap
 
@@ -76,20 +84,13 @@ class Transformers:
     def memory(self, ask: Ask) -> Memory:
         """Weights, the cache at full length, the largest moment of prefill, decode and sampling, and the runtime."""
         asked, ask = ask, as_loaded(ask)
-        attn = _attention(ask)
-        _refuse(ask)
-        stacks, cards = stacks_of(ask), ask.layout.tp * ask.layout.pp
-        work = _per_replica(ask)
+        attn = chosen_attention(ask)
+        cards = ask.layout.tp * ask.layout.pp
+        work = per_process(ask)
         host = left_to_cpu(ask)
-        plan = max((_plan(stack, work, ask, attn) for stack in stacks), key=_plan_total)
-        parts = (
-            weights_part(plan.stack, ask, cards),
-            *cache_parts(plan, work, static=ask.options.cache == STATIC),
-            activations_part(plan, work, attn),
-            runtime_part(ask.device, plan.live_bytes, attn),
-        )
+        plan = fullest_plan(stacks_of(ask), work, ask, attn)
         return Memory(
-            parts=parts,
+            parts=parts_of(plan, work, ask),
             kv=_kv_need(plan, work, ask),
             settings={
                 "attn": attn,
@@ -119,16 +120,18 @@ class Transformers:
         A longer context keeps the share of it that is prompt.
         """
         ask = as_loaded(ask)
-        attn, stacks, work = _attention(ask), stacks_of(ask), _per_replica(ask)
+        attn, stacks, work = chosen_attention(ask), stacks_of(ask), per_process(ask)
         usable, device = self.usable_bytes(ask), _device(ask)
 
         def needed(batch: int, context: int) -> int:
             prompt = max(1, context * work.prompt_tokens // work.context)
             asked = Workload(concurrency=batch, context=context, prompt_tokens=prompt)
-            return max(_needed(_plan(stack, asked, ask, attn), device, ask.measured) for stack in stacks)
+            return max(
+                needed_bytes(best_plan(stack, asked, ask, attn), device, ask.measured) for stack in stacks
+            )
 
         longest = ask.architecture.max_context or _LONGEST
-        most = _most_requests(stacks, work, ask, usable)
+        most = most_requests(smallest_requests(stacks, work, ask), usable)
         alone = ask.measured is None and len(stacks) == 1
         here = sum(part.n_bytes for part in memory.parts) if alone else needed(work.concurrency, work.context)
         batch_here, context_here = (work.concurrency, here), (work.context, here)
@@ -144,7 +147,7 @@ class Transformers:
             num_blocks=None,
             kv_cache_tokens=pool * work.context // one if one else 0,
             max_concurrency=float(at_once),
-            max_context=largest_under(
+            find_longest=lambda: largest_under(
                 lambda context: needed(work.concurrency, context), usable, longest, context_here
             ),
         )
@@ -156,12 +159,11 @@ class Transformers:
         `memory` tells of the fullest card, and takes all cards to be empty; this is each card's own answer.
         """
         ask = as_loaded(ask)
-        attn, work = _attention(ask), _per_replica(ask)
-        _refuse(ask)
+        attn, work = chosen_attention(ask), per_process(ask)
         stacks, host_bytes = stacks_within(ask, free_bytes)
         found = []
         for start, count, stack in stacks:
-            plan = _plan(stack, work, ask, attn) if count else plan_without_layers(stack, work, ask, attn)
+            plan = card_plan(stack, work, ask, attn) if count else plan_without_layers(stack, work, ask, attn)
             found.append(
                 OneCard(
                     first_layer=start,
@@ -196,6 +198,12 @@ def largest_under(
         high, high_cost = ceiling, low_cost if low == ceiling else cost(ceiling)
         if high_cost <= limit:
             return ceiling
+    return between(cost, limit, (low, low_cost), (high, high_cost))
+
+
+def between(cost: Callable[[int], int], limit: int, lower: tuple[int, int], upper: tuple[int, int]) -> int:
+    """The same between a number whose cost is within the limit and one whose cost is above it, each with its cost."""
+    (low, low_cost), (high, high_cost) = lower, upper
     above = stalls = 0
     while (gap := high - low) > 1:
         halve = stalls == _PATIENCE
@@ -219,7 +227,19 @@ def _device(ask: Ask) -> Device:
     return ask.device
 
 
-def _attention(ask: Ask) -> str:
+def parts_of(plan: CardPlan, work: Workload, ask: Ask) -> tuple[Part, ...]:
+    """The parts of that card."""
+    return (
+        weights_part(plan.stack, ask, ask.layout.tp * ask.layout.pp),
+        *cache_parts(plan, work, static=ask.options.cache == STATIC),
+        activations_part(plan, work, plan.attn),
+        runtime_part(ask.device, plan.live_bytes, plan.attn),
+    )
+
+
+def chosen_attention(ask: Ask) -> str:
+    """The attention that runs; RequestError for that and other options that are not modelled, ParallelError for too many cards."""
+    _refuse(ask)
     eager_only = ask.architecture.model_type in EAGER_ONLY
     chosen = ask.options.attn or ("eager" if eager_only else "sdpa")
     if chosen not in ATTENTIONS:
@@ -278,117 +298,17 @@ def _refuse(ask: Ask) -> None:
         )
 
 
-def _per_replica(ask: Ask) -> Workload:
+def per_process(ask: Ask) -> Workload:
     """Data parallel processes share the requests: ceil(concurrency / dp) each."""
     return replace(ask.workload, concurrency=ceil_div(ask.workload.concurrency, ask.layout.dp))
 
 
-def _plan(stack: Stack, work: Workload, ask: Ask, attn: str) -> CardPlan:
-    """
-    The cache and the peak of one card: the largest of prefill, first decode step, last decode step and sampling.
-
-    `worst` takes the unfused kernel where keys and values differ in width, should CUDA not find a fused one;
-    `least` fused kernels in recurrent layers.
-    """
-    size, decoded = ask.precision.element_bytes, work.context > work.prompt_tokens
-    prompt = min(work.prompt_tokens, work.context)
-    static = work.context if ask.options.cache == STATIC else None
-    upcast = ask.options.logits == FLOAT32
-    prefill = Pass(
-        batch=work.concurrency,
-        new=prompt,
-        attn=attn,
-        element_bytes=size,
-        static=static,
-        upcast=upcast,
-        padded=bool(ask.options.padded) and work.concurrency > 1,
-    )
-    every = ask.options.logits in (ALL, FLOAT32) or ask.architecture.model_type in KEEPS_ALL_LOGITS
-    best = worst = least = max(
-        _largest(stack, prefill, work, every=every), loading_peak(stack, ask), key=_peak_bytes
-    )
-    if attn == "sdpa" and stack.latent:
-        worst = max(
-            best, _largest(stack, replace(prefill, math_kernel=True), work, every=every), key=_peak_bytes
-        )
-    states = stack.state_bytes(work.concurrency, size)
-    if states:
-        least = min(best, _largest(stack, replace(prefill, fused=True), work, every=every), key=_peak_bytes)
-    kv_bytes = stack.kv_bytes(work.concurrency, work.context, size, decoded=decoded, static=static)
-    if stack.staged_bytes:
-        least = max(
-            least, Peak(n_bytes=kv_bytes + states + stack.staged_bytes, moment="copy"), key=_peak_bytes
-        )
-    return CardPlan(
-        stack=stack,
-        kv_bytes=kv_bytes,
-        state_bytes=states,
-        peak=best.beside(stack.staged_bytes),
-        worst=worst.beside(stack.staged_bytes),
-        least=least,
-        attn=attn,
-    )
-
-
-def _largest(stack: Stack, prefill: Pass, work: Workload, *, every: bool) -> Peak:
-    """The peak of a prefill, with the logits of `every` position or of the last, and of all that follows it."""
-    kept = prefill.new if every else 1
-    last, peaks = prefill, [stack.forward(prefill, kept)]
-    if every:
-        peaks.append(stack.sampling(prefill, kept))
-    if work.context > work.prompt_tokens:
-        last = prefill.decode(work.context - 1)
-        if prefill.static is None and stack.shrinks:
-            peaks.append(stack.first_decode(prefill.decode(prefill.new)))
-        peaks.append(stack.forward(last))
-    peaks.append(stack.sampling(last))
-    return max(peaks, key=_peak_bytes)
-
-
-def _peak_bytes(peak: Peak) -> int:
-    return peak.n_bytes
-
-
-def _plan_total(plan: CardPlan) -> int:
-    return plan.stack.weights_bytes + max(plan.peak.n_bytes, plan.held_bytes)
-
-
-def _needed(plan: CardPlan, device: Device | None, measured: Measured | None) -> int:
-    planned = runtime_bytes(device, plan.live_bytes, plan.attn)
-    if measured is None:
-        return plan.stack.weights_bytes + plan.live_bytes + planned
-    live = plan.held_bytes + measured.scaled("activations", plan.activation_bytes)
-    return plan.stack.weights_bytes + live + measured.runtime(live, planned)
-
-
-def _most_requests(stacks: tuple[Stack, ...], work: Workload, ask: Ask, usable: int) -> int:
-    """No batch can be larger than what the emptiest card's free memory holds of cache alone."""
-    most = _MOST_REQUESTS
-    for stack in stacks:
-        one = _one_request(stack, work, ask) + stack.state_bytes(1, ask.precision.element_bytes)
-        if one:
-            most = min(most, max(0, usable - stack.weights_bytes) // one + 1)
-    return most
-
-
-def _one_request(stack: Stack, work: Workload, ask: Ask, more: int = 0) -> int:
-    """The cache of one request, `more` tokens longer than asked."""
-    context = work.context + more
-    return stack.kv_bytes(
-        1,
-        context,
-        ask.precision.element_bytes,
-        decoded=work.context > work.prompt_tokens,
-        static=context if ask.options.cache == STATIC else None,
-    )
-
-
 def _kv_need(plan: CardPlan, work: Workload, ask: Ask) -> KvNeed:
-    one = _one_request(plan.stack, work, ask)
+    one = one_request(plan.stack, work, ask)
     # What waits for its group of tokens comes and goes: the slope is the average over a group.
     step = _longest_group(ask)
     return KvNeed(
-        bytes_per_token=(_one_request(plan.stack, work, ask, more=step) - one) // step,
+        bytes_per_token=(one_request(plan.stack, work, ask, more=step) - one) // step,
         bytes_per_request=one,
         n_bytes=plan.kv_bytes,
         replicated_ranks=1,

@@ -137,7 +137,7 @@ class Vllm:
             num_blocks=blocks,
             kv_cache_tokens=tokens,
             max_concurrency=concurrency,
-            max_context=largest(
+            find_longest=lambda: largest(
                 fits, min(blocks * groups.tokens_per_block, _LONGEST) if ask.architecture.caches else _LONGEST
             ),
             log_lines=log_lines(ask, setting, memory, groups, shown),

@@ -90,7 +90,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
         warnings=(
             *_warnings(request, profile),
             *prepared.notes,
-            *memory.warnings,
+            *(memory.warnings + memory.find_hints()),
             *_crossing(chosen, ask, choice),
             *_detected_warnings(choice),
         ),
@@ -210,9 +210,9 @@ def _check_kinds(profile: ModelProfile, chosen: Engine) -> None:
 def _bounded(capacity: Capacity, profile: ModelProfile, request: PlanRequest) -> Capacity:
     """The card may hold longer contexts than the model was made for: then that is the longest, or the asked one."""
     own = profile.architecture.max_context
-    if own is None or capacity.max_context <= (most := max(own, request.ctx)):
+    if own is None:
         return capacity
-    return replace(capacity, max_context=most)
+    return replace(capacity, find_longest=lambda: min(capacity.max_context, max(own, request.ctx)))
 
 
 def _title(chosen: Engine, settings: Any) -> str:

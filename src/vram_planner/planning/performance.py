@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vram_planner.architecture.precision import Place
+from vram_planner.engines.memo import once
 from vram_planner.hardware_profiles.links import AS_BUILT, Servers, link_of
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
@@ -17,8 +18,10 @@ from vram_planner.units import ceil_div
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vram_planner.architecture.model import Architecture
     from vram_planner.architecture.parallel import Layout
-    from vram_planner.engines.base import Ask, Capacity, Memory
+    from vram_planner.architecture.precision import Precision
+    from vram_planner.engines.base import Ask, Memory
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.performance_work import Work
 
@@ -112,6 +115,14 @@ class Assumptions:
     held: float = 0.0
 
 
+class AtOnce(Protocol):
+    """What speed asks of an `engines.base.Capacity`."""
+
+    @property
+    def max_concurrency(self) -> float:
+        """Requests of the asked context that the card holds at once."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Served:
     """A planned model on a card, ready to be asked how fast it is."""
@@ -120,7 +131,7 @@ class Served:
     ask: Ask
     gpu: Gpu
     memory: Memory
-    capacity: Capacity
+    capacity: AtOnce
     servers: Servers = AS_BUILT
 
     def performance(self, assumed: Assumptions | None = None) -> Performance | None:
@@ -174,22 +185,8 @@ class Served:
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
         kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
-        made = card_of(self.gpu, kernels, self.ask.layout, self.engine, self.servers)
-        if made is None:
-            return None
-        card, kernels, link = made
-        span = fitted.era(fitted.load(self.engine), self.ask.options.version)
-        of_links = partial(fitted.constants, self.engine, span, fitted.generation(self.gpu), kernels)
-        return self._crossing(card, of_links("network")), of_links(link)
-
-    def _crossing(self, card: Card, network: Constants) -> Card:
-        """The same with what its pipeline stages wait for where they begin on another server."""
-        layout, size = self.ask.layout, self.servers.size_of(self.gpu)
-        crossings = ceil_div(layout.pp, max(1, size // layout.tp)) - 1
-        if not crossings:
-            return card
-        rate = self.servers.network_of(self.gpu).bytes_per_s * network.link_share
-        return replace(card, crossings=crossings, crossing_hop_s=network.hop_s, crossing_bytes_per_s=rate)
+        on = self.gpu, self.ask.layout, self.servers
+        return _rates(self.engine, self.ask.options.version, kernels, on)
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -197,36 +194,11 @@ class Served:
         kv_bytes = _KV_BYTES.get(
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
-        work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
-        return self._on_the_host(work)
-
-    def _on_the_host(self, work: Work) -> Work:
-        """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
-        there = self._host_bytes()
-        if not there:
-            return work
-        experts = sum(each.n_bytes for each in work.experts)
-        layers = self.ask.options.ngl is not None or not experts
-        share = there / (work.dense_bytes + experts) if layers else there / experts
-        share = min(1.0, share)
-        beside = work.dense_bytes * share if layers else max(0.0, there - experts)
-        return replace(
-            work,
-            host_bytes=beside,
-            host_experts=share if experts else 0.0,
-            dense_bytes=work.dense_bytes - beside,
-        )
-
-    def _host_bytes(self) -> float:
-        """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
         there = self.memory.settings.get("host_weights_bytes")
-        if not isinstance(there, int):
-            return 0.0
-        place = Place(self.ask.architecture, None)
-        table = sum(
-            self.ask.precision.weight_bytes(weight, place) for weight in self.ask.architecture.embedding
-        )
-        return float(max(0, there - table))
+        host = there if isinstance(there, int) else 0
+        by_layers = ask.options.ngl is not None
+        asked = _shared(ask.layout, self.engine), kv_bytes, host, by_layers
+        return _work(ask.architecture, ask.precision, asked)
 
     def load(self, assumed: Assumptions) -> Load:
         """The traffic on one replica, or group of attention, of all: requests are dealt out evenly over them."""
@@ -289,6 +261,62 @@ class Served:
         return float(fitted.load(self.engine).get("most_sequences", 4096))
 
 
+@once
+def _work(architecture: Architecture, precision: Precision, asked: tuple[Layout, float, int, bool]) -> Work:
+    """The work in a layout, with so many bytes a cached number, so much on the host, and whether that is whole layers."""
+    layout, kv_bytes, host_bytes, by_layers = asked
+    work = work_of(architecture, precision, layout, kv_bytes)
+    there = _beside_embedding(architecture, precision, host_bytes) if host_bytes else 0.0
+    return _on_the_host(work, there, by_layers=by_layers) if there else work
+
+
+def _on_the_host(work: Work, there: float, *, by_layers: bool) -> Work:
+    """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
+    experts = sum(each.n_bytes for each in work.experts)
+    layers = by_layers or not experts
+    share = there / (work.dense_bytes + experts) if layers else there / experts
+    share = min(1.0, share)
+    beside = work.dense_bytes * share if layers else max(0.0, there - experts)
+    return replace(
+        work,
+        host_bytes=beside,
+        host_experts=share if experts else 0.0,
+        dense_bytes=work.dense_bytes - beside,
+    )
+
+
+def _beside_embedding(architecture: Architecture, precision: Precision, host_bytes: int) -> float:
+    """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
+    place = Place(architecture, None)
+    table = sum(precision.weight_bytes(weight, place) for weight in architecture.embedding)
+    return float(max(0, host_bytes - table))
+
+
+@lru_cache(maxsize=512)
+def _rates(
+    engine: str, version: str | None, kernels: str, on: tuple[Gpu, Layout, Servers]
+) -> tuple[Card, Constants] | None:
+    gpu, layout, servers = on
+    made = card_of(gpu, kernels, layout, engine, servers)
+    if made is None:
+        return None
+    card, kernels, link = made
+    span = fitted.era(fitted.load(engine), version)
+    of_links = partial(fitted.constants, engine, span, fitted.generation(gpu), kernels)
+    return _crossing(card, of_links("network"), on), of_links(link)
+
+
+def _crossing(card: Card, network: Constants, on: tuple[Gpu, Layout, Servers]) -> Card:
+    """The same with what its pipeline stages wait for where they begin on another server."""
+    gpu, layout, servers = on
+    crossings = ceil_div(layout.pp, max(1, servers.size_of(gpu) // layout.tp)) - 1
+    if not crossings:
+        return card
+    rate = servers.network_of(gpu).bytes_per_s * network.link_share
+    return replace(card, crossings=crossings, crossing_hop_s=network.hop_s, crossing_bytes_per_s=rate)
+
+
+@lru_cache(maxsize=256)
 def kernel_class(precision: str, engine: str) -> str:
     """Which kernels multiply a format of weights."""
     name = precision.lower()
@@ -333,6 +361,7 @@ def card_of(
     return card, kernels, link.kind
 
 
+@lru_cache(maxsize=256)
 def _shared(layout: Layout, engine: str) -> Layout:
     """Replicas of vLLM share their experts; those of other engines are servers of their own."""
     return replace(layout, shared_experts=True) if engine == "vllm" else replace(layout, dp=1)

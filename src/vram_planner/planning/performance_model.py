@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_planner.engines.memo import once
 from vram_planner.planning.performance_queues import in_flight, outrun, tokens_per_step, waiting_s
 
 if TYPE_CHECKING:
@@ -283,12 +284,19 @@ def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:
 
     Over p stages with m chunks in flight, a chain of chunks takes (m + p − 1)/(m · p) of its time in sequence.
     """
-    start = load.prompt * load.prefix_hit
-    chunks = max(1, ceil((load.prompt - start) / load.chunk))
-    width = (load.prompt - start) / chunks
+    return _passes(work, card, fitted, (load.prompt, load.prefix_hit, load.chunk, load.in_flight))
+
+
+@once
+def _passes(work: Work, card: Card, fitted: Constants, prompts: tuple[float, float, float, int]) -> Step:
+    """What `prefill` says of prompts, the share of them that is found, their chunks, and how many are in flight."""
+    prompt, prefix_hit, chunk, in_flight = prompts
+    start = prompt * prefix_hit
+    chunks = max(1, ceil((prompt - start) / chunk))
+    width = (prompt - start) / chunks
     # The cost is close to a parabola over the chunks: first, middle and last tell the mean (Simpson).
     picks = [(0.0, 1.0)] if chunks == 1 else [(0.0, 1 / 6), ((chunks - 1) / 2, 4 / 6), (chunks - 1.0, 1 / 6)]
-    overlap = min(load.in_flight, chunks)
+    overlap = min(in_flight, chunks)
     scale = chunks * (overlap + work.pp - 1) / (overlap * work.pp)
     sums = [0.0, 0.0, 0.0, 0.0]
     for at, share in picks:

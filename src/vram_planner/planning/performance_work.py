@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from vram_planner.architecture.attention import Latent
 from vram_planner.architecture.feed_forward import OTHER_EXPERTS
@@ -11,6 +12,8 @@ from vram_planner.architecture.precision import walk
 from vram_planner.architecture.weight import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from vram_planner.architecture.attention import Mixer
     from vram_planner.architecture.cache import KvCache
     from vram_planner.architecture.model import Architecture
@@ -20,7 +23,29 @@ if TYPE_CHECKING:
 
 _SLICES = 8  # of a prompt, over which the work of attention is summed
 _STATE_BYTES = 4
+_MOST_SUMS = 4096
+Asked = ParamSpec("Asked")
 _ALL_REDUCES = 2  # a layer: after the mixer and after the feed-forward block
+
+
+def _remembered(
+    method: Callable[Concatenate[Work, Asked], float],
+) -> Callable[Concatenate[Work, Asked], float]:
+    """Remember a sum over layers: one work serves all cards, and all concurrencies of a context."""
+    name = method.__name__
+
+    @wraps(method)
+    def remembered(self: Work, /, *asked: Asked.args, **named: Asked.kwargs) -> float:
+        sums: dict[Hashable, float] = vars(self).setdefault("_sums", {})
+        key = name, asked
+        found = sums.get(key)
+        if found is None:
+            if len(sums) >= _MOST_SUMS:
+                sums.clear()
+            found = sums[key] = method(self, *asked, **named)
+        return found
+
+    return remembered
 
 
 class Experts(NamedTuple):
@@ -90,18 +115,22 @@ class Work:
         """Weights that a step of so many tokens reads."""
         return self.dense_bytes + self.expert_bytes(tokens)
 
+    @_remembered
     def expert_bytes(self, tokens: float) -> float:
         """Experts that a step reads: those that the tokens of all groups choose."""
         return sum(each.touched(tokens * self.groups) for each in self.experts)
 
+    @_remembered
     def cache_bytes(self, context: float) -> float:
         """What one decoding sequence reads (and a state writes back) at a context."""
         return sum(kept.read(context) for kept in self.kept) + 2 * self.state_bytes
 
+    @_remembered
     def score_flops(self, context: float) -> float:
         """Attention of one decoded token that looks back over `context` tokens."""
         return sum(mixer.score_flops(int(context)) * share for mixer, share in self.mixers)
 
+    @_remembered
     def prompt_score_flops(self, start: float, end: float) -> float:
         """
         Attention of the tokens from `start` to `end` of a prompt, each over those before it: the sum of f(i).

@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vram_planner.engines.base import Ask, Workload
+from vram_planner.engines.base import Ask
 from vram_planner.engines.register import TABLES
+from vram_planner.engines.tables import Axes, Sums, sums_of, with_workload
 from vram_planner.errors import NotInstalledError, PlannerError, RequestError
 from vram_planner.hardware_profiles import GpuChoice, all_gpus, find_gpu
 from vram_planner.planning.candidates import device_of
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from vram_planner.architecture.parallel import Layout
-    from vram_planner.engines.base import Device, Memory
+    from vram_planner.engines.base import Device, Engine, Memory
+    from vram_planner.engines.tables import Row
+    from vram_planner.engines.tables import Table as EngineTable
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.estimate import Prepared
+    from vram_planner.planning.performance import AtOnce
 
 _MOST_CELLS = 50_000_000
 _ALL = "all"
@@ -41,20 +45,10 @@ class _Cards(NamedTuple):
     asks: list[Ask]
 
 
-class _Fixed(NamedTuple):
-    """Sums of a memory over the parts that are no cache."""
-
-    best: int
-    low: int
-    high: int
-    budgeted: int
-    weights: int
-
-
 class _Sweep:
     """The figures of all cells, filled in one model and format at a time."""
 
-    def __init__(self, shape: tuple[int, ...], axes: _Axes, *, speed: bool) -> None:
+    def __init__(self, shape: tuple[int, ...], axes: Axes, *, speed: bool) -> None:
         self.numpy = _numpy()
         kinds = {"max_concurrency": "float64", **dict.fromkeys(SPEEDS, "float64")}
         names = (*FIGURES, *SPEEDS) if speed else FIGURES
@@ -62,95 +56,88 @@ class _Sweep:
         self.verdicts = self.numpy.full(shape, REFUSED, "int8")
         self.axes = axes
         self.speed = speed
-        self.linear: dict[tuple[int, int, Layout], bool] = {}
-        self.requests: dict[Layout, Any] = {}
+        self.proven: dict[tuple[int, int, Layout], bool] = {}
 
-    def fill(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> str | None:
+    def fill(
+        self, at: tuple[int, int], prepared: Prepared, cards: _Cards, table: EngineTable | None
+    ) -> str | None:
         """The cells of these cards; the reason where the engine refuses them."""
         try:
-            name = TABLES.get(prepared.engine.name)
-            if name is not None and not self.speed:
-                table = import_module(name)
-                key = (*at, cards.ask.layout)
-                if key not in self.linear:
-                    self.linear[key] = _is_linear(table, prepared, cards.ask, self.axes)
-                if self.linear[key]:
-                    self._by_blocks(at, prepared, cards, table)
-                    return None
-            self._one_by_one(at, prepared, cards)
+            if table is None or not self._by_rows(at, prepared, cards, table):
+                self._one_by_one(at, prepared, cards)
         except PlannerError as error:
             return str(error)
         return None
 
-    def _by_blocks(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, table: Any) -> None:
-        """Fixed parts by their key, caches by blocks, cards by broadcasting."""
-        np, axes, engine = self.numpy, self.axes, prepared.engine
-        smallest = axes.workload(min(axes.ctx), min(axes.concurrency))
-        by_context = table.by_context(replace(cards.ask, workload=smallest))
-        known: dict[Hashable, tuple[list[int], list[int]]] = {}
+    def _by_rows(self, at: tuple[int, int], prepared: Prepared, cards: _Cards, table: EngineTable) -> bool:
+        """The cells as the engine's table has them, cards by broadcasting; False where it does not hold."""
+        key = (*at, cards.ask.layout)
+        if not self.proven.get(key, True):
+            return False
+        rows = table.rows(cards.ask, self.axes)
+        if rows is not None and key not in self.proven:
+            self.proven[key] = _holds(rows, prepared, cards.ask, self.axes)
+        if rows is None or not self.proven[key]:
+            return False
+        held = self._write((*at, cards.places), cards, prepared, rows)
+        if self.speed and prepared.engine.speed_of is not None:
+            self._speeds(at, prepared, cards, (rows, held))
+        return True
 
-        def column(contexts: tuple[int, ...], concurrency: int, key: Hashable) -> tuple[list[int], list[int]]:
-            """The sums of one key, and the blocks of a request of each context."""
-            if key not in known:
-                ask = replace(cards.ask, workload=axes.workload(contexts[0], concurrency))
-                page, states, count = table.pages(ask)
-                fixed = _fixed(engine.memory(ask), table.CACHE_PARTS)
-                known[key] = [*fixed, page, states], [count(each) for each in contexts]
-            return known[key]
-
-        rows: list[list[list[int]]] = []
-        blocks: list[tuple[int, ...]] = []
-        for contexts in [(ctx,) for ctx in axes.ctx] if by_context else [axes.ctx]:
-            keys = _keys(table, cards.ask, axes, contexts[0])
-            found = [column(contexts, number, (keys[n], contexts if by_context else None))
-                     for n, number in enumerate(axes.concurrency)]  # fmt: skip
-            rows.append([fixed for fixed, _ in found])
-            blocks += zip(*(counts for _, counts in found), strict=True)
-        sums = dict(
-            zip((*_Fixed._fields, "page", "states"), np.moveaxis(np.array(rows, "int64"), 2, 0), strict=True)
-        )
-        sums["blocks"] = np.array(blocks, "int64")
-        sums["requests"] = self._requests(table, cards.ask)
-        self._write((*at, cards.places), cards, prepared, sums)
-
-    def _requests(self, table: Any, ask: Ask) -> Any:
-        """Requests that one rank holds at each concurrency: the layout's answer."""
-        axes = self.axes
-        if ask.layout not in self.requests:
-            asks = (replace(ask, workload=axes.workload(axes.ctx[0], number)) for number in axes.concurrency)
-            self.requests[ask.layout] = self.numpy.array([[table.requests(each) for each in asks]], "int64")
-        return self.requests[ask.layout]
-
-    def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, sums: dict[str, Any]) -> None:
-        """From sums over contexts and concurrencies to the figures of each card."""
-        np, engine = self.numpy, prepared.engine
-        cache = sums["requests"] * sums["blocks"] * sums["page"]
-        usable, totals = (
-            np.array(values, "int64")[:, None, None]
-            for values in (
-                [engine.usable_bytes(ask) for ask in cards.asks],
-                [choice.gpu.total_bytes for choice in cards.choices],
-            )
-        )
-        total = sums["best"] + cache
-        room = np.minimum(usable - (sums["budgeted"] + cache), totals - total)
-        pool = np.maximum(0, usable - sums["budgeted"])
-        self.figures["total_bytes"][place] = total
-        self.figures["weights_bytes"][place] = sums["weights"]
-        self.figures["kv_cache_bytes"][place] = (
-            sums["requests"] * (sums["blocks"] - sums["states"]) * sums["page"]
-        )
+    def _write(self, place: tuple[Any, ...], cards: _Cards, prepared: Prepared, rows: Sequence[Row]) -> Any:
+        """From sums over contexts and concurrencies to the figures of each card; the requests that each holds at once."""
+        np, engine, shape = self.numpy, prepared.engine, (len(self.axes.ctx), len(self.axes.concurrency))
+        sums = np.array([row.sums for row in rows], "int64").T.reshape(len(Sums._fields), *shape)
+        best, low, high, budgeted, weights, kv_cache = sums
+        spent = [(engine.usable_bytes(ask), choice.gpu.total_bytes)
+                 for ask, choice in zip(cards.asks, cards.choices, strict=True)]  # fmt: skip
+        usable, totals = np.array(spent, "int64").T[:, :, None, None]
+        room = np.minimum(usable - budgeted, totals - best)
+        known: dict[int, list[float]] = {}
+        sizes = list(dict.fromkeys(spent))  # many cards are of one size
+        for row in rows:
+            if id(row.held) not in known:
+                at_once = {size: row.held(*size) for size in sizes}
+                known[id(row.held)] = [at_once[size] for size in spent]
+        held = np.array([known[id(row.held)] for row in rows], "float64").T
+        self.figures["total_bytes"][place] = best
+        self.figures["weights_bytes"][place] = weights
+        self.figures["kv_cache_bytes"][place] = kv_cache
         self.figures["headroom_bytes"][place] = room
-        self.figures["max_concurrency"][place] = (pool // sums["page"]) / sums["blocks"]
-        surely = room - (sums["high"] - sums["best"]) >= 0
-        maybe = room + (sums["best"] - sums["low"]) >= 0
+        self.figures["max_concurrency"][place] = held.reshape(-1, *shape)
+        surely, maybe = room - (high - best) >= 0, room + (best - low) >= 0
         self.verdicts[place] = np.where(surely, 0, np.where(maybe, 1, 2))
+        return held
+
+    def _speeds(
+        self, at: tuple[int, int], prepared: Prepared, cards: _Cards, found: tuple[Sequence[Row], Any]
+    ) -> None:
+        """Times of the cells that hold a request; a memory is asked for once for all cards."""
+        engine, axes, (rows, held) = prepared.engine, self.axes, found
+        cells = [axes.workload(ctx, number) for ctx in axes.ctx for number in axes.concurrency]
+        memories: dict[int, Memory] = {}
+        shape = len(axes.ctx), len(axes.concurrency)
+        for place, choice, ask, rooms in zip(
+            cards.places, cards.choices, cards.asks, held.tolist(), strict=True
+        ):
+            times = self.numpy.full((len(SPEEDS), len(cells)), float("nan"))
+            for index, (work, room) in enumerate(zip(cells, rooms, strict=True)):
+                if room < 1:
+                    continue
+                if index not in memories:
+                    memory = rows[index].memory
+                    memories[index] = memory() if memory else engine.memory(with_workload(cards.ask, work))
+                times[:, index] = _times(
+                    engine, with_workload(ask, work), choice, memories[index], _AtOnce(room)
+                )
+            for name, values in zip(SPEEDS, times, strict=True):
+                self.figures[name][(*at, place)] = values.reshape(shape)
 
     def _one_by_one(self, at: tuple[int, int], prepared: Prepared, cards: _Cards) -> None:
         """Each cell as the plain plan has it; memory is asked once for cards that are treated alike."""
         engine, axes = prepared.engine, self.axes
         for (c, ctx), (n, concurrency) in product(enumerate(axes.ctx), enumerate(axes.concurrency)):
-            first = replace(cards.ask, workload=axes.workload(ctx, concurrency))
+            first = with_workload(cards.ask, axes.workload(ctx, concurrency))
             memory = engine.memory(first)
             for place, choice in zip(cards.places, cards.choices, strict=True):
                 ask = replace(first, device=_device(choice.gpu))
@@ -169,22 +156,23 @@ class _Sweep:
         self.figures["max_concurrency"][at] = capacity.max_concurrency
         self.verdicts[at] = VERDICTS.index(judge(memory.parts, usable, total))
         if self.speed and engine.speed_of is not None:
-            served = Served(engine=engine.speed_of, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity)
-            times = served.times()
-            for name in SPEEDS:
-                self.figures[name][at] = float("nan") if times is None else getattr(times, name)
+            for name, value in zip(SPEEDS, _times(engine, ask, choice, memory, capacity), strict=True):
+                self.figures[name][at] = value
 
 
-class _Axes(NamedTuple):
-    """Contexts and concurrencies, and the prompt of each."""
+class _AtOnce(NamedTuple):
+    max_concurrency: float
 
-    ctx: tuple[int, ...]
-    concurrency: tuple[int, ...]
-    prompts: dict[int, int]
 
-    def workload(self, ctx: int, concurrency: int) -> Workload:
-        """One cell's."""
-        return Workload(context=ctx, concurrency=concurrency, prompt_tokens=self.prompts[ctx])
+def _times(
+    engine: Engine, ask: Ask, choice: GpuChoice, memory: Memory, capacity: AtOnce
+) -> tuple[float, ...]:
+    """The figures of SPEEDS, not numbers where no speed is known."""
+    name = engine.speed_of or engine.name
+    times = Served(engine=name, ask=ask, gpu=choice.gpu, memory=memory, capacity=capacity).times()
+    if times is None:
+        return (float("nan"),) * len(SPEEDS)
+    return tuple([getattr(times, figure) for figure in SPEEDS])
 
 
 def sweep(
@@ -201,7 +189,7 @@ def sweep(
     Every combination of models, formats, cards ('2x RTX 4090', 'all'), contexts and concurrencies.
 
     Each cell equals the plan of the same options without calibration. `workloads` are contexts and concurrencies,
-    `tell` is called with what is done and how much there is. `speed` adds times, a cell at a time. Raises
+    `tell` is called with what is done and how much there is. `speed` adds times, which takes longer. Raises
     NotInstalledError without numpy, RequestError for options that no cell could have.
     """
     _numpy()
@@ -243,14 +231,14 @@ def sweep(
 
 def _axes(
     model: str, contexts: Sequence[int | str], concurrencies: Sequence[int], options: dict[str, Any]
-) -> _Axes:
+) -> Axes:
     """Contexts and concurrencies, read and checked as those of a plan."""
     asked = [
         PlanRequest.of(model=model, ctx=ctx, concurrency=number, **options)
         for ctx, number in [*((ctx, concurrencies[0]) for ctx in contexts),
                             *((contexts[0], number) for number in concurrencies)]
     ]  # fmt: skip
-    return _Axes(
+    return Axes(
         tuple(request.ctx for request in asked[: len(contexts)]),
         tuple(concurrencies),
         {request.ctx: request.prompt for request in asked[: len(contexts)]},
@@ -267,6 +255,8 @@ def _fill(
         table.reasons.update({(*at, g): str(error) for g in range(len(choices))})
         return
     table.formats[at], table.names[at[0]] = prepared.ask.precision.name, prepared.profile.name
+    rules = _table(prepared.engine)
+    key_of = (rules or prepared.engine).alike
     alike: dict[tuple[Layout, Hashable], _Cards] = {}
     layouts: dict[int, Layout | str] = {}
     for g, choice in enumerate(choices):
@@ -281,12 +271,12 @@ def _fill(
             continue
         table.layouts[(*at, g)] = layout.tp, layout.pp
         ask = _on(prepared.ask, layout, _device(choice.gpu))
-        cards = alike.setdefault((layout, prepared.engine.alike(ask)), _Cards(ask, [], [], []))
+        cards = alike.setdefault((layout, key_of(ask)), _Cards(ask, [], [], []))
         cards.places.append(g)
         cards.choices.append(choice)
         cards.asks.append(ask)
     for cards in alike.values():
-        reason = work.fill(at, prepared, cards)
+        reason = work.fill(at, prepared, cards, rules)
         if reason is not None:
             table.reasons.update({(*at, g): reason for g in cards.places})
 
@@ -317,69 +307,30 @@ def _choices(gpus: Sequence[str]) -> list[GpuChoice]:
     return found
 
 
-def _fixed(memory: Memory, cache: tuple[str, ...]) -> _Fixed:
-    parts = [part for part in memory.parts if part.name not in cache]
-    return _Fixed(
-        sum(part.n_bytes for part in parts),
-        sum(part.low for part in parts),
-        sum(part.high for part in parts),
-        sum(part.budgeted_bytes for part in parts),
-        memory.bytes_of("weights"),
-    )
+def _table(engine: Engine) -> EngineTable | None:
+    """The engine's table, loaded with its first use."""
+    name = TABLES.get(engine.name)
+    return None if name is None else cast("EngineTable", import_module(name))
 
 
-def _keys(table: Any, ask: Ask, axes: _Axes, ctx: int) -> list[Hashable]:
-    """
-    The table's key of the fixed parts at each concurrency.
-
-    Its numbers grow with the concurrency or stay, so that between two concurrencies with one key all have it.
-    """
-    order = sorted(range(len(axes.concurrency)), key=axes.concurrency.__getitem__)
-    keys: list[Hashable] = [None] * len(order)
-
-    def asked(place: int) -> Hashable:
-        workload = axes.workload(ctx, axes.concurrency[order[place]])
-        key: Hashable = table.fixed_key(replace(ask, workload=workload))
-        return key
-
-    def fill(low: int, high: int, first: Hashable, last: Hashable) -> None:
-        if first == last or high - low <= 1:
-            keys[order[low]], keys[order[high]] = first, last
-            for place in range(low + 1, high):
-                keys[order[place]] = first
-            return
-        middle = (low + high) // 2
-        between = asked(middle)
-        fill(low, middle, first, between)
-        fill(middle, high, between, last)
-
-    fill(0, len(order) - 1, asked(0), asked(len(order) - 1))
-    return keys
+def _holds(rows: Sequence[Row], prepared: Prepared, ask: Ask, axes: Axes) -> bool:
+    """Whether the rows of the smallest and largest workloads are what the engine itself says: else cell by cell."""
+    engine, total = prepared.engine, ask.device.total_bytes if ask.device else 0
+    for c, n in product(*({values.index(min(values)), values.index(max(values))} for values in axes[:2])):
+        row = rows[c * len(axes.concurrency) + n]
+        cell = with_workload(ask, axes.workload(axes.ctx[c], axes.concurrency[n]))
+        memory = engine.memory(cell)
+        held = row.held(engine.usable_bytes(cell), total)
+        if row.sums != sums_of(memory.parts) or held != engine.capacity(cell, memory).max_concurrency:
+            return False
+        if row.memory is not None and _pace(row.memory()) != _pace(memory):
+            return False
+    return True
 
 
-def _is_linear(table: Any, prepared: Prepared, ask: Ask, axes: _Axes) -> bool:
-    """Whether the largest cell's memory is what blocks and fixed parts of the smallest say: else cell by cell."""
-    first = replace(ask, workload=axes.workload(min(axes.ctx), min(axes.concurrency)))
-    last = replace(ask, workload=axes.workload(max(axes.ctx), max(axes.concurrency)))
-    least, memory = prepared.engine.memory(first), prepared.engine.memory(last)
-    page, states, count = table.pages(last)
-    blocks, requests = count(last.workload.context), table.requests(last)
-    cache = [part for part in memory.parts if part.name in table.CACHE_PARTS]
-    kept = sum(part.n_bytes for part in cache)
-    # With pipeline stages another one may be the fullest of the smallest cell, with other layers and pages.
-    begun = sum(part.n_bytes for part in least.parts if part.name in table.CACHE_PARTS)
-    return (
-        table.by_blocks(last)
-        and kept == requests * blocks * page
-        and begun == table.requests(first) * count(first.workload.context) * page
-        and all(part.low == part.high == part.n_bytes == part.budgeted_bytes for part in cache)
-        and memory.bytes_of("kv_cache") == requests * (blocks - states) * page
-        and (
-            table.by_context(first)  # then the fixed parts are asked for at every context
-            or table.fixed_key(first) != table.fixed_key(last)
-            or _fixed(least, table.CACHE_PARTS) == _fixed(memory, table.CACHE_PARTS)
-        )
-    )
+def _pace(memory: Memory) -> tuple[dict[str, object], int, int]:
+    """What speed reads of a memory."""
+    return dict(memory.settings), memory.kv.bytes_per_token, memory.kv.bytes_per_request
 
 
 def _numpy() -> Any:
