@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vram_planner.planning.arrivals import Poisson, Users
-from vram_planner.planning.batching import Request, Room, Rules, Server
+from vram_planner.planning.batching import Server
+from vram_planner.planning.batching_parts import Outlook, Request, Room, Rules
 from vram_planner.planning.performance_model import Step
 from vram_planner.planning.simulate import half_width, watch
 

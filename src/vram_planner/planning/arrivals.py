@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 class Arrivals(Protocol):
@@ -70,3 +70,22 @@ class Users:
     def finished(self, now: float) -> None:
         """One has an answer and thinks."""
         heappush(self.asking, now + self.think())
+
+
+class Listed:
+    """Requests at given times, in any order, with their lengths; no more come after the last."""
+
+    def __init__(self, requests: Iterable[tuple[float, int, int]]) -> None:
+        self.left = sorted(requests, key=lambda each: each[0], reverse=True)
+
+    def next_at(self) -> float:
+        """When the next request comes."""
+        return self.left[-1][0] if self.left else inf
+
+    def take(self) -> tuple[int, int]:
+        """Its lengths."""
+        _, prompt, output = self.left.pop()
+        return prompt, output
+
+    def finished(self, now: float) -> None:
+        """Others come whatever became of this one."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vram_planner.errors import RequestError
 from vram_planner.planning.arrivals import Poisson, Users
-from vram_planner.planning.batching import Request, Server, Tally
+from vram_planner.planning.batching import Server
+from vram_planner.planning.batching_parts import Request, Tally
 from vram_planner.planning.estimate import estimate
 from vram_planner.planning.performance_constants import spread
 from vram_planner.planning.request import PlanRequest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vram_planner.planning.arrivals import Arrivals
-    from vram_planner.planning.batching import Room, Rules
+    from vram_planner.planning.batching_parts import Room, Rules
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.step_costs import ServedCosts
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vram_planner.planning.batching import Rules
+    from vram_planner.planning.batching_parts import Rules
     from vram_planner.planning.plan import MemoryPlan
     from vram_planner.planning.simulate import SimulateRequest
 
