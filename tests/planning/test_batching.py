@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf, sqrt
+from math import inf, log, sqrt
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vram_planner.planning.arrivals import Poisson, Users
+from vram_planner.planning.arrivals import Listed, Poisson, Users
 from vram_planner.planning.batching import Server
 from vram_planner.planning.batching_parts import Outlook, Request, Room, Rules
 from vram_planner.planning.performance_model import Step
-from vram_planner.planning.simulate import half_width, watch
+from vram_planner.planning.simulate import half_width, quantile, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,14 +27,19 @@ ENDLESS = Room(inf, 1 << 30, (0.0, 1.0, 1.0), 0.0)
 
 @dataclass
 class Even:
-    """Every step takes as long, whatever is in it: then c seats are c servers."""
+    """
+    Every step takes as long, whatever is in it: then c seats are c servers.
+
+    `shared`: as long for each sequence in it, so that all of them share one server evenly.
+    """
 
     step_s: float = STEP_S
+    shared: bool = False
     seen: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
 
     def step(self, batch: int, context: float, chunks: Sequence[tuple[int, int]]) -> Step:  # noqa: ARG002
         self.seen.append((batch, tuple(chunks)))
-        return Step(0.0, 0.0, self.step_s, 0.0)
+        return Step(0.0, 0.0, self.step_s * ((batch + len(chunks)) if self.shared else 1), 0.0)
 
     def late_s(self, batch: int, context: float) -> float:  # noqa: ARG002
         return 0.0
@@ -98,6 +103,94 @@ def test_waits_of_even_service_are_those_of_m_d_1(load: float) -> None:
     holds(waits(1, load, lambda _: round(1 / STEP_S)), load / (2 * (1 - load)))
 
 
+def two_kinds(random: Random) -> int:
+    """Nine in ten of 0.2 s, one of 8.2 s: mean 1 s, E[S²] = 6.76 s²."""
+    return round((0.2 if random.random() < 0.9 else 8.2) / STEP_S)
+
+
+@pytest.mark.parametrize("load", [0.4, 0.7])
+def test_waits_of_uneven_service_are_those_of_m_g_1(load: float) -> None:
+    # Pollaczek-Khinchine: λ E[S²] / (2 (1 − ρ)); Kleinrock, Queueing Systems I, 5.7.
+    holds(waits(1, load, two_kinds, each=4000), load * 6.76 / (2 * (1 - load)))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_percentiles_of_the_stay_are_those_of_m_m_1(share: float) -> None:
+    # The stay of M/M/1, first come first served, is exponential of rate μ − λ: its quantile is −ln(1 − q) / (μ − λ).
+    load, found = 0.7, []
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, random.expovariate, drawing(random, exponential))
+        server = Server(costs=Even(), arrivals=arrivals, rules=Rules(seats=1, budget=9), room=ENDLESS)
+        found.append(quantile(sorted(r.stay_s for r in watch(server, 4000).requests), share))
+
+    holds(found, -log(1 - share) / (1 - load))
+
+
+@pytest.mark.parametrize("draw", [exponential, two_kinds, lambda _: round(1 / STEP_S)])
+def test_a_batch_that_shares_one_server_is_m_g_1_with_processor_sharing(
+    draw: Callable[[Random], int],
+) -> None:
+    # The mean stay is E[S] / (1 − ρ) whatever the spread of service; Kleinrock, Queueing Systems II, 4.4.
+    load, found = 0.6, []
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, random.expovariate, drawing(random, draw))
+        rules = Rules(seats=1 << 20, budget=1 << 20)
+        server = Server(costs=Even(shared=True), arrivals=arrivals, rules=rules, room=ENDLESS)
+        found.append(fmean(r.stay_s for r in watch(server, 2500).requests))
+    # A request starts after the step that runs: some steps of the mean batch.
+    error = half_width(found)
+    assert error is not None
+    assert abs(fmean(found) - 1 / (1 - load)) <= 1.5 * error + 4 * STEP_S, (fmean(found), error)
+
+
+def test_users_who_think_are_the_machine_repair_model() -> None:
+    # M/M/c//N: p(n) ∝ N!/(N−n)! · r^n / Π min(k, c), r = service/think; throughput (N − E[n]) / think. Kleinrock I, 3.8.
+    users, seats, think = 12, 3, 4.0
+    weights = [1.0]
+    for count in range(1, users + 1):
+        weights.append(weights[-1] * (users - count + 1) / think / min(count, seats))
+    mean = sum(count * weight for count, weight in enumerate(weights)) / sum(weights)
+    found = []
+    for number in range(10):
+        random = Random(number)
+        people = Users(
+            users, lambda random=random: random.expovariate(1 / think), drawing(random, exponential)
+        )
+        run = watch(
+            Server(costs=Even(), arrivals=people, rules=Rules(seats=seats, budget=99), room=ENDLESS), 3000
+        )
+        found.append(run.tally.ended / run.tally.seconds)
+
+    holds(found, (users - mean) / think)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.floats(0, 100), st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=40
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_trace_in_any_order_is_the_same_traffic(
+    requests: list[tuple[float, int, int]], order: Random
+) -> None:
+    # Those of one moment keep their order: they wait in it.
+    requests = list({at: (at, *lengths) for at, *lengths in requests}.values())
+    shuffled = requests[:]
+    order.shuffle(shuffled)
+    ends = []
+    for each in (requests, shuffled):
+        server = Server(costs=Even(), arrivals=Listed(each), rules=Rules(seats=3, budget=64), room=room(40))
+        ended = list(server.run())
+        ends.append([(r.arrived, r.prompt, r.output, r.first, r.ended) for r in ended])
+        # Conservation: every request that came has ended once, with its own lengths.
+        assert sorted((r.arrived, r.prompt, r.output) for r in ended) == sorted(requests)
+
+    assert ends[0] == ends[1]
+
+
 def test_a_closed_loop_keeps_as_many_in_flight_as_there_are_users() -> None:
     server = Server(
         costs=Even(),
@@ -132,6 +225,8 @@ def test_a_closed_loop_obeys_the_response_time_law() -> None:
     whole=st.booleans(),
     reserves=st.booleans(),
     hit=st.floats(0, 0.9),
+    looks=st.booleans(),
+    more=st.integers(0, 300),
 )
 def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     seed: int,
@@ -144,12 +239,17 @@ def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     whole: bool,
     reserves: bool,
     hit: float,
+    looks: bool,
+    more: int,
 ) -> None:
     random = Random(seed)
     arrivals = Poisson(
         rate, random.expovariate, lambda: (random.randint(1, 200), random.randint(1, 160)), most=80
     )
-    rules = Rules(seats=seats, budget=budget, mixes=mixes, whole_prompt=whole, reserves=reserves)
+    rules = Rules(
+        seats=seats, budget=budget, mixes=mixes, whole_prompt=whole, reserves=reserves, watermark=0.01 * seats,
+        outlook=Outlook() if looks and not (mixes or reserves) else None, limit=more, longest=368,
+    )  # fmt: skip
     server = Server(costs=Even(), arrivals=arrivals, rules=rules, room=room(blocks), prefix_hit=hit)
     ended = list(server.run())
     tally = server.tally
@@ -158,6 +258,7 @@ def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     assert all(request.given == request.output for request in ended)
     assert tally.tokens == sum(request.output for request in ended)
     assert tally.peak <= blocks
+    assert tally.ended == 80
     assert not server.running
     assert not server.waiting
     assert all(r.arrived <= r.started < r.first <= r.ended for r in ended)
@@ -241,3 +342,59 @@ def test_seats_bound_what_runs() -> None:
     assert max(batch for batch, _ in costs.seen) <= 3
     assert sqrt(len(ended)) > 3
     assert server.tally.no_seat_s > 0
+
+
+def test_an_old_server_leaves_a_share_of_its_cache_free_when_it_starts_a_request() -> None:
+    lengths = [(16, 300)] * 12
+    rules = Rules(seats=99, budget=1000, mixes=False)
+    _, _, all_of_it = run_out(*lengths, blocks=20, rules=rules)
+    _, _, less = run_out(*lengths, blocks=20, rules=rules._replace(watermark=0.5))
+
+    # 12 prompts of a block fit into 20 blocks, ten into a half of them.
+    assert all_of_it.seen[0] == (0, ((0, 16),) * 12)
+    assert less.seen[0] == (0, ((0, 16),) * 10)
+
+
+def test_a_server_that_looks_ahead_keeps_room_for_what_those_that_run_may_give() -> None:
+    # 16 + 144 tokens are 10 blocks: two together want 20 to start in one step. Beside one that has given a token, for
+    # which 16 + 0.7 · 143 tokens are kept, 8 blocks, the second wants 18.
+    looks = Rules(seats=9, budget=1000, mixes=False, outlook=Outlook())
+    for blocks, at_once, together in ((17, 1, 1), (18, 1, 2), (20, 2, 2)):
+        _, _, costs = run_out((16, 144), (16, 144), blocks=blocks, rules=looks)
+        assert len(costs.seen[0][1]) == at_once, blocks
+        assert max(batch for batch, _ in costs.seen) == together, blocks
+    # What clients ask for counts, not what comes out of it.
+    _, _, costs = run_out((16, 40), (16, 40), blocks=12, rules=looks._replace(limit=144, longest=160))
+    assert max(batch for batch, _ in costs.seen) == 1
+
+
+def test_a_server_that_looks_ahead_puts_out_who_has_given_least() -> None:
+    # Both start, for little is kept; the cache fills up, and the later, which has given less, goes to the end.
+    looks = Outlook(first=0.1, least=0.01, steps=10, clip=4096, ahead=20)
+    rules = Rules(seats=9, budget=16, mixes=False, outlook=looks)
+    server, ended, _ = run_out((16, 144), (16, 140), (16, 4), blocks=16, rules=rules)
+
+    assert server.tally.put_out >= 1
+    assert next(r for r in ended if r.number == 0).put_out == 0
+    assert {r.number for r in ended if r.put_out} == {1}
+    assert all(r.given == r.output for r in ended)
+
+
+def test_the_share_kept_falls_with_each_step_and_is_estimated_anew() -> None:
+    looks = Outlook()
+    # SGLANG_INIT_NEW_TOKEN_RATIO 0.7, factor 0.14, 600 steps.
+    assert looks.after(0.7, 300) == pytest.approx((0.7 + 0.098) / 2)
+    assert looks.after(0.7, 10_000) == pytest.approx(0.098)
+    running = [Request(0, 0.0, 10, 50, 10, 100, given=30), Request(1, 0.0, 10, 50, 10, 59, given=10)]
+    # (30 + 10 + 2 · 20) / (100 + 59 + 1)
+    assert looks.again(running) == pytest.approx(0.5)
+    assert looks.left(Request(0, 0.0, 10, 50, 10, 9000)) == 4096
+
+
+def test_what_is_reserved_is_what_clients_ask_for() -> None:
+    rules = Rules(seats=9, budget=1000, reserves=True)
+    _, _, exact = run_out(*[(16, 16)] * 4, blocks=8, rules=rules)
+    _, _, asked = run_out(*[(16, 16)] * 4, blocks=8, rules=rules._replace(limit=48, longest=64))
+
+    assert max(batch for batch, _ in exact.seen) == 4
+    assert max(batch for batch, _ in asked.seen) == 2

@@ -38,6 +38,8 @@ _load_options = opt.grouped(
     ),
     click.option("--prompt-tokens", metavar="LENGTHS", help="512, or lognormal:median=500,p90=2000 (or mean=, sigma=)."),
     click.option("--output-tokens", metavar="LENGTHS", help="Likewise."),
+    click.option("--max-tokens", type=opt.TOKENS,
+                 help="What clients ask for at most: SGLang and TensorRT-LLM keep room for it. [default: the longest output]"),
     click.option("--ctx", type=opt.TOKENS, help="Longest request, cut to it. [default: the workload's longest]"),
     click.option("--rate", type=Rate(), metavar="R", help="Requests a second, at random times: 2/s, 90/min."),
     click.option("--users", type=opt.WHOLE, help="In place of --rate: people who wait for their answers."),

@@ -123,7 +123,7 @@ class Server:
         """Who is put out next: the latest to start; where the engine looks ahead, who has given least."""
         if self.rules.outlook is None:
             return self.running.pop()
-        found = min(self.running, key=lambda r: (r.given, -r.prompt))
+        found = min(reversed(self.running), key=lambda r: (r.given, -r.prompt))
         self.running.remove(found)
         return found
 
@@ -276,6 +276,7 @@ class Server:
             request.ended = self.now
             self.arrivals.finished(self.now)
         if ended:
+            self.tally.ended += len(ended) if self.watching else 0
             gone = set(map(id, ended))
             self.running = [r for r in self.running if id(r) not in gone]
             self._use -= sum([self._held(r) for r in ended])

@@ -156,5 +156,6 @@ class Tally:
     no_room_s: float = 0.0
     steps: int = 0
     tokens: int = 0
+    ended: int = 0
     put_out: int = 0
     parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_USERS = 100_000
 _MOST_REQUESTS = 1_000_000
 _MOST_RUNS = 100
+_MOST_TOKENS = 1 << 24
 _WARM_UP = 0.2
 _DRAWN = 20_000
 _AFTER = 1000
@@ -48,7 +49,8 @@ class SimulateRequest:
 
     `lengths` are those of the requests; `ctx` the longest (the lengths' own if not said). Each of `runs` independent
     runs watches `requests` requests, after a fifth as many to warm up. Limits hold at the `percentile`th percentile.
-    `prefix_hit` None: that of the workload. `options` are those of a plan: engine, quant, tp ... RequestError for
+    `prefix_hit` None: that of the workload. `max_tokens` is what clients ask for at most, for which SGLang and
+    TensorRT-LLM keep room; None: the longest output of the workload. `options` are those of a plan: engine, quant, tp ... RequestError for
     what cannot be meant.
     """
 
@@ -66,6 +68,7 @@ class SimulateRequest:
     tpot_s: float | None = None
     percentile: float = 95.0
     prefix_hit: float | None = None
+    max_tokens: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +93,7 @@ class SimulateRequest:
         if self.prefix_hit is not None and not 0 <= self.prefix_hit < 1:
             raise RequestError(f"--prefix-hit {self.prefix_hit} is no share", hint="0 or more, below 1")
         whole = {"users": (self.users, _MOST_USERS), "requests": (self.requests, _MOST_REQUESTS),
-                 "runs": (self.runs, _MOST_RUNS)}  # fmt: skip
+                 "runs": (self.runs, _MOST_RUNS), "max-tokens": (self.max_tokens, _MOST_TOKENS)}  # fmt: skip
         for name, (count, most) in whole.items():
             if count is not None and not 1 <= count <= most:
                 raise RequestError(f"--{name} {count:,} is out of range", hint=f"between 1 and {most:,}")
@@ -109,6 +112,11 @@ class SimulateRequest:
     def hit(self) -> float:
         """Share of each prompt that the prefix cache has."""
         return self.lengths.prefix_hit if self.prefix_hit is None else self.prefix_hit
+
+    @property
+    def limit(self) -> int:
+        """The tokens that clients ask for at most."""
+        return self.lengths.longest_output if self.max_tokens is None else self.max_tokens
 
     def plan(self) -> MemoryPlan:
         """The plan of one server, for requests up to the longest."""
@@ -148,7 +156,7 @@ def simulate(request: SimulateRequest) -> Simulation:
             f"a request of {request.longest:,} tokens does not fit on {served.gpu.name}",
             hint="a smaller --ctx, --quant, or more cards: vram-plan --model … --gpu … says what is short",
         )
-    rules = rules_of(served, costs_of(served).load)
+    rules = rules_of(served, costs_of(served).load, request.limit)
     room = room_of(served, plan.engine)
     slow = 1 / spread(served.engine, "throughput", served.kind, served.setting)[0]
     best = [_run(request, costs_of(served), rules, room, number=number) for number in range(request.runs)]
@@ -161,12 +169,11 @@ def simulate(request: SimulateRequest) -> Simulation:
 
 def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room, *, number: int) -> Run:
     random = Random(f"{request.seed}/{number}")  # noqa: S311  no secret
-    cut = 0
+    cuts: list[bool] = []
 
     def draw() -> tuple[int, int]:
-        nonlocal cut
-        prompt, output, was = request.lengths.draw(random, max(2, request.longest))
-        cut += was
+        prompt, output, cut = request.lengths.draw(random, max(2, request.longest))
+        cuts.append(cut)
         return prompt, output
 
     server = Server(
@@ -177,7 +184,7 @@ def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room,
         prefix_hit=request.hit,
     )
     run = watch(server, request.requests)
-    return run._replace(cut=cut)
+    return run._replace(cut=sum(cuts[each.number] for each in run.requests))
 
 
 def _arrivals(
@@ -284,7 +291,7 @@ def _answer(
         slower=slow,
         requests=sum(len(run.requests) for run in best),
         seconds=seconds,
-        requests_per_s=fmean(_served_rate(run) for run in best),
+        requests_per_s=mean("ended"),
         output_tokens_per_s=mean("tokens"),
         in_flight=in_system,
         running=mean("running_s"),
@@ -298,12 +305,6 @@ def _answer(
         keeps_up=request.rate is None or _growth(best) <= _GROWS,
         bound_by=_bound_by(best, seconds),
     )
-
-
-def _served_rate(run: Run) -> float:
-    """Watched requests over the time in which they ended, the first as the start."""
-    ends = sorted(each.ended for each in run.requests)
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
 def _growth(runs: list[Run]) -> float:

@@ -124,9 +124,8 @@ class Simulation:
 
     @property
     def not_modelled(self) -> tuple[str, ...]:
-        """What is left out, the plan's own before the simulation's."""
-        more = ("that SGLang keeps room back for outputs (schedule-conservativeness)",)
-        return (*NOT_MODELLED, *(more if self.plan.engine == "sglang" else ()))
+        """What is left out."""
+        return NOT_MODELLED
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document: seconds, bytes, tokens, shares of 1."""
@@ -142,6 +141,7 @@ class Simulation:
                 **{name: getattr(request, name) for name in asked},
                 "longest": request.longest,
                 "prefix_hit": request.hit,
+                "max_tokens": request.limit,
                 "workload": request.lengths.to_dict(),
                 **request.options,
             },

@@ -167,6 +167,11 @@ class Lengths:
             return max(prompt + output for prompt, output in self.pairs)
         return self.prompt.longest + self.output.longest
 
+    @property
+    def longest_output(self) -> int:
+        """Tokens of the longest output."""
+        return max(output for _, output in self.pairs) if self.pairs else self.output.longest
+
     def draw(self, random: Random, ctx: int) -> tuple[int, int, bool]:
         """
         One request that fits into `ctx` tokens, and whether it had to be cut for that.

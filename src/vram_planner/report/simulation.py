@@ -56,6 +56,10 @@ def _headline(found: Simulation) -> str:
             f" max_num_seqs {found.rules.seats:,}, {found.rules.budget:,} tokens a step"
         ),
     ]
+    if found.rules.outlook or found.rules.reserves:
+        lines.append(
+            f"room is kept for outputs of up to {request.limit:,} tokens, as clients ask for (--max-tokens)"
+        )
     if found.replicas > 1:
         lines.append(f"{found.replicas} replicas with an even share each; what follows is one of them")
     return "\n".join(_wrapped(line) for line in lines)
