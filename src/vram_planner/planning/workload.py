@@ -54,7 +54,7 @@ class Lognormal:
     Lengths whose logarithm is normal with mean μ = ln(median) and standard deviation σ.
 
     By mean m and 90th percentile q: m = exp(μ + σ²/2), q = exp(μ + zσ), hence σ = z − √(z² − 2 ln(q/m)), the smaller
-    root, with z = 1.2816.
+    root, with z = 1.2816. By median and mean: σ = √(2 ln(m / median)).
     """
 
     median: float
@@ -69,15 +69,22 @@ class Lognormal:
         p90: float | None = None,
         sigma: float | None = None,
     ) -> Lognormal:
-        """By a middle (median or mean) and a spread (p90 or σ); RequestError for what no lognormal has."""
-        if (median is None) == (mean is None) or (p90 is None) == (sigma is None):
-            raise RequestError("a lognormal needs median or mean, and p90 or sigma", hint=_LENGTHS_HINT)
+        """By two of median, mean and a spread (p90 or σ); RequestError for what no lognormal has."""
+        given = [value for value in (median, mean, p90, sigma) if value is not None]
+        if len(given) != 2 or (median is None and mean is None):  # noqa: PLR2004  two parameters
+            raise RequestError("a lognormal needs two of median, mean, and p90 or sigma", hint=_LENGTHS_HINT)
         middle = median if median is not None else mean
-        for value in (middle, p90):
+        for value in (median, mean, p90):
             if value is not None and not 1 <= value <= _LONGEST:
                 raise RequestError(
                     f"{value:g} tokens are out of range", hint=f"between 1 and {_LONGEST:,} tokens"
                 )
+        if median is not None and mean is not None:
+            if mean < median:
+                raise RequestError(
+                    f"a mean of {mean:g} below the median {median:g}", hint="mean is at least the median"
+                )
+            return cls(float(median), sqrt(2 * log(mean / median)))
         if sigma is None:
             sigma = _sigma(float(middle or 1), float(p90 or 1), by_mean=mean is not None)
         if not (isfinite(sigma) and 0 <= sigma <= 4):  # noqa: PLR2004  a spread of e⁴ either way
@@ -148,8 +155,8 @@ class Lengths:
     """
     Prompt and output lengths of requests; `pairs` (from a trace) go before the two spreads.
 
-    Prompt and output are drawn independently from spreads, together from pairs. `basis` is 'measured', 'assumed'
-    or 'asked'; `prefix_hit` the share of prompts that a prefix cache finds in this traffic.
+    Prompt and output are drawn independently from spreads, together from pairs. `basis` is 'measured',
+    'measured in part' (the source says what is assumed) or 'asked'; `prefix_hit` the share of prompts that a prefix cache finds in this traffic.
     """
 
     name: str
@@ -237,6 +244,7 @@ def presets() -> Mapping[str, Lengths]:
             basis=row["basis"],
             source=f"{row['about']}: {row['source']}",
             prefix_hit=row.get("prefix_hit", 0.0),
+            pairs=tuple((prompt, output) for prompt, output in row.get("pairs", ())),
         )
         for name, row in document["workloads"].items()
     }
