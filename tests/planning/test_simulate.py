@@ -14,12 +14,16 @@ import pytest
 import vram_planner as vp
 from vram_planner.errors import PlannerError
 from vram_planner.planning.performance import Assumptions
+from vram_planner.planning.performance_model import decode_step
 from vram_planner.planning.simulate import measure, quantile, request_of, simulate
 from vram_planner.planning.step_costs import costs_of, room_of, rules_of
+from vram_planner.planning.workload import presets
+from vram_planner.report.simulation import simulation_table
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from vram_planner.planning.batching_parts import Rules
     from vram_planner.planning.simulated import Simulation
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -269,3 +273,75 @@ def test_a_request_is_built_from_keywords() -> None:
     assert request.options == {"quant": "fp8"}
     assert request.longest == 1088
     assert fmean(simulate(request).figures["ttft_s"].quantiles.values()) > 0
+
+
+def test_prompts_without_room_are_refused_and_told() -> None:
+    found = chat(ctx=1000, rate=1.0, requests=200)
+    # About half of the prompts have fewer than 1,000 tokens; the others come too, and are refused.
+    share = len(presets()["chat"].sample(1000)) / 20_000
+    assert 0.4 < share < 0.6
+    assert found.refused == pytest.approx(found.requests / share - found.requests, rel=0.1)
+    assert found.cut > 0
+    assert found.to_dict()["refused"] == found.refused
+    assert "refused" in simulation_table(found)
+    with pytest.raises(PlannerError, match="leave no room"):
+        chat(prompt_tokens=5000, output_tokens=10, workload=None, ctx=4000)
+
+
+def test_users_who_are_refused_ask_again() -> None:
+    found = chat(rate=None, users=4, ctx=1000, requests=60, runs=1)
+
+    assert found.requests == 60
+    assert found.refused > 0
+
+
+def test_what_clients_ask_for_takes_room_where_engines_keep_it() -> None:
+    def seen(engine: str, most: int) -> float:
+        return vp.simulate(
+            "7b", gpu="RTX 4090", engine=engine, prompt_tokens=1000, output_tokens=200, users=40, requests=80, runs=1,
+            ctx=8192, max_tokens=most, calibration=False,
+        ).running  # fmt: skip
+
+    assert seen("vllm", 200) == seen("vllm", 7000)
+    for engine in ("sglang", "tensorrt-llm"):
+        assert seen(engine, 200) > 1.25 * seen(engine, 7000)
+
+
+def test_the_rules_of_each_engine_and_version() -> None:
+    """Source: planning/step_costs.py names the files."""
+
+    def rules(engine: str, version: str | None = None, ctx: int = 4096) -> Rules:
+        plan = vp.plan(
+            "7b", ctx=ctx, concurrency=1, gpu="H100 SXM5 80GB", engine=engine, engine_version=version
+        )
+        assert plan.served is not None
+        return rules_of(plan.served, costs_of(plan.served).load, 100)
+
+    old, long, first, new = (rules("vllm", version) for version in ("0.7.3", "0.7.3", "0.11.0", "0.19.1"))
+    long = rules("vllm", "0.7.3", 65_536)
+    assert (old.mixes, old.watermark, old.seats, old.budget) == (False, 0.01, 256, 4096)
+    assert (long.mixes, long.watermark, long.budget) == (True, 0.01, 2048)
+    assert (first.mixes, first.watermark, first.whole_prompt) == (True, 0, False)
+    assert (new.mixes, new.whole_prompt, new.outlook, new.reserves) == (True, True, None, False)
+    assert rules("vllm", "0.9.1+v0").mixes is False
+    assert rules("sglang").outlook is not None
+    assert rules("tensorrt-llm").reserves
+    assert rules("sglang").asked(4090, 3) == 6
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_steps_are_those_of_the_speed_model(engine: str) -> None:
+    """What is kept of earlier steps changes no figure: the decode step itself, at whole contexts."""
+    for eager in (False, True):
+        plan = vp.plan(
+            "7b", ctx=16_384, concurrency=1, gpu="H100 SXM5 80GB", engine=engine, enforce_eager=eager or None,
+            calibration=False,
+        )  # fmt: skip
+        assert plan.served is not None
+        costs = costs_of(plan.served)
+        for batch, context in ((1, 1), (7, 900), (7, 16_000), (64, 900), (1, 1)):
+            own = decode_step(
+                costs.work, costs.card, costs.fitted, batch=batch, context=context, eager=eager
+            )._asdict()
+            own["fixed_s"] += batch * costs.fitted.stream_s
+            assert costs.step(batch, context, ())._asdict() == pytest.approx(own)

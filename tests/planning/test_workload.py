@@ -28,6 +28,12 @@ from vram_planner.planning.workload import (
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "workloads.json").read_text(encoding="utf-8"))
 
 
+def draws(lengths: Lengths, random: Random) -> list[tuple[int, int]]:
+    drawn = [lengths.draw(random, lengths.longest + 10_000) for _ in range(40_000)]
+    assert None not in drawn
+    return [(each[0], each[1]) for each in drawn if each is not None]
+
+
 def test_a_number_is_always_the_same() -> None:
     assert parse_lengths("4K") == Fixed(4096)
     assert Fixed(7).at(0.99) == 7
@@ -90,7 +96,7 @@ def test_presets_draw_as_their_traces(name: str) -> None:
     of logarithms 0.1.
     """
     trace, lengths, random = ORACLE["traces"][name], presets()[name], Random(0)
-    drawn = [lengths.draw(random, lengths.longest + 10_000)[:2] for _ in range(40_000)]
+    drawn = draws(lengths, random)
     for part, values in zip(("prompt", "output"), zip(*drawn, strict=True), strict=True):
         assert fmean(values) == pytest.approx(trace[f"{part}_mean"], rel=0.03)
         assert median(values) == pytest.approx(trace[part][ORACLE["shares"].index(0.5)], rel=0.03)
@@ -146,7 +152,7 @@ def agent_knots(told: dict[str, Any]) -> list[tuple[float, float]]:
 )
 def test_reasoning_draws_as_its_clients(prompt: tuple[float, float], output: tuple[float, float]) -> None:
     lengths, random = presets()["reasoning"], Random(0)
-    drawn = [lengths.draw(random, lengths.longest)[:2] for _ in range(40_000)]
+    drawn = draws(lengths, random)
     for values, (middle, mean) in zip(zip(*drawn, strict=True), (prompt, output), strict=True):
         assert median(values) == pytest.approx(middle, rel=0.05)
         assert fmean(values) == pytest.approx(mean, rel=0.06)
@@ -172,7 +178,18 @@ def test_a_request_is_cut_to_the_context() -> None:
 
     assert lengths.draw(Random(0), 120) == (90, 30, False)
     assert lengths.draw(Random(0), 100) == (90, 10, True)
-    assert lengths.draw(Random(0), 50) == (49, 1, True)
+    assert lengths.draw(Random(0), 91) == (90, 1, True)
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused() -> None:
+    lengths = Lengths(name="x", prompt=Table((0.0, 1.0), (1.0, 200.0)), output=Fixed(30))
+    drawn = [lengths.draw(Random(number), 100) for number in range(200)]
+
+    assert all(each is None or each[0] < 100 for each in drawn)
+    assert 70 < sum(each is None for each in drawn) < 130
+    assert lengths.means(100)[0] == pytest.approx(50, abs=2)
+    with pytest.raises(PlannerError, match="leave no room"):
+        Lengths(name="x", prompt=Fixed(90), output=Fixed(30)).means(90)
 
 
 def test_means_are_those_of_the_cut_requests() -> None:

@@ -17,14 +17,14 @@ class Arrivals(Protocol):
         """When the next request comes; infinity while none is known."""
 
     def take(self) -> tuple[int, int]:
-        """Prompt and output of the one that comes next."""
+        """Prompt and output of the one that comes next; no output where the engine refuses it."""
 
     def finished(self, now: float) -> None:
         """A request ended: its user may come again."""
 
 
 class Poisson:
-    """Requests at random times, `rate` a second, of lengths that `draw` gives; `most` of them at the most."""
+    """Requests at random times, `rate` a second, of lengths that `draw` gives; at most `most` that are not refused."""
 
     def __init__(
         self,
@@ -43,8 +43,9 @@ class Poisson:
     def take(self) -> tuple[int, int]:
         """Its lengths; the one after it is drawn."""
         self.at += self.gap(self.rate)
-        self.left -= 1
-        return self.draw()
+        prompt, output = self.draw()
+        self.left -= output > 0
+        return prompt, output
 
     def finished(self, now: float) -> None:
         """Others come whatever became of this one."""

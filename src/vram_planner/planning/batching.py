@@ -71,6 +71,10 @@ class Server:
     def _let_in(self) -> None:
         while (at := self.arrivals.next_at()) <= self.now:
             prompt, output = self.arrivals.take()
+            if not output:
+                self.tally.refused += self.watching
+                self.arrivals.finished(at)
+                continue
             limit = self.rules.asked(prompt, output)
             self.waiting.append(Request(self.came, at, prompt, output, prompt, limit))
             self.came += 1

@@ -157,5 +157,6 @@ class Tally:
     steps: int = 0
     tokens: int = 0
     ended: int = 0
+    refused: int = 0
     put_out: int = 0
     parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])

@@ -32,7 +32,6 @@ _MOST_REQUESTS = 1_000_000
 _MOST_RUNS = 100
 _MOST_TOKENS = 1 << 24
 _WARM_UP = 0.2
-_DRAWN = 20_000
 _AFTER = 1000
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 # Two-sided 95 % of Student's t by degrees of freedom; beyond them the normal's.
@@ -172,9 +171,11 @@ def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room,
     cuts: list[bool] = []
 
     def draw() -> tuple[int, int]:
-        prompt, output, cut = request.lengths.draw(random, max(2, request.longest))
-        cuts.append(cut)
-        return prompt, output
+        found = request.lengths.draw(random, max(2, request.longest))
+        if found is None:
+            return 0, 0
+        cuts.append(found[2])
+        return found[:2]
 
     server = Server(
         costs=costs,
@@ -302,6 +303,7 @@ def _answer(
         kv_mean=mean("used_s") / room.pool if room.pool < inf else None,
         kv_peak=max(run.tally.peak for run in best) / room.pool if room.pool < inf else None,
         cut=sum(run.cut for run in best),
+        refused=sum(run.tally.refused for run in best),
         keeps_up=request.rate is None or _growth(best) <= _GROWS,
         bound_by=_bound_by(best, seconds),
     )
@@ -347,11 +349,9 @@ def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, seats: int, in_s
     At a random moment of decoding a request holds E[O · (P + O/2)] / E[O] tokens: long outputs are met more often,
     and are half done when met. The worst is the longest.
     """
-    random = Random(request.seed)  # noqa: S311  no secret
     ctx = max(2, request.longest)
     weight = tokens = needed = 0.0
-    for _ in range(_DRAWN):
-        prompt, output, _cut = request.lengths.draw(random, ctx)
+    for prompt, output, _cut in request.lengths.sample(ctx, request.seed):
         weight += output
         tokens += output * (prompt + output / 2)
         needed += output * room.need(min(ctx, round(prompt + output / 2)))

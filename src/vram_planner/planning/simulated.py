@@ -97,6 +97,7 @@ class Simulation:
     kv_mean: float | None
     kv_peak: float | None
     cut: int
+    refused: int
     keeps_up: bool
     bound_by: str
 
@@ -133,7 +134,7 @@ class Simulation:
         asked = ("model", "gpu", "ctx", "rate", "users", "think_s", "requests", "runs", "seed", "ttft_s", "tpot_s",
                  "percentile")  # fmt: skip
         plain = ("replicas", "requests", "seconds", "requests_per_s", "output_tokens_per_s", "in_flight", "running",
-                 "busy", "steps", "preemptions", "kv_mean", "kv_peak", "cut", "keeps_up", "bound_by", "met",
+                 "busy", "steps", "preemptions", "kv_mean", "kv_peak", "cut", "refused", "keeps_up", "bound_by", "met",
                  "surely")  # fmt: skip
         return {
             "schema_version": SCHEMA_VERSION,

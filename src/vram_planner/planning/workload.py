@@ -22,6 +22,7 @@ _PRESETS = Path(__file__).parent / "workloads" / "presets.json"
 _Z90 = NormalDist().inv_cdf(0.9)
 _LONGEST = 1 << 24
 _DRAWN = 20_000
+_LEAST_FIT = 0.01  # of the prompts, for a simulation of the others to mean something
 _BEYOND = 0.999  # where a lognormal is cut if no longest request is named
 _LENGTHS_HINT = (
     "as in 512, lognormal:median=500,p90=2000, lognormal:mean=800,p90=1500 or lognormal:median=500,sigma=1"
@@ -179,27 +180,36 @@ class Lengths:
         """Tokens of the longest output."""
         return max(output for _, output in self.pairs) if self.pairs else self.output.longest
 
-    def draw(self, random: Random, ctx: int) -> tuple[int, int, bool]:
+    def draw(self, random: Random, ctx: int) -> tuple[int, int, bool] | None:
         """
-        One request that fits into `ctx` tokens, and whether it had to be cut for that.
+        One request, and whether its output was cut to fit into `ctx` tokens; None where its prompt leaves no room for one.
 
-        An output is cut first, as an engine stops at its longest sequence; a prompt that is too long by itself keeps
-        ctx − 1 tokens.
+        Engines end an output at their longest sequence, and refuse a prompt that is as long (vLLM:
+        `InputProcessor._validate_prompt_len`; SGLang: `validate_input_length`).
         """
         if self.pairs:
             prompt, output = self.pairs[int(random.random() * len(self.pairs))]
         else:
             prompt = max(1, round(self.prompt.at(random.random())))
             output = max(1, round(self.output.at(random.random())))
-        if prompt + output <= ctx:
-            return prompt, output, False
-        prompt = min(prompt, ctx - 1)
-        return prompt, min(output, ctx - prompt), True
+        if prompt >= ctx:
+            return None
+        return prompt, min(output, ctx - prompt), prompt + output > ctx
+
+    def sample(self, ctx: int, seed: int = 0) -> list[tuple[int, int, bool]]:
+        """A fixed set of draws without those refused; RequestError where hardly any prompt fits."""
+        random = Random(seed)  # noqa: S311  no secret
+        drawn = [each for _ in range(_DRAWN) if (each := self.draw(random, ctx)) is not None]
+        if len(drawn) < _DRAWN * _LEAST_FIT:
+            raise RequestError(
+                f"{1 - len(drawn) / _DRAWN:.1%} of the prompts leave no room for an output in {ctx:,} tokens",
+                hint="a larger --ctx, or shorter prompts",
+            )
+        return drawn
 
     def means(self, ctx: int) -> tuple[int, int]:
         """Mean prompt and output of requests cut to `ctx` tokens, over a fixed set of draws."""
-        random = Random(0)  # noqa: S311  no secret
-        drawn = [self.draw(random, ctx) for _ in range(_DRAWN)]
+        drawn = self.sample(ctx)
         prompt, output = (round(fmean(each[part] for each in drawn)) for part in (0, 1))
         return max(1, prompt), max(1, output)
 

@@ -22,6 +22,7 @@ _NAMES = {
 }
 _LIMITS = {"ttft_s": "first token", "tpot_s": "each further token"}
 _MS = 1000.0
+_FEW = 5
 
 
 def simulation_table(found: Simulation) -> str:
@@ -125,7 +126,9 @@ def _kv(found: Simulation) -> str:
 
 
 def _verdict(found: Simulation) -> str:
-    cut = f"; {found.cut:,} requests were longer than the context and were cut" if found.cut else ""
+    cut = f"; {found.cut:,} answers were cut at the context" if found.cut else ""
+    if found.refused:
+        cut += f"; {found.refused:,} more requests were refused, for their prompts leave no room in it for an answer"
     lines = [
         (
             f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} tokens/s; {found.in_flight:.1f} in"
@@ -133,6 +136,10 @@ def _verdict(found: Simulation) -> str:
         ),
         f"{found.bound_by} binds; {found.preemptions:,} preemptions in {found.requests:,} requests{cut}",
     ]
+    few = [share for share in found.figures["ttft_s"].quantiles if (1 - share) * found.requests < _FEW]
+    if few:
+        names = " and ".join(percent(share) for share in few)
+        lines.append(f"{names}: fewer than {_FEW} requests lie beyond; more --requests tell them better")
     if not found.keeps_up:
         lines.append("requests come faster than they are served: the waits grow for as long as this goes on")
     for name, (limit, best, slow) in found.limits().items():
