@@ -53,6 +53,10 @@ def drawing(random: Random, draw: Callable[[Random], int]) -> Callable[[], tuple
     return lambda: (1, draw(random))
 
 
+def thinking(random: Random, mean_s: float) -> Callable[[], float]:
+    return lambda: random.expovariate(1 / mean_s)
+
+
 def waits(
     seats: int, load: float, draw: Callable[[Random], int], runs: int = 10, each: int = 2000
 ) -> list[float]:
@@ -155,12 +159,9 @@ def test_users_who_think_are_the_machine_repair_model() -> None:
     found = []
     for number in range(10):
         random = Random(number)
-        people = Users(
-            users, lambda random=random: random.expovariate(1 / think), drawing(random, exponential)
-        )
-        run = watch(
-            Server(costs=Even(), arrivals=people, rules=Rules(seats=seats, budget=99), room=ENDLESS), 3000
-        )
+        people = Users(users, thinking(random, think), drawing(random, exponential))
+        rules = Rules(seats=seats, budget=99)
+        run = watch(Server(costs=Even(), arrivals=people, rules=rules, room=ENDLESS), 3000)
         found.append(run.tally.ended / run.tally.seconds)
 
     holds(found, (users - mean) / think)
@@ -177,7 +178,7 @@ def test_a_trace_in_any_order_is_the_same_traffic(
     requests: list[tuple[float, int, int]], order: Random
 ) -> None:
     # Those of one moment keep their order: they wait in it.
-    requests = list({at: (at, *lengths) for at, *lengths in requests}.values())
+    requests = [each for at, each in {each[0]: each for each in requests}.items() if at >= 0]
     shuffled = requests[:]
     order.shuffle(shuffled)
     ends = []

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
+from random import Random
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -242,29 +243,54 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_measured_percentiles_on_one_card() -> None:
+def test_measured_percentiles() -> None:
     """
-    Rows of AccelMark's suites A (Llama-3-8B at 5 requests/s) and F (Qwen2.5-0.5B at 10) that keep up.
+    Rows of AccelMark that are not the first of a cold server, under the benchmark's own conditions.
 
     Source: https://github.com/FreedomIntelligence/AccelMark/tree/5797fc42745be2494e6213938d9e5afa0c6c5bef/results
-    Held: the median error, at p50 within 40 %, at p99 within 50 %; all rows are in docs/explanation/simulation.md.
+    Held: of today's scheduler (vLLM from 0.19) with an 8B model every percentile within a factor of 1.5 of the measured
+    one at the median, the tail of TPOT too; of all rows that keep up p50 within 45 % at the median, p99 within 70 %.
     """
-    prompts = json.loads((BENCHMARKS / "data" / "online_prompts.json").read_text(encoding="utf-8"))
-    ratios: dict[tuple[str, int], list[float]] = {}
-    for line in (BENCHMARKS / "data" / "online_percentiles.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["suite"] not in "AF" or row["rate"] > 10 or row["ttft_ms"][2] > 2000:
-            continue
-        found = benchmark().replay(row, prompts["edge" if row["suite"] == "F" else "standard"])
-        for figure in ("ttft", "tpot"):
-            for index in (0, 2):
-                ratio = found[f"{figure}_s"][index] / row[f"{figure}_ms"][index]
-                ratios.setdefault((figure, index), []).append(ratio)
+    data = json.loads((BENCHMARKS / "data" / "online_prompts.json").read_text(encoding="utf-8"))
+    script = benchmark()
+    newer: dict[tuple[str, int], list[float]] = {}
+    kept: dict[tuple[str, int], list[float]] = {}
+    for name, group in script.groups(list(script.rows())).items():
+        for row in group:
+            today = row["suite"] == "A" and row["engine"] == "vllm" and row["version"] != "0.7.3"
+            if name == "first level" or not (today or name == "keep up"):
+                continue
+            found = script.replay(row, data["edge" if row["suite"] == "F" else "standard"])
+            for figure in ("ttft", "tpot"):
+                for index in range(3):
+                    ratio = found[f"{figure}_s"][index] / row[f"{figure}_ms"][index]
+                    for into in ([newer] if today else []) + ([kept] if name == "keep up" else []):
+                        into.setdefault((figure, index), []).append(ratio)
 
-    assert len(ratios["ttft", 0]) >= 20
-    for (figure, index), values in ratios.items():
-        error = median([abs(value - 1) for value in values])
-        assert error <= (0.4 if index == 0 else 0.5), (figure, index, error)
+    assert len(newer["ttft", 2]) >= 4
+    assert len(kept["ttft", 2]) >= 25
+    for (figure, index), ratios in newer.items():
+        if (figure, index) != ("ttft", 0):  # the median request just does or just does not wait for a place
+            assert 1 / 1.5 <= median(ratios) <= 1.5, (figure, index, ratios)
+    for (figure, index), ratios in kept.items():
+        assert median([abs(ratio - 1) for ratio in ratios]) <= (0.45 if index == 0 else 0.7), (figure, index)
+
+
+def test_the_replay_sends_what_the_benchmark_sent() -> None:
+    """Its generator, seed 42: the first gaps of suite A at 5 and at 25 a second (loadgen/loadgen.py)."""
+    script = benchmark()
+    random = Random(42)
+    first = random.expovariate(5)
+    assert script.times("A")[5][0][0] == first
+    assert [len(runs) for runs in script.times("A").values()] == [3, 3, 3]
+    for _ in range(3 * 300 - 1):
+        random.expovariate(5)
+    assert script.times("A")[25][0][0] == random.expovariate(25)
+    # The two means from which the spread of outputs follows.
+    lengths = script.outputs(script.spread(), 512, 346.6)
+    drawn = [lengths.at((part + 0.5) / 5000) for part in range(5000)]
+    assert fmean(min(512, each) for each in drawn) == pytest.approx(346.6, rel=0.005)
+    assert fmean(min(224, each) for each in drawn) == pytest.approx(188.6, rel=0.02)
 
 
 def test_a_request_is_built_from_keywords() -> None:
