@@ -144,7 +144,7 @@ def simulate(request: SimulateRequest) -> Simulation:
 
     Runs are independent, seeded by `seed` and their number: the same request has the same answer. A second set of
     runs has every step slower by as much as the low end of the speed model's band of throughput says. Raises PlannerError for what does
-    not fit, has no known speed, or does not batch continuously.
+    not fit, lengths of which hardly any fits, has no known speed, or does not batch continuously.
     """
     plan = request.plan()
     served = plan.served
@@ -155,6 +155,7 @@ def simulate(request: SimulateRequest) -> Simulation:
             f"a request of {request.longest:,} tokens does not fit on {served.gpu.name}",
             hint="a smaller --ctx, --quant, or more cards: vram-plan --model … --gpu … says what is short",
         )
+    request.lengths.sample(max(2, request.longest))
     rules = rules_of(served, costs_of(served).load, request.limit)
     room = room_of(served, plan.engine)
     slow = 1 / spread(served.engine, "throughput", served.kind, served.setting)[0]
