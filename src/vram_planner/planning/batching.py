@@ -254,7 +254,10 @@ class Server:
 
     def _with_room(self, steps: int) -> int:
         """The most of these steps for which the cache has room; at least one, for `_schedule` saw to that."""
-        if steps == 1 or self.rules.reserves or self._used(steps) <= self.room.pool:
+        if steps == 1 or self.rules.reserves:
+            return steps
+        most = len(self.running) * (steps // self.room.block + 1) * self.room.rise
+        if self._use + most <= self.room.pool or self._used(steps) <= self.room.pool:
             return steps
         low, high = 1, steps
         while high - low > 1:
@@ -281,8 +284,7 @@ class Server:
             self.arrivals.finished(self.now)
         if ended:
             self.tally.ended += len(ended) if self.watching else 0
-            gone = set(map(id, ended))
-            self.running = [r for r in self.running if id(r) not in gone]
+            self.running = [r for r in self.running if r.ended == inf]
             self._use -= sum([self._held(r) for r in ended])
         return ended
 
