@@ -53,6 +53,10 @@ def drawing(random: Random, draw: Callable[[Random], int]) -> Callable[[], tuple
     return lambda: (1, draw(random))
 
 
+def bunching(random: Random, shape: float) -> Callable[[float], float]:
+    return lambda rate: random.gammavariate(shape, 1 / (shape * rate))
+
+
 def thinking(random: Random, mean_s: float) -> Callable[[], float]:
     return lambda: random.expovariate(1 / mean_s)
 
@@ -116,6 +120,21 @@ def two_kinds(random: Random) -> int:
 def test_waits_of_uneven_service_are_those_of_m_g_1(load: float) -> None:
     # Pollaczek-Khinchine: λ E[S²] / (2 (1 − ρ)); Kleinrock, Queueing Systems I, 5.7.
     holds(waits(1, load, two_kinds, each=4000), load * 6.76 / (2 * (1 - load)))
+
+
+@pytest.mark.parametrize("shape", [0.25, 2.0])
+def test_waits_of_bunched_arrivals_are_those_of_g_m_1(shape: float) -> None:
+    # Gamma gaps: σ = (1 + (1 − σ)/(k ρ))^−k, the wait σ / (1 − σ). Kleinrock, Queueing Systems I, 6.4.
+    load, found, sigma = 0.6, [], 0.5
+    for _ in range(500):
+        sigma = (1 + (1 - sigma) / (shape * load)) ** -shape
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, bunching(random, shape), drawing(random, exponential))
+        server = Server(costs=Even(), arrivals=arrivals, rules=Rules(seats=1, budget=9), room=ENDLESS)
+        found.append(fmean(request.queue_s for request in watch(server, 6000).requests))
+
+    holds(found, sigma / (1 - sigma))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])

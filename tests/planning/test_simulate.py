@@ -190,7 +190,8 @@ def test_rows_and_dictionary_are_plain_data() -> None:
     [{"rate": None}, {"users": 3}, {"rate": -1}, {"rate": float("nan")}, {"requests": 0}, {"runs": 1000},
      {"percentile": 100}, {"prefix_hit": 1.0}, {"engine": "transformers"}, {"ctx": 10**6}, {"think_s": -1},
      {"workload": "nothing"}, {"concurrency": 3}, {"nonsense": 3}, {"requests": 10**6, "runs": 2},
-     {"speculative": "ngram"}, {"ttft_s": 0}],
+     {"speculative": "ngram"}, {"ttft_s": 0}, {"burstiness": 0.001}, {"burstiness": float("nan")}, {"max_tokens": 0},
+     {"rate": None, "users": 3, "burstiness": 0.5}],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(PlannerError) as refused:
@@ -312,6 +313,14 @@ def test_prompts_without_room_are_refused_and_told() -> None:
     assert "refused" in simulation_table(found)
     with pytest.raises(PlannerError, match="leave no room"):
         chat(prompt_tokens=5000, output_tokens=10, workload=None, ctx=4000)
+
+
+def test_bunches_wait_longer_at_the_same_rate() -> None:
+    even, bunched = chat(requests=400), chat(requests=400, burstiness=0.1)
+
+    assert bunched.figures["queue_s"].quantiles[0.95] > 2 * even.figures["queue_s"].quantiles[0.95]
+    assert "in bunches (burstiness 0.1)" in simulation_table(bunched)
+    assert bunched.to_dict()["request"]["burstiness"] == 0.1
 
 
 def test_users_who_are_refused_ask_again() -> None:

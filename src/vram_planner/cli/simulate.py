@@ -42,6 +42,8 @@ _load_options = opt.grouped(
                  help="What clients ask for at most: SGLang and TensorRT-LLM keep room for it. [default: the longest output]"),
     click.option("--ctx", type=opt.TOKENS, help="Longest request, cut to it. [default: the workload's longest]"),
     click.option("--rate", type=Rate(), metavar="R", help="Requests a second, at random times: 2/s, 90/min."),
+    click.option("--burstiness", type=NUMBER, default=1.0, show_default=True, metavar="B",
+                 help="Of --rate: 1 is Poisson, less comes in bunches; gaps vary by 1/√B of their mean."),
     click.option("--users", type=opt.WHOLE, help="In place of --rate: people who wait for their answers."),
     click.option("--think-time", "think_s", type=SECONDS, default=0.0, metavar="TIME",
                  help="Mean time from an answer to the user's next request. [default: 0]"),

@@ -31,6 +31,7 @@ _MOST_USERS = 100_000
 _MOST_REQUESTS = 1_000_000
 _MOST_RUNS = 100
 _MOST_TOKENS = 1 << 24
+_BUNCHED = 0.01
 _WARM_UP = 0.2
 _AFTER = 1000
 _SHARES = (0.5, 0.9, 0.95, 0.99)
@@ -46,6 +47,9 @@ class SimulateRequest:
     """
     What `simulate` is asked. Give `rate` (requests a second) or `users`, who think `think_s` seconds on average.
 
+    Gaps between requests that come at a rate are gamma-distributed with the shape `burstiness` b: 1 is Poisson, less comes
+    in bunches, their coefficient of variation is 1/√b (as `vllm bench serve --burstiness` has it).
+
     `lengths` are those of the requests; `ctx` the longest (the lengths' own if not said). Each of `runs` independent
     runs watches `requests` requests, after a fifth as many to warm up. Limits hold at the `percentile`th percentile.
     `prefix_hit` None: that of the workload. `max_tokens` is what clients ask for at most, for which SGLang and
@@ -58,6 +62,7 @@ class SimulateRequest:
     lengths: Lengths
     ctx: int | None = None
     rate: float | None = None
+    burstiness: float = 1.0
     users: int | None = None
     think_s: float = 0.0
     requests: int = 1000
@@ -77,6 +82,15 @@ class SimulateRequest:
         for name, value in (("rate", self.rate), ("ttft", self.ttft_s), ("tpot", self.tpot_s)):
             if value is not None and not 0 < value < inf:
                 raise RequestError(f"--{name} {value} is out of range", hint="a number above zero")
+        if not _BUNCHED <= self.burstiness <= 1 / _BUNCHED:
+            raise RequestError(
+                f"--burstiness {self.burstiness} is out of range",
+                hint=f"between {_BUNCHED:g} and {1 / _BUNCHED:g}; 1 is Poisson, less comes in bunches",
+            )
+        if self.burstiness != 1 and self.rate is None:
+            raise RequestError(
+                "--burstiness is of a --rate", hint="users come again when they have their answers"
+            )
         if not (isfinite(self.think_s) and self.think_s >= 0):
             raise RequestError(f"--think-time {self.think_s} is out of range", hint="0 or more seconds")
         self._check_counts()
@@ -192,14 +206,22 @@ def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room,
 def _arrivals(
     request: SimulateRequest, random: Random, draw: Callable[[], tuple[int, int]], replicas: int
 ) -> Arrivals:
-    """Of one replica: a random part of a Poisson stream is one too; users are dealt out evenly."""
+    """
+    Of one replica: a random part of a Poisson stream is one too; users are dealt out evenly.
+
+    Bunches are dealt to a replica whole, which is the worst of routers.
+    """
 
     def gap(rate: float) -> float:
         return -log(1 - random.random()) / rate
 
+    def bunched(rate: float) -> float:
+        return random.gammavariate(request.burstiness, 1 / (request.burstiness * rate))
+
     if request.rate is not None:
         # Of those after the watched only as many as can be beside the last of them: a flood would fill the memory.
-        return Poisson(request.rate / replicas, gap, draw, most=3 * request.requests + _AFTER)
+        gaps = gap if request.burstiness == 1 else bunched
+        return Poisson(request.rate / replicas, gaps, draw, most=3 * request.requests + _AFTER)
     users = max(1, round((request.users or 1) / replicas))
     if not request.think_s:
         return Users(users, lambda: 0.0, draw)

@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 # Attributes of a request -> names in the answer.
 FIGURES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "stay_s": "e2e_s", "queue_s": "queue_s"}
 NOT_MODELLED = (
-    "bursts beyond Poisson arrivals, and rates that change over the day",
+    "rates that change over the day",
     "speculative decoding",
     "requests that share blocks of the cache (prefix hits save work here, no room)",
     "routing between replicas: each gets an even share",
@@ -131,7 +131,7 @@ class Simulation:
     def to_dict(self) -> dict[str, Any]:
         """One JSON document: seconds, bytes, tokens, shares of 1."""
         request = self.request
-        asked = ("model", "gpu", "ctx", "rate", "users", "think_s", "requests", "runs", "seed", "ttft_s", "tpot_s",
+        asked = ("model", "gpu", "ctx", "rate", "burstiness", "users", "think_s", "requests", "runs", "seed", "ttft_s", "tpot_s",
                  "percentile")  # fmt: skip
         plain = ("replicas", "requests", "seconds", "requests_per_s", "output_tokens_per_s", "in_flight", "running",
                  "busy", "steps", "preemptions", "kv_mean", "kv_peak", "cut", "refused", "keeps_up", "bound_by", "met",

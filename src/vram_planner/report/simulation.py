@@ -42,8 +42,9 @@ def _headline(found: Simulation) -> str:
     lengths = request.lengths
     count = plan.gpu.count if plan.gpu else 1
     name = plan.gpu.name if plan.gpu else request.gpu
+    bunches = "" if request.burstiness == 1 else f" in bunches (burstiness {request.burstiness:g})"
     arrivals = (
-        f"{request.rate:g} requests a second at random"
+        f"{request.rate:g} requests a second at random{bunches}"
         if request.rate is not None
         else f"{request.users:,} users, {request.think_s:g} s on average between an answer and the next request"
     )
