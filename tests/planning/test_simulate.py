@@ -16,7 +16,8 @@ import vram_planner as vp
 from vram_planner.errors import PlannerError
 from vram_planner.planning.performance import Assumptions
 from vram_planner.planning.performance_model import decode_step
-from vram_planner.planning.simulate import measure, quantile, request_of, simulate
+from vram_planner.planning.simulate import measure, quantile, simulate
+from vram_planner.planning.simulate_request import request_of
 from vram_planner.planning.step_costs import costs_of, room_of, rules_of
 from vram_planner.planning.workload import presets
 from vram_planner.report.simulation import simulation_table

@@ -37,6 +37,7 @@ def test_published_shapes_are_read(
 
     assert found.pairs == pairs
     assert found.basis == "measured"
+    assert ("1 more without" in found.source) == (name == "burst.csv")
     assert found.longest == max(prompt + output for prompt, output in pairs)
     drawn = found.draw(Random(3), 10**6)
     assert drawn is not None

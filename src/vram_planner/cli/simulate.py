@@ -98,8 +98,8 @@ def simulate(output: str, *, catalogue: str | None, **options: Any) -> int:
 
         use_catalogue(catalogue)
     from vram_planner.cli.show import emit, warn
-    from vram_planner.planning.simulate import request_of
     from vram_planner.planning.simulate import simulate as answer
+    from vram_planner.planning.simulate_request import request_of
     from vram_planner.report.data import as_json, rows_csv
     from vram_planner.report.simulation import simulation_markdown, simulation_table
 

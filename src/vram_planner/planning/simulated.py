@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vram_planner.planning.batching_parts import Rules
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.planning.simulate import SimulateRequest
+    from vram_planner.planning.simulate_request import SimulateRequest
 
 SCHEMA_VERSION = 1
 # Attributes of a request -> names in the answer.
