@@ -36,7 +36,7 @@ _load_options = opt.grouped(
         "--workload", metavar="NAME|FILE",
         help="chat, code, documents, reasoning, rag, agent; or a CSV or JSONL file of prompt_tokens, output_tokens.",
     ),
-    click.option("--prompt-tokens", metavar="LENGTHS", help="512, or lognormal:median=500,p90=2000 (or mean=, sigma=)."),
+    click.option("--prompt-tokens", metavar="LENGTHS", help="512, or lognormal:median=500,p90=2000 (two of median, mean, and p90 or sigma)."),
     click.option("--output-tokens", metavar="LENGTHS", help="Likewise."),
     click.option("--max-tokens", type=opt.TOKENS,
                  help="What clients ask for at most: SGLang and TensorRT-LLM keep room for it. [default: the longest output]"),

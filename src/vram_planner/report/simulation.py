@@ -28,13 +28,29 @@ _FEW = 5
 def simulation_table(found: Simulation) -> str:
     """The whole answer."""
     return "\n\n".join(
-        (_headline(found), _figures(found, "plain"), _kv(found), _verdict(found), _left_out(found))
+        (
+            _headline(found),
+            _figures(found, "plain"),
+            _kv(found),
+            _verdict(found),
+            _left_out(found),
+            _next(found),
+        )
     )
 
 
 def simulation_markdown(found: Simulation) -> str:
     """The percentiles as a Markdown table between what was asked and what binds."""
-    return "\n\n".join((_headline(found), _figures(found, "github"), _kv(found), _verdict(found)))
+    return "\n\n".join(
+        (
+            _headline(found),
+            _figures(found, "github"),
+            _kv(found),
+            _verdict(found),
+            _left_out(found),
+            _next(found),
+        )
+    )
 
 
 def _headline(found: Simulation) -> str:
@@ -160,6 +176,10 @@ def _time(seconds: float) -> str:
 
 def _left_out(found: Simulation) -> str:
     return _wrapped(f"not modelled: {'; '.join(found.not_modelled)}")
+
+
+def _next(found: Simulation) -> str:
+    return f"next: {found.plan.launch}"
 
 
 def _wrapped(words: str) -> str:
