@@ -32,6 +32,7 @@ bench: .venv/bin/ruff
 	$(PYTHON) benchmarks/evidence.py
 	$(PYTHON) benchmarks/gguf_sizes.py
 	$(PYTHON) benchmarks/sweep.py
+	$(PYTHON) benchmarks/simulate.py
 
 # Needs a GPU and the extra [validate]; DEVICE=cpu takes one small model through the same code.
 DEVICE := cuda

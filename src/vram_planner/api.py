@@ -102,15 +102,16 @@ def simulate(
 
     `workload` is a preset (chat, code, documents, reasoning, rag, agent), a CSV or JSONL file of lengths, or a Lengths;
     or say both lengths: 512, 'lognormal:median=500,p90=2000'. `options` are the fields of SimulateRequest (rate or
-    users, think_s, ctx, requests, runs, seed, ttft_s, tpot_s, percentile, prefix_hit) and those of a plan. `.figures`
-    has a Measure each for ttft_s, tpot_s, stay_s and queue_s, `.met` says whether the limits hold, `.to_rows()` and
+    users, think_s, burstiness, max_tokens, ctx, requests, runs, seed, ttft_s, tpot_s, percentile, prefix_hit) and those of
+    a plan. `.figures` has a Measure each for ttft_s, tpot_s, stay_s and queue_s, `.met` says whether the limits hold, `.to_rows()` and
     `.to_dict()` are plain data. Raises PlannerError for what cannot be meant or does not fit.
     """
-    from vram_planner.planning.simulate import request_of  # noqa: PLC0415  a plan simulates nothing
     from vram_planner.planning.simulate import simulate as answer  # noqa: PLC0415  as above
+    from vram_planner.planning.simulate_request import request_of  # noqa: PLC0415  a plan simulates nothing
 
-    if options.get("ctx") is not None:
-        options["ctx"] = parse_tokens(options["ctx"])
+    for name in ("ctx", "max_tokens"):
+        if options.get(name) is not None:
+            options[name] = parse_tokens(options[name])
     return answer(
         request_of(
             model,

@@ -69,6 +69,8 @@ def test_json_csv_and_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(rows[0]["p95"]) == document["figures"]["ttft_s"]["p95"]
     _, out, _ = run(capsys, *SHORT, "--users", "5", "--format", "markdown")
     assert "| first token s" in out
+    assert "not modelled: " in out
+    assert "next: vllm serve" in out
 
 
 def test_a_trace_of_lengths(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -88,7 +90,9 @@ def test_a_trace_of_lengths(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 @pytest.mark.parametrize(
     "words",
     [["--rate", "2/week"], ["--rate", "x"], [], ["--rate", "1", "--users", "2"], ["--rate", "1", "--workload", "zz"],
-     ["--rate", "1", "--prompt-tokens", "lognormal:1"], ["--rate", "1", "--percentile", "0"]],
+     ["--rate", "1", "--prompt-tokens", "lognormal:1"], ["--rate", "1", "--percentile", "0"],
+     ["--rate", "1", "--burstiness", "0"], ["--users", "1", "--burstiness", "2"], ["--rate", "1", "--max-tokens", "0"],
+     ["--rate", "1", "--prompt-tokens", "9000", "--ctx", "4096"]],
 )  # fmt: skip
 def test_wrong_input_is_status_2_with_a_hint(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     status, out, err = run(capsys, *SHORT, *words)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import inf, sqrt
+from dataclasses import dataclass
+from math import inf, log
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vram_planner.planning.arrivals import Poisson, Users
-from vram_planner.planning.batching import Request, Room, Rules, Server
+from vram_planner.planning.arrivals import Listed, Poisson, Users
+from vram_planner.planning.batching import Server
+from vram_planner.planning.batching_parts import Outlook, Room, Rules
 from vram_planner.planning.performance_model import Step
-from vram_planner.planning.simulate import half_width, watch
+from vram_planner.planning.simulate import half_width, quantile, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,14 +27,17 @@ ENDLESS = Room(inf, 1 << 30, (0.0, 1.0, 1.0), 0.0)
 
 @dataclass
 class Even:
-    """Every step takes as long, whatever is in it: then c seats are c servers."""
+    """
+    Every step takes as long, whatever is in it: then c seats are c servers.
+
+    `shared`: as long for each sequence in it, so that all of them share one server evenly.
+    """
 
     step_s: float = STEP_S
-    seen: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
+    shared: bool = False
 
     def step(self, batch: int, context: float, chunks: Sequence[tuple[int, int]]) -> Step:  # noqa: ARG002
-        self.seen.append((batch, tuple(chunks)))
-        return Step(0.0, 0.0, self.step_s, 0.0)
+        return Step(0.0, 0.0, self.step_s * ((batch + len(chunks)) if self.shared else 1), 0.0)
 
     def late_s(self, batch: int, context: float) -> float:  # noqa: ARG002
         return 0.0
@@ -45,6 +49,14 @@ def room(blocks: int, block: int = 16) -> Room:
 
 def drawing(random: Random, draw: Callable[[Random], int]) -> Callable[[], tuple[int, int]]:
     return lambda: (1, draw(random))
+
+
+def bunching(random: Random, shape: float) -> Callable[[float], float]:
+    return lambda rate: random.gammavariate(shape, 1 / (shape * rate))
+
+
+def thinking(random: Random, mean_s: float) -> Callable[[], float]:
+    return lambda: random.expovariate(1 / mean_s)
 
 
 def waits(
@@ -97,6 +109,106 @@ def test_waits_of_even_service_are_those_of_m_d_1(load: float) -> None:
     holds(waits(1, load, lambda _: round(1 / STEP_S)), load / (2 * (1 - load)))
 
 
+def two_kinds(random: Random) -> int:
+    """Nine in ten of 0.2 s, one of 8.2 s: mean 1 s, E[S²] = 6.76 s²."""
+    return round((0.2 if random.random() < 0.9 else 8.2) / STEP_S)
+
+
+@pytest.mark.parametrize("load", [0.4, 0.7])
+def test_waits_of_uneven_service_are_those_of_m_g_1(load: float) -> None:
+    # Pollaczek-Khinchine: λ E[S²] / (2 (1 − ρ)); Kleinrock, Queueing Systems I, 5.7.
+    holds(waits(1, load, two_kinds, each=4000), load * 6.76 / (2 * (1 - load)))
+
+
+@pytest.mark.parametrize("shape", [0.25, 2.0])
+def test_waits_of_bunched_arrivals_are_those_of_g_m_1(shape: float) -> None:
+    # Gamma gaps: σ = (1 + (1 − σ)/(k ρ))^−k, the wait σ / (1 − σ). Kleinrock, Queueing Systems I, 6.4.
+    load, found, sigma = 0.6, [], 0.5
+    for _ in range(500):
+        sigma = (1 + (1 - sigma) / (shape * load)) ** -shape
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, bunching(random, shape), drawing(random, exponential))
+        server = Server(costs=Even(), arrivals=arrivals, rules=Rules(seats=1, budget=9), room=ENDLESS)
+        found.append(fmean(request.queue_s for request in watch(server, 6000).requests))
+
+    holds(found, sigma / (1 - sigma))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_percentiles_of_the_stay_are_those_of_m_m_1(share: float) -> None:
+    # The stay of M/M/1, first come first served, is exponential of rate μ − λ: its quantile is −ln(1 − q) / (μ − λ).
+    load, found = 0.7, []
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, random.expovariate, drawing(random, exponential))
+        server = Server(costs=Even(), arrivals=arrivals, rules=Rules(seats=1, budget=9), room=ENDLESS)
+        found.append(quantile(sorted(r.stay_s for r in watch(server, 4000).requests), share))
+
+    holds(found, -log(1 - share) / (1 - load))
+
+
+@pytest.mark.parametrize("draw", [exponential, two_kinds, lambda _: round(1 / STEP_S)])
+def test_a_batch_that_shares_one_server_is_m_g_1_with_processor_sharing(
+    draw: Callable[[Random], int],
+) -> None:
+    # The mean stay is E[S] / (1 − ρ) whatever the spread of service; Kleinrock, Queueing Systems II, 4.4.
+    load, found = 0.6, []
+    for number in range(10):
+        random = Random(number)
+        arrivals = Poisson(load, random.expovariate, drawing(random, draw))
+        rules = Rules(seats=1 << 20, budget=1 << 20)
+        server = Server(costs=Even(shared=True), arrivals=arrivals, rules=rules, room=ENDLESS)
+        found.append(fmean(r.stay_s for r in watch(server, 2500).requests))
+    # A request starts after the step that runs: some steps of the mean batch.
+    error = half_width(found)
+    assert error is not None
+    assert abs(fmean(found) - 1 / (1 - load)) <= 1.5 * error + 4 * STEP_S, (fmean(found), error)
+
+
+def test_users_who_think_are_the_machine_repair_model() -> None:
+    # M/M/c//N: p(n) ∝ N!/(N−n)! · r^n / Π min(k, c), r = service/think; throughput (N − E[n]) / think. Kleinrock I, 3.8.
+    users, seats, think = 12, 3, 4.0
+    weights = [1.0]
+    for count in range(1, users + 1):
+        weights.append(weights[-1] * (users - count + 1) / think / min(count, seats))
+    mean = sum(count * weight for count, weight in enumerate(weights)) / sum(weights)
+    found = []
+    for number in range(10):
+        random = Random(number)
+        people = Users(users, thinking(random, think), drawing(random, exponential))
+        rules = Rules(seats=seats, budget=99)
+        run = watch(Server(costs=Even(), arrivals=people, rules=rules, room=ENDLESS), 3000)
+        found.append(run.tally.ended / run.tally.seconds)
+
+    holds(found, (users - mean) / think)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.floats(0, 100), st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=40
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_trace_in_any_order_is_the_same_traffic(
+    requests: list[tuple[float, int, int]], order: Random
+) -> None:
+    # Those of one moment keep their order: they wait in it.
+    requests = [each for at, each in {each[0]: each for each in requests}.items() if at >= 0]
+    shuffled = requests[:]
+    order.shuffle(shuffled)
+    ends = []
+    for each in (requests, shuffled):
+        server = Server(costs=Even(), arrivals=Listed(each), rules=Rules(seats=3, budget=64), room=room(40))
+        ended = list(server.run())
+        ends.append([(r.arrived, r.prompt, r.output, r.first, r.ended) for r in ended])
+        # Conservation: every request that came has ended once, with its own lengths.
+        assert sorted((r.arrived, r.prompt, r.output) for r in ended) == sorted(requests)
+
+    assert ends[0] == ends[1]
+
+
 def test_a_closed_loop_keeps_as_many_in_flight_as_there_are_users() -> None:
     server = Server(
         costs=Even(),
@@ -131,6 +243,8 @@ def test_a_closed_loop_obeys_the_response_time_law() -> None:
     whole=st.booleans(),
     reserves=st.booleans(),
     hit=st.floats(0, 0.9),
+    looks=st.booleans(),
+    more=st.integers(0, 300),
 )
 def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     seed: int,
@@ -143,12 +257,17 @@ def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     whole: bool,
     reserves: bool,
     hit: float,
+    looks: bool,
+    more: int,
 ) -> None:
     random = Random(seed)
     arrivals = Poisson(
         rate, random.expovariate, lambda: (random.randint(1, 200), random.randint(1, 160)), most=80
     )
-    rules = Rules(seats=seats, budget=budget, mixes=mixes, whole_prompt=whole, reserves=reserves)
+    rules = Rules(
+        seats=seats, budget=budget, mixes=mixes, whole_prompt=whole, reserves=reserves, watermark=0.01 * seats,
+        outlook=Outlook() if looks and not (mixes or reserves) else None, limit=more, longest=368,
+    )  # fmt: skip
     server = Server(costs=Even(), arrivals=arrivals, rules=rules, room=room(blocks), prefix_hit=hit)
     ended = list(server.run())
     tally = server.tally
@@ -157,6 +276,7 @@ def test_every_token_is_produced_and_little_s_law_holds_to_the_last_digit(
     assert all(request.given == request.output for request in ended)
     assert tally.tokens == sum(request.output for request in ended)
     assert tally.peak <= blocks
+    assert tally.ended == 80
     assert not server.running
     assert not server.waiting
     assert all(r.arrived <= r.started < r.first <= r.ended for r in ended)
@@ -196,47 +316,3 @@ def test_more_requests_a_second_wait_longer() -> None:
         means.append(fmean(request.ttft_s for request in run.requests))
 
     assert means == sorted(means)
-
-
-def run_out(*lengths: tuple[int, int], blocks: int, rules: Rules) -> tuple[Server, list[Request], Even]:
-    left = iter(lengths)
-    arrivals = Poisson(1e9, lambda _: 0.0, lambda: next(left), most=len(lengths))
-    costs = Even()
-    server = Server(costs=costs, arrivals=arrivals, rules=rules, room=room(blocks))
-    return server, list(server.run()), costs
-
-
-def test_a_full_cache_puts_out_the_latest_and_starts_it_again() -> None:
-    # Two requests grow from 2 to 5 blocks each; with 8 blocks the second must go, and is computed anew.
-    server, ended, costs = run_out((32, 48), (32, 48), blocks=8, rules=Rules(seats=4, budget=1000))
-
-    assert [request.number for request in ended] == [0, 1]
-    assert [request.put_out for request in ended] == [0, 1]
-    assert server.tally.put_out == 1
-    again = [chunks for _, chunks in costs.seen if chunks][-1]
-    # 32 prompt tokens and what it had given, in one step.
-    assert again[0][0] == 0
-    assert 32 < again[0][1] < 80
-
-
-def test_prompts_are_filled_in_chunks_beside_decoding() -> None:
-    _, _, costs = run_out((10, 50), (250, 2), blocks=1000, rules=Rules(seats=4, budget=100))
-    steps = [(batch, chunks) for batch, chunks in costs.seen if chunks]
-
-    # The first step: all of the first prompt and 90 of the second; then one token goes to the one that decodes.
-    assert steps == [(0, ((0, 10), (0, 90))), (1, ((90, 189),)), (1, ((189, 250),))]
-
-
-def test_prompts_go_before_decoding_where_an_engine_does_not_mix() -> None:
-    _, _, costs = run_out((10, 50), (250, 2), blocks=1000, rules=Rules(seats=4, budget=100, mixes=False))
-    steps = [(batch, chunks) for batch, chunks in costs.seen if chunks]
-
-    assert steps == [(0, ((0, 10), (0, 90))), (0, ((90, 190),)), (0, ((190, 250),))]
-
-
-def test_seats_bound_what_runs() -> None:
-    server, ended, costs = run_out(*[(16, 20)] * 10, blocks=1000, rules=Rules(seats=3, budget=1000))
-
-    assert max(batch for batch, _ in costs.seen) <= 3
-    assert sqrt(len(ended)) > 3
-    assert server.tally.no_seat_s > 0

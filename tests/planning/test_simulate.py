@@ -6,6 +6,7 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
+from random import Random
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,17 @@ import pytest
 import vram_planner as vp
 from vram_planner.errors import PlannerError
 from vram_planner.planning.performance import Assumptions
-from vram_planner.planning.simulate import measure, quantile, request_of, simulate
+from vram_planner.planning.performance_model import decode_step
+from vram_planner.planning.simulate import measure, quantile, simulate
+from vram_planner.planning.simulate_request import request_of
 from vram_planner.planning.step_costs import costs_of, room_of, rules_of
+from vram_planner.planning.workload import presets
+from vram_planner.report.simulation import simulation_table
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from vram_planner.planning.batching_parts import Rules
     from vram_planner.planning.simulated import Simulation
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -185,7 +191,8 @@ def test_rows_and_dictionary_are_plain_data() -> None:
     [{"rate": None}, {"users": 3}, {"rate": -1}, {"rate": float("nan")}, {"requests": 0}, {"runs": 1000},
      {"percentile": 100}, {"prefix_hit": 1.0}, {"engine": "transformers"}, {"ctx": 10**6}, {"think_s": -1},
      {"workload": "nothing"}, {"concurrency": 3}, {"nonsense": 3}, {"requests": 10**6, "runs": 2},
-     {"speculative": "ngram"}, {"ttft_s": 0}],
+     {"speculative": "ngram"}, {"ttft_s": 0}, {"burstiness": 0.001}, {"burstiness": float("nan")}, {"max_tokens": 0},
+     {"rate": None, "users": 3, "burstiness": 0.5}],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(PlannerError) as refused:
@@ -238,29 +245,54 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_measured_percentiles_on_one_card() -> None:
+def test_measured_percentiles() -> None:
     """
-    Rows of AccelMark's suites A (Llama-3-8B at 5 requests/s) and F (Qwen2.5-0.5B at 10) that keep up.
+    Rows of AccelMark that are not the first of a cold server, under the benchmark's own conditions.
 
     Source: https://github.com/FreedomIntelligence/AccelMark/tree/5797fc42745be2494e6213938d9e5afa0c6c5bef/results
-    Held: the median error, at p50 within 40 %, at p99 within 50 %; all rows are in docs/explanation/simulation.md.
+    Held: of today's scheduler (vLLM from 0.19) with an 8B model every percentile within a factor of 1.5 of the measured
+    one at the median, the tail of TPOT too; of all rows that keep up p50 within 45 % at the median, p99 within 70 %.
     """
-    prompts = json.loads((BENCHMARKS / "data" / "online_prompts.json").read_text(encoding="utf-8"))
-    ratios: dict[tuple[str, int], list[float]] = {}
-    for line in (BENCHMARKS / "data" / "online_percentiles.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["suite"] not in "AF" or row["rate"] > 10 or row["ttft_ms"][2] > 2000:
-            continue
-        found = benchmark().replay(row, prompts["edge" if row["suite"] == "F" else "standard"])
-        for figure in ("ttft", "tpot"):
-            for index in (0, 2):
-                ratio = found[f"{figure}_s"][index] / row[f"{figure}_ms"][index]
-                ratios.setdefault((figure, index), []).append(ratio)
+    data = json.loads((BENCHMARKS / "data" / "online_prompts.json").read_text(encoding="utf-8"))
+    script = benchmark()
+    newer: dict[tuple[str, int], list[float]] = {}
+    kept: dict[tuple[str, int], list[float]] = {}
+    for name, group in script.groups(list(script.rows())).items():
+        for row in group:
+            today = row["suite"] == "A" and row["engine"] == "vllm" and row["version"] != "0.7.3"
+            if name == "first level" or not (today or name == "keep up"):
+                continue
+            found = script.replay(row, data["edge" if row["suite"] == "F" else "standard"])
+            for figure in ("ttft", "tpot"):
+                for index in range(3):
+                    ratio = found[f"{figure}_s"][index] / row[f"{figure}_ms"][index]
+                    for into in ([newer] if today else []) + ([kept] if name == "keep up" else []):
+                        into.setdefault((figure, index), []).append(ratio)
 
-    assert len(ratios["ttft", 0]) >= 20
-    for (figure, index), values in ratios.items():
-        error = median([abs(value - 1) for value in values])
-        assert error <= (0.4 if index == 0 else 0.5), (figure, index, error)
+    assert len(newer["ttft", 2]) >= 4
+    assert len(kept["ttft", 2]) >= 25
+    for (figure, index), ratios in newer.items():
+        if (figure, index) != ("ttft", 0):  # the median request just does or just does not wait for a place
+            assert 1 / 1.5 <= median(ratios) <= 1.5, (figure, index, ratios)
+    for (figure, index), ratios in kept.items():
+        assert median([abs(ratio - 1) for ratio in ratios]) <= (0.45 if index == 0 else 0.7), (figure, index)
+
+
+def test_the_replay_sends_what_the_benchmark_sent() -> None:
+    """Its generator, seed 42: the first gaps of suite A at 5 and at 25 a second (loadgen/loadgen.py)."""
+    script = benchmark()
+    random = Random(42)
+    first = random.expovariate(5)
+    assert script.times("A")[5][0][0] == first
+    assert [len(runs) for runs in script.times("A").values()] == [3, 3, 3]
+    for _ in range(3 * 300 - 1):
+        random.expovariate(5)
+    assert script.times("A")[25][0][0] == random.expovariate(25)
+    # The two means from which the spread of outputs follows.
+    lengths = script.outputs(script.spread(), 512, 346.6)
+    drawn = [lengths.at((part + 0.5) / 5000) for part in range(5000)]
+    assert fmean(min(512, each) for each in drawn) == pytest.approx(346.6, rel=0.005)
+    assert fmean(min(224, each) for each in drawn) == pytest.approx(188.6, rel=0.02)
 
 
 def test_a_request_is_built_from_keywords() -> None:
@@ -269,3 +301,83 @@ def test_a_request_is_built_from_keywords() -> None:
     assert request.options == {"quant": "fp8"}
     assert request.longest == 1088
     assert fmean(simulate(request).figures["ttft_s"].quantiles.values()) > 0
+
+
+def test_prompts_without_room_are_refused_and_told() -> None:
+    found = chat(ctx=1000, rate=1.0, requests=200)
+    # About half of the prompts have fewer than 1,000 tokens; the others come too, and are refused.
+    share = len(presets()["chat"].sample(1000)) / 20_000
+    assert 0.4 < share < 0.6
+    assert found.refused == pytest.approx(found.requests / share - found.requests, rel=0.1)
+    assert found.cut > 0
+    assert found.to_dict()["refused"] == found.refused
+    assert "refused" in simulation_table(found)
+    with pytest.raises(PlannerError, match="leave no room"):
+        chat(prompt_tokens=5000, output_tokens=10, workload=None, ctx=4000)
+
+
+def test_bunches_wait_longer_at_the_same_rate() -> None:
+    even, bunched = chat(requests=400), chat(requests=400, burstiness=0.1)
+
+    assert bunched.figures["queue_s"].quantiles[0.95] > 2 * even.figures["queue_s"].quantiles[0.95]
+    assert "in bunches (burstiness 0.1)" in simulation_table(bunched)
+    assert bunched.to_dict()["request"]["burstiness"] == 0.1
+
+
+def test_users_who_are_refused_ask_again() -> None:
+    found = chat(rate=None, users=4, ctx=1000, requests=60, runs=1)
+
+    assert found.requests == 60
+    assert found.refused > 0
+
+
+def test_what_clients_ask_for_takes_room_where_engines_keep_it() -> None:
+    def seen(engine: str, most: int) -> float:
+        return vp.simulate(
+            "7b", gpu="RTX 4090", engine=engine, prompt_tokens=1000, output_tokens=200, users=40, requests=80, runs=1,
+            ctx=8192, max_tokens=most, calibration=False,
+        ).running  # fmt: skip
+
+    assert seen("vllm", 200) == seen("vllm", 7000)
+    for engine in ("sglang", "tensorrt-llm"):
+        assert seen(engine, 200) > 1.25 * seen(engine, 7000)
+
+
+def test_the_rules_of_each_engine_and_version() -> None:
+    """Source: planning/step_costs.py names the files."""
+
+    def rules(engine: str, version: str | None = None, ctx: int = 4096) -> Rules:
+        plan = vp.plan(
+            "7b", ctx=ctx, concurrency=1, gpu="H100 SXM5 80GB", engine=engine, engine_version=version
+        )
+        assert plan.served is not None
+        return rules_of(plan.served, costs_of(plan.served).load, 100)
+
+    old, long, first, new = (rules("vllm", version) for version in ("0.7.3", "0.7.3", "0.11.0", "0.19.1"))
+    long = rules("vllm", "0.7.3", 65_536)
+    assert (old.mixes, old.watermark, old.seats, old.budget) == (False, 0.01, 256, 4096)
+    assert (long.mixes, long.watermark, long.budget) == (True, 0.01, 2048)
+    assert (first.mixes, first.watermark, first.whole_prompt) == (True, 0, False)
+    assert (new.mixes, new.whole_prompt, new.outlook, new.reserves) == (True, True, None, False)
+    assert rules("vllm", "0.9.1+v0").mixes is False
+    assert rules("sglang").outlook is not None
+    assert rules("tensorrt-llm").reserves
+    assert rules("sglang").asked(4090, 3) == 6
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_steps_are_those_of_the_speed_model(engine: str) -> None:
+    """What is kept of earlier steps changes no figure: the decode step itself, at whole contexts."""
+    for eager in (False, True):
+        plan = vp.plan(
+            "7b", ctx=16_384, concurrency=1, gpu="H100 SXM5 80GB", engine=engine, enforce_eager=eager or None,
+            calibration=False,
+        )  # fmt: skip
+        assert plan.served is not None
+        costs = costs_of(plan.served)
+        for batch, context in ((1, 1), (7, 900), (7, 16_000), (64, 900), (1, 1)):
+            own = decode_step(
+                costs.work, costs.card, costs.fitted, batch=batch, context=context, eager=eager
+            )._asdict()
+            own["fixed_s"] += batch * costs.fitted.stream_s
+            assert costs.step(batch, context, ())._asdict() == pytest.approx(own)

@@ -37,8 +37,11 @@ def test_published_shapes_are_read(
 
     assert found.pairs == pairs
     assert found.basis == "measured"
+    assert ("1 more without" in found.source) == (name == "burst.csv")
     assert found.longest == max(prompt + output for prompt, output in pairs)
-    assert found.draw(Random(3), 10**6)[:2] in pairs
+    drawn = found.draw(Random(3), 10**6)
+    assert drawn is not None
+    assert drawn[:2] in pairs
 
 
 @pytest.mark.parametrize(

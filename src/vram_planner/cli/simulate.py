@@ -36,10 +36,14 @@ _load_options = opt.grouped(
         "--workload", metavar="NAME|FILE",
         help="chat, code, documents, reasoning, rag, agent; or a CSV or JSONL file of prompt_tokens, output_tokens.",
     ),
-    click.option("--prompt-tokens", metavar="LENGTHS", help="512, or lognormal:median=500,p90=2000 (or mean=, sigma=)."),
+    click.option("--prompt-tokens", metavar="LENGTHS", help="512, or lognormal:median=500,p90=2000 (two of median, mean, and p90 or sigma)."),
     click.option("--output-tokens", metavar="LENGTHS", help="Likewise."),
+    click.option("--max-tokens", type=opt.TOKENS,
+                 help="What clients ask for at most: SGLang and TensorRT-LLM keep room for it. [default: the longest output]"),
     click.option("--ctx", type=opt.TOKENS, help="Longest request, cut to it. [default: the workload's longest]"),
     click.option("--rate", type=Rate(), metavar="R", help="Requests a second, at random times: 2/s, 90/min."),
+    click.option("--burstiness", type=NUMBER, default=1.0, show_default=True, metavar="B",
+                 help="Of --rate: 1 is Poisson, less comes in bunches; gaps vary by 1/√B of their mean."),
     click.option("--users", type=opt.WHOLE, help="In place of --rate: people who wait for their answers."),
     click.option("--think-time", "think_s", type=SECONDS, default=0.0, metavar="TIME",
                  help="Mean time from an answer to the user's next request. [default: 0]"),
@@ -94,8 +98,8 @@ def simulate(output: str, *, catalogue: str | None, **options: Any) -> int:
 
         use_catalogue(catalogue)
     from vram_planner.cli.show import emit, warn
-    from vram_planner.planning.simulate import request_of
     from vram_planner.planning.simulate import simulate as answer
+    from vram_planner.planning.simulate_request import request_of
     from vram_planner.report.data import as_json, rows_csv
     from vram_planner.report.simulation import simulation_markdown, simulation_table
 

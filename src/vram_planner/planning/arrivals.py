@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 class Arrivals(Protocol):
@@ -17,14 +17,14 @@ class Arrivals(Protocol):
         """When the next request comes; infinity while none is known."""
 
     def take(self) -> tuple[int, int]:
-        """Prompt and output of the one that comes next."""
+        """Prompt and output of the one that comes next; no output where the engine refuses it."""
 
     def finished(self, now: float) -> None:
         """A request ended: its user may come again."""
 
 
 class Poisson:
-    """Requests at random times, `rate` a second, of lengths that `draw` gives; `most` of them at the most."""
+    """Requests at random times, `rate` a second, of lengths that `draw` gives; at most `most` that are not refused."""
 
     def __init__(
         self,
@@ -43,8 +43,9 @@ class Poisson:
     def take(self) -> tuple[int, int]:
         """Its lengths; the one after it is drawn."""
         self.at += self.gap(self.rate)
-        self.left -= 1
-        return self.draw()
+        prompt, output = self.draw()
+        self.left -= output > 0
+        return prompt, output
 
     def finished(self, now: float) -> None:
         """Others come whatever became of this one."""
@@ -70,3 +71,22 @@ class Users:
     def finished(self, now: float) -> None:
         """One has an answer and thinks."""
         heappush(self.asking, now + self.think())
+
+
+class Listed:
+    """Requests at given times, in any order, with their lengths; no more come after the last."""
+
+    def __init__(self, requests: Iterable[tuple[float, int, int]]) -> None:
+        self.left = sorted(requests, key=lambda each: each[0], reverse=True)
+
+    def next_at(self) -> float:
+        """When the next request comes."""
+        return self.left[-1][0] if self.left else inf
+
+    def take(self) -> tuple[int, int]:
+        """Its lengths."""
+        _, prompt, output = self.left.pop()
+        return prompt, output
+
+    def finished(self, now: float) -> None:
+        """Others come whatever became of this one."""

@@ -5,115 +5,19 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
+from vram_planner.planning.batching_parts import Request, Tally
 from vram_planner.planning.performance_model import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from vram_planner.planning.arrivals import Arrivals
-
-    Chunk = tuple[int, int]
-    Arrival = tuple[float, int, int]
+    from vram_planner.planning.batching_parts import Costs, Outlook, Room, Rules
 
 _NEARLY_FULL = 0.9
 _NOTHING = Step(0.0, 0.0, 0.0, 0.0)
-
-
-class Costs(Protocol):
-    """What a step takes: `batch` sequences decode at a mean `context`, and `chunks` (start, end) of prompts are filled."""
-
-    def step(self, batch: int, context: float, chunks: Sequence[Chunk]) -> Step:
-        """Its parts in seconds."""
-
-    def late_s(self, batch: int, context: float) -> float:
-        """From the end of the step to the client: constant for all tokens of the request that started then."""
-
-
-class Rules(NamedTuple):
-    """
-    How an engine schedules.
-
-    `seats` run at once, `budget` tokens a step. `mixes`: prompts are filled beside decoding, else before it.
-    `whole_prompt`: a request starts only where its whole prompt has room. `reserves`: room for its output too is
-    taken at the start, so that none is ever put out again.
-    """
-
-    seats: int
-    budget: int
-    mixes: bool = True
-    whole_prompt: bool = True
-    reserves: bool = False
-
-
-class Room(NamedTuple):
-    """The cache: what a request of so many blocks takes of `pool`, both in the same unit."""
-
-    pool: float
-    block: int
-    needs: Sequence[float]
-    rise: float  # the most that one more token takes
-
-    def need(self, tokens: int) -> float:
-        """What a request takes with so many tokens in the cache."""
-        return self.needs[-(-tokens // self.block)]
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request on its way: tokens in the cache (`held`), to fill before it decodes (`todo`), and given (`given`)."""
-
-    number: int
-    arrived: float
-    prompt: int
-    output: int
-    todo: int
-    held: int = 0
-    given: int = 0
-    started: float = inf
-    first: float = inf
-    ended: float = inf
-    late: float = 0.0
-    put_out: int = 0
-
-    @property
-    def ttft_s(self) -> float:
-        """From arrival to the first token."""
-        return self.first - self.arrived + self.late
-
-    @property
-    def tpot_s(self) -> float:
-        """Mean time between tokens after the first; 0 of a single token."""
-        return (self.ended - self.first) / (self.output - 1) if self.output > 1 else 0.0
-
-    @property
-    def stay_s(self) -> float:
-        """From arrival to the last token."""
-        return self.ended - self.arrived + self.late
-
-    @property
-    def queue_s(self) -> float:
-        """From arrival until it was first scheduled."""
-        return self.started - self.arrived
-
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over the watched time: divide by `seconds` for means."""
-
-    seconds: float = 0.0
-    busy_s: float = 0.0
-    in_system_s: float = 0.0
-    running_s: float = 0.0
-    used_s: float = 0.0
-    peak: float = 0.0
-    no_seat_s: float = 0.0
-    no_room_s: float = 0.0
-    steps: int = 0
-    tokens: int = 0
-    put_out: int = 0
-    parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -124,8 +28,9 @@ class Server:
     Scheduling follows vLLM V1, `Scheduler.schedule` in vllm/v1/core/sched/scheduler.py at v0.11 and later: running
     requests first, one token each or the next chunk of their prompt; if the cache is full, the latest to start is put
     out and computed anew from its beginning when it starts again, before those that wait; then, if none was put out,
-    waiting requests in order while seats, tokens of the budget and room are left (scheduler_reserve_full_isl: the
-    whole prompt must fit).
+    waiting requests in order while seats, tokens of the budget and room are left. Where prompts are not filled beside
+    decoding they go first, and none is put out for them: `Scheduler._schedule_default` in vllm/core/scheduler.py of
+    v0.7, and `Scheduler.get_next_batch_to_run` in SGLang's managers/scheduler.py, with its `Outlook`.
     """
 
     costs: Costs
@@ -143,6 +48,11 @@ class Server:
     _no_room: bool = False
     _use: float = 0.0  # what the running ones take now
     _sure: bool = False  # whether `used` of a schedule is exact, not a bound
+    _ratio: float = 0.0  # the outlook's share of what may still be given
+
+    def __post_init__(self) -> None:
+        """An idle server looks ahead most."""
+        self._ratio = self.rules.outlook.first if self.rules.outlook else 0.0
 
     def run(self) -> Iterator[Request]:
         """Requests as they end, until no more come; the caller may stop before."""
@@ -153,6 +63,7 @@ class Server:
                 if after == inf:
                     return
                 self._pass(after, 0)
+                self._ratio = self.rules.outlook.first if self.rules.outlook else 0.0
                 continue
             chunks = self._schedule()
             yield from self._mixed(chunks) if chunks else self._stretch()
@@ -160,40 +71,65 @@ class Server:
     def _let_in(self) -> None:
         while (at := self.arrivals.next_at()) <= self.now:
             prompt, output = self.arrivals.take()
-            self.waiting.append(Request(self.came, at, prompt, output, prompt))
+            if not output:
+                self.tally.refused += self.watching
+                self.arrivals.finished(at)
+                continue
+            limit = self.rules.asked(prompt, output)
+            self.waiting.append(Request(self.came, at, prompt, output, prompt, limit))
             self.came += 1
             if self.watching:
                 self.tally.in_system_s += self.now - at
 
     def _held(self, request: Request, more: int = 0) -> float:
-        tokens = request.prompt + request.output if self.rules.reserves else request.held + more
+        tokens = request.prompt + request.limit if self.rules.reserves else request.held + more
         return self.room.need(tokens)
 
     def _used(self, more: int = 0) -> float:
         """What the running ones take if each that decodes gets `more` tokens."""
         needs, block = self.room.needs, self.room.block
         if self.rules.reserves:
-            return sum([needs[-(-(r.prompt + r.output) // block)] for r in self.running])
+            return sum([needs[-(-(r.prompt + r.limit) // block)] for r in self.running])
         return sum([needs[-(-(r.held + (more if r.held >= r.todo else 0)) // block)] for r in self.running])
 
     def _schedule(self) -> list[tuple[Request, int]]:
         """What of which prompt is filled in the next step; who cannot go on is put out."""
         self._no_seat = self._no_room = False
-        used = self._use + len(self.running) * self.room.rise
-        self._sure = used > _NEARLY_FULL * self.room.pool
-        if self._sure:
-            used = self._used(1)
-        while used > self.room.pool and len(self.running) > 1:
-            self._put_out(self.running.pop())
-            used = self._used(1)
+        mixes, self._sure = self.rules.mixes, True
+        used = self._make_room() if mixes else self._use
         decoding = sum([r.held >= r.todo for r in self.running])
-        budget = max(1, self.rules.budget - (decoding if self.rules.mixes else 0))
+        budget = max(1, self.rules.budget - (decoding if mixes else 0))
         chunks: list[tuple[Request, int]] = []
         if decoding < len(self.running):
             budget, used = self._go_on(chunks, budget, used)
         if not self._no_room:
             self._admit(chunks, budget, used)
+        if not (chunks or mixes):
+            self._make_room()
         return chunks
+
+    def _make_room(self) -> float:
+        """Put out who has no room for a token more; what the others then take, or a bound of it."""
+        used = self._use + len(self.running) * self.room.rise
+        self._sure = used > _NEARLY_FULL * self.room.pool
+        if self._sure:
+            used = self._used(1)
+        while used > self.room.pool and len(self.running) > 1:
+            self._put_out(self._last())
+            used = self._used(1)
+        if self._no_room:
+            self._use = self._used()
+            if self.rules.outlook:
+                self._ratio = self.rules.outlook.again(self.running)
+        return used
+
+    def _last(self) -> Request:
+        """Who is put out next: the latest to start; where the engine looks ahead, who has given least."""
+        if self.rules.outlook is None:
+            return self.running.pop()
+        found = min(reversed(self.running), key=lambda r: (r.given, -r.prompt))
+        self.running.remove(found)
+        return found
 
     def _go_on(self, chunks: list[tuple[Request, int]], budget: int, used: float) -> tuple[int, float]:
         """The next chunks of prompts that are half filled; the latest to start gives way where the cache is full."""
@@ -217,7 +153,11 @@ class Server:
         return budget, used
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int, used: float) -> None:
+        """Start those that wait, in order, while places, tokens of the step and room are left."""
         rules, need = self.rules, self.room.need
+        pool = self.room.pool * (1 - rules.watermark)
+        if rules.outlook and self.waiting:
+            used += self._kept(rules.outlook)
         while self.waiting and budget > 0:
             if len(self.running) >= rules.seats:
                 self._no_seat = True
@@ -225,16 +165,18 @@ class Server:
             request = self.waiting[0]
             cached = min(int(request.prompt * self.prefix_hit), request.todo - 1)
             width = min(request.todo - cached, budget)
-            whole = request.prompt + request.output if rules.reserves else request.todo
+            whole = request.prompt + request.limit if rules.reserves else request.todo
             taken = need(whole if rules.reserves else cached + width)
-            asked = need(whole) if rules.whole_prompt else taken
-            if used + asked > self.room.pool and not self._sure:
+            if rules.outlook:
+                taken = need(request.todo + rules.outlook.left(request))
+            asked = max(taken, need(whole)) if rules.whole_prompt else taken
+            if used + asked > pool and not self._sure:
                 # `used` was a bound: now exactly, with the chunks of this step.
                 self._sure = True
                 used = self._used(1) + sum(
                     [need(r.held + n) - need(r.held) for r, n in chunks if not rules.reserves]
                 )
-            if used + asked > self.room.pool and self.running:
+            if used + asked > pool and self.running:
                 self._no_room = True
                 return
             used, budget = used + taken, budget - width
@@ -243,12 +185,25 @@ class Server:
             self.running.append(self.waiting.popleft())
             chunks.append((request, width))
 
+    def _kept(self, outlook: Outlook) -> float:
+        """Room kept for what the running ones may still give."""
+        need, longest, ratio = self.room.need, self.rules.longest, self._ratio
+        kept = 0.0
+        for request in self.running:
+            held = max(request.held, request.todo)
+            ahead = held + int(ratio * outlook.left(request))
+            kept += need(min(ahead, longest) if longest else ahead) - need(request.held)
+        return kept
+
     def _put_out(self, request: Request) -> None:
         request.todo, request.held = request.prompt + request.given, 0
         request.put_out += 1
         self._no_room = True
         self.tally.put_out += self.watching
-        self.waiting.appendleft(request)
+        if self.rules.outlook:
+            self.waiting.append(request)
+        else:
+            self.waiting.appendleft(request)
 
     def _mixed(self, chunks: list[tuple[Request, int]]) -> list[Request]:
         """A step that fills prompts, with those that decode beside it or held up by it."""
@@ -290,6 +245,8 @@ class Server:
         steps = self._with_room(steps)
         parts = self.costs.step(count, context + (steps - 1) / 2, ())
         before = self._use
+        if self.rules.outlook:
+            self._ratio = self.rules.outlook.after(self._ratio, steps)
         for request in running:
             request.held += steps
         self._pass(self.now + steps * parts.total_s, steps, parts, before)
@@ -297,7 +254,10 @@ class Server:
 
     def _with_room(self, steps: int) -> int:
         """The most of these steps for which the cache has room; at least one, for `_schedule` saw to that."""
-        if steps == 1 or self.rules.reserves or self._used(steps) <= self.room.pool:
+        if steps == 1 or self.rules.reserves:
+            return steps
+        most = len(self.running) * (steps // self.room.block + 1) * self.room.rise
+        if self._use + most <= self.room.pool or self._used(steps) <= self.room.pool:
             return steps
         low, high = 1, steps
         while high - low > 1:
@@ -323,8 +283,8 @@ class Server:
             request.ended = self.now
             self.arrivals.finished(self.now)
         if ended:
-            gone = set(map(id, ended))
-            self.running = [r for r in self.running if id(r) not in gone]
+            self.tally.ended += len(ended) if self.watching else 0
+            self.running = [r for r in self.running if r.ended == inf]
             self._use -= sum([self._held(r) for r in ended])
         return ended
 

@@ -2,122 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from math import inf, isfinite, log, sqrt
+from math import inf, log, sqrt
 from random import Random
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.errors import RequestError
 from vram_planner.planning.arrivals import Poisson, Users
-from vram_planner.planning.batching import Request, Server, Tally
-from vram_planner.planning.estimate import estimate
+from vram_planner.planning.batching import Server
+from vram_planner.planning.batching_parts import Request, Tally
 from vram_planner.planning.performance_constants import spread
-from vram_planner.planning.request import PlanRequest
 from vram_planner.planning.simulated import FIGURES, KvNeeds, Measure, Simulation
 from vram_planner.planning.step_costs import costs_of, room_of, rules_of
-from vram_planner.planning.workload import Lengths, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vram_planner.planning.arrivals import Arrivals
-    from vram_planner.planning.batching import Room, Rules
+    from vram_planner.planning.batching_parts import Room, Rules
     from vram_planner.planning.plan import MemoryPlan
+    from vram_planner.planning.simulate_request import SimulateRequest
     from vram_planner.planning.step_costs import ServedCosts
 
-_MOST_USERS = 100_000
-_MOST_REQUESTS = 1_000_000
-_MOST_RUNS = 100
 _WARM_UP = 0.2
-_DRAWN = 20_000
 _AFTER = 1000
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 # Two-sided 95 % of Student's t by degrees of freedom; beyond them the normal's.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _GROWS = 0.05
 _BLOCKED = 0.05
-_NOT_YOURS = ("model", "ctx", "concurrency", "gpu", "prompt_tokens", "speculative")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SimulateRequest:
-    """
-    What `simulate` is asked. Give `rate` (requests a second) or `users`, who think `think_s` seconds on average.
-
-    `lengths` are those of the requests; `ctx` the longest (the lengths' own if not said). Each of `runs` independent
-    runs watches `requests` requests, after a fifth as many to warm up. Limits hold at the `percentile`th percentile.
-    `prefix_hit` None: that of the workload. `options` are those of a plan: engine, quant, tp ... RequestError for
-    what cannot be meant.
-    """
-
-    model: str
-    gpu: str
-    lengths: Lengths
-    ctx: int | None = None
-    rate: float | None = None
-    users: int | None = None
-    think_s: float = 0.0
-    requests: int = 1000
-    runs: int = 5
-    seed: int = 0
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    percentile: float = 95.0
-    prefix_hit: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check every range."""
-        if (self.users is None) == (self.rate is None):
-            raise RequestError("say either --users or --rate", hint="as in --users 200 or --rate 2/s")
-        for name, value in (("rate", self.rate), ("ttft", self.ttft_s), ("tpot", self.tpot_s)):
-            if value is not None and not 0 < value < inf:
-                raise RequestError(f"--{name} {value} is out of range", hint="a number above zero")
-        if not (isfinite(self.think_s) and self.think_s >= 0):
-            raise RequestError(f"--think-time {self.think_s} is out of range", hint="0 or more seconds")
-        self._check_counts()
-        wrong = next((name for name in self.options if name in _NOT_YOURS), None)
-        if wrong is not None:
-            raise RequestError(f"{wrong!r} is not for a simulation", hint="see vram-plan simulate --help")
-
-    def _check_counts(self) -> None:
-        if not 0 < self.percentile < 100:  # noqa: PLR2004  per cent
-            raise RequestError(
-                f"--percentile {self.percentile} is out of range", hint="between 0 and 100, as in 95"
-            )
-        if self.prefix_hit is not None and not 0 <= self.prefix_hit < 1:
-            raise RequestError(f"--prefix-hit {self.prefix_hit} is no share", hint="0 or more, below 1")
-        whole = {"users": (self.users, _MOST_USERS), "requests": (self.requests, _MOST_REQUESTS),
-                 "runs": (self.runs, _MOST_RUNS)}  # fmt: skip
-        for name, (count, most) in whole.items():
-            if count is not None and not 1 <= count <= most:
-                raise RequestError(f"--{name} {count:,} is out of range", hint=f"between 1 and {most:,}")
-        if self.requests * self.runs > _MOST_REQUESTS:
-            raise RequestError(
-                f"{self.requests * self.runs:,} requests in all",
-                hint=f"at most {_MOST_REQUESTS:,}: fewer --runs",
-            )
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest request."""
-        return self.ctx if self.ctx is not None else self.lengths.longest
-
-    @property
-    def hit(self) -> float:
-        """Share of each prompt that the prefix cache has."""
-        return self.lengths.prefix_hit if self.prefix_hit is None else self.prefix_hit
-
-    def plan(self) -> MemoryPlan:
-        """The plan of one server, for requests up to the longest."""
-        middle = max(1, min(self.longest - 1, round(self.lengths.prompt.at(0.5))))
-        return estimate(
-            PlanRequest.of(
-                model=self.model, gpu=self.gpu, ctx=max(2, self.longest), concurrency=1, prompt_tokens=middle,
-                **self.options,
-            )
-        )  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -136,7 +49,7 @@ def simulate(request: SimulateRequest) -> Simulation:
 
     Runs are independent, seeded by `seed` and their number: the same request has the same answer. A second set of
     runs has every step slower by as much as the low end of the speed model's band of throughput says. Raises PlannerError for what does
-    not fit, has no known speed, or does not batch continuously.
+    not fit, lengths of which hardly any fits, has no known speed, or does not batch continuously.
     """
     plan = request.plan()
     served = plan.served
@@ -147,7 +60,8 @@ def simulate(request: SimulateRequest) -> Simulation:
             f"a request of {request.longest:,} tokens does not fit on {served.gpu.name}",
             hint="a smaller --ctx, --quant, or more cards: vram-plan --model … --gpu … says what is short",
         )
-    rules = rules_of(served, costs_of(served).load)
+    request.lengths.sample(max(2, request.longest))
+    rules = rules_of(served, costs_of(served).load, request.limit)
     room = room_of(served, plan.engine)
     slow = 1 / spread(served.engine, "throughput", served.kind, served.setting)[0]
     best = [_run(request, costs_of(served), rules, room, number=number) for number in range(request.runs)]
@@ -160,13 +74,14 @@ def simulate(request: SimulateRequest) -> Simulation:
 
 def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room, *, number: int) -> Run:
     random = Random(f"{request.seed}/{number}")  # noqa: S311  no secret
-    cut = 0
+    cuts: list[bool] = []
 
     def draw() -> tuple[int, int]:
-        nonlocal cut
-        prompt, output, was = request.lengths.draw(random, max(2, request.longest))
-        cut += was
-        return prompt, output
+        found = request.lengths.draw(random, max(2, request.longest))
+        if found is None:
+            return 0, 0
+        cuts.append(found[2])
+        return found[:2]
 
     server = Server(
         costs=costs,
@@ -176,20 +91,28 @@ def _run(request: SimulateRequest, costs: ServedCosts, rules: Rules, room: Room,
         prefix_hit=request.hit,
     )
     run = watch(server, request.requests)
-    return run._replace(cut=cut)
+    return run._replace(cut=sum(cuts[each.number] for each in run.requests))
 
 
 def _arrivals(
     request: SimulateRequest, random: Random, draw: Callable[[], tuple[int, int]], replicas: int
 ) -> Arrivals:
-    """Of one replica: a random part of a Poisson stream is one too; users are dealt out evenly."""
+    """
+    Of one replica: a random part of a Poisson stream is one too; users are dealt out evenly.
+
+    Bunches are dealt to a replica whole, which is the worst of routers.
+    """
 
     def gap(rate: float) -> float:
         return -log(1 - random.random()) / rate
 
+    def bunched(rate: float) -> float:
+        return random.gammavariate(request.burstiness, 1 / (request.burstiness * rate))
+
     if request.rate is not None:
         # Of those after the watched only as many as can be beside the last of them: a flood would fill the memory.
-        return Poisson(request.rate / replicas, gap, draw, most=3 * request.requests + _AFTER)
+        gaps = gap if request.burstiness == 1 else bunched
+        return Poisson(request.rate / replicas, gaps, draw, most=3 * request.requests + _AFTER)
     users = max(1, round((request.users or 1) / replicas))
     if not request.think_s:
         return Users(users, lambda: 0.0, draw)
@@ -283,7 +206,7 @@ def _answer(
         slower=slow,
         requests=sum(len(run.requests) for run in best),
         seconds=seconds,
-        requests_per_s=fmean(_served_rate(run) for run in best),
+        requests_per_s=mean("ended"),
         output_tokens_per_s=mean("tokens"),
         in_flight=in_system,
         running=mean("running_s"),
@@ -294,15 +217,10 @@ def _answer(
         kv_mean=mean("used_s") / room.pool if room.pool < inf else None,
         kv_peak=max(run.tally.peak for run in best) / room.pool if room.pool < inf else None,
         cut=sum(run.cut for run in best),
+        refused=sum(run.tally.refused for run in best),
         keeps_up=request.rate is None or _growth(best) <= _GROWS,
         bound_by=_bound_by(best, seconds),
     )
-
-
-def _served_rate(run: Run) -> float:
-    """Watched requests over the time in which they ended, the first as the start."""
-    ends = sorted(each.ended for each in run.requests)
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
 def _growth(runs: list[Run]) -> float:
@@ -345,11 +263,9 @@ def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, seats: int, in_s
     At a random moment of decoding a request holds E[O · (P + O/2)] / E[O] tokens: long outputs are met more often,
     and are half done when met. The worst is the longest.
     """
-    random = Random(request.seed)  # noqa: S311  no secret
     ctx = max(2, request.longest)
     weight = tokens = needed = 0.0
-    for _ in range(_DRAWN):
-        prompt, output, _cut = request.lengths.draw(random, ctx)
+    for prompt, output, _cut in request.lengths.sample(ctx, request.seed):
         weight += output
         tokens += output * (prompt + output / 2)
         needed += output * room.need(min(ctx, round(prompt + output / 2)))
@@ -371,24 +287,4 @@ def _kv(request: SimulateRequest, plan: MemoryPlan, room: Room, seats: int, in_s
         at_once_expected=room.pool / expected if known else float(seats),
         at_once_worst=room.pool / worst if known else float(seats),
         in_flight=in_system,
-    )
-
-
-def request_of(
-    model: str,
-    *,
-    gpu: str,
-    workload: str | Lengths | None = None,
-    prompt_tokens: str | int | None = None,
-    output_tokens: str | int | None = None,
-    **options: Any,
-) -> SimulateRequest:
-    """A request from keywords: its own fields, and the rest as options of a plan."""
-    own = {each.name for each in fields(SimulateRequest)} - {"options", "lengths"}
-    return SimulateRequest(
-        model=model,
-        gpu=gpu,
-        lengths=lengths_of(workload, prompt_tokens, output_tokens),
-        options={name: value for name, value in options.items() if name not in own},
-        **{name: value for name, value in options.items() if name in own},
     )

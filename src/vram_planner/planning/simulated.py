@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vram_planner.planning.batching import Rules
+    from vram_planner.planning.batching_parts import Rules
     from vram_planner.planning.plan import MemoryPlan
-    from vram_planner.planning.simulate import SimulateRequest
+    from vram_planner.planning.simulate_request import SimulateRequest
 
 SCHEMA_VERSION = 1
 # Attributes of a request -> names in the answer.
 FIGURES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "stay_s": "e2e_s", "queue_s": "queue_s"}
 NOT_MODELLED = (
-    "bursts beyond Poisson arrivals, and rates that change over the day",
+    "rates that change over the day",
     "speculative decoding",
     "requests that share blocks of the cache (prefix hits save work here, no room)",
     "routing between replicas: each gets an even share",
@@ -97,6 +97,7 @@ class Simulation:
     kv_mean: float | None
     kv_peak: float | None
     cut: int
+    refused: int
     keeps_up: bool
     bound_by: str
 
@@ -124,17 +125,16 @@ class Simulation:
 
     @property
     def not_modelled(self) -> tuple[str, ...]:
-        """What is left out, the plan's own before the simulation's."""
-        more = ("that SGLang keeps room back for outputs (schedule-conservativeness)",)
-        return (*NOT_MODELLED, *(more if self.plan.engine == "sglang" else ()))
+        """What is left out."""
+        return NOT_MODELLED
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document: seconds, bytes, tokens, shares of 1."""
         request = self.request
-        asked = ("model", "gpu", "ctx", "rate", "users", "think_s", "requests", "runs", "seed", "ttft_s", "tpot_s",
+        asked = ("model", "gpu", "ctx", "rate", "burstiness", "users", "think_s", "requests", "runs", "seed", "ttft_s", "tpot_s",
                  "percentile")  # fmt: skip
         plain = ("replicas", "requests", "seconds", "requests_per_s", "output_tokens_per_s", "in_flight", "running",
-                 "busy", "steps", "preemptions", "kv_mean", "kv_peak", "cut", "keeps_up", "bound_by", "met",
+                 "busy", "steps", "preemptions", "kv_mean", "kv_peak", "cut", "refused", "keeps_up", "bound_by", "met",
                  "surely")  # fmt: skip
         return {
             "schema_version": SCHEMA_VERSION,
@@ -142,6 +142,7 @@ class Simulation:
                 **{name: getattr(request, name) for name in asked},
                 "longest": request.longest,
                 "prefix_hit": request.hit,
+                "max_tokens": request.limit,
                 "workload": request.lengths.to_dict(),
                 **request.options,
             },

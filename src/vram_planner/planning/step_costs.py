@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
 from vram_planner.engines.register import engine
+from vram_planner.engines.versions import parse_version
+from vram_planner.engines.vllm_rules import release_of
 from vram_planner.errors import RequestError
-from vram_planner.planning.batching import Room, Rules
+from vram_planner.planning.batching_parts import Outlook, Room, Rules
 from vram_planner.planning.performance import Assumptions
-from vram_planner.planning.performance_constants import era, load
+from vram_planner.planning.performance_constants import graph_tokens, load
 from vram_planner.planning.performance_model import Step, decode_step, prefill_step
 from vram_planner.units import ceil_div
 
@@ -25,15 +27,20 @@ if TYPE_CHECKING:
 _BATCHING = {
     # Decoding stops while SGLang fills prompts (Scheduler.get_next_batch_to_run, managers/scheduler.py), unless it is
     # started with --enable-mixed-chunk. TensorRT-LLM's default policy, GUARANTEED_NO_EVICT, starts a request only with
-    # room for all of it (CapacitySchedulerPolicy, tensorrt_llm/llmapi/llm_args.py). llama-server's slots are divided up.
+    # room for all that it may give (CapacitySchedulerPolicy, tensorrt_llm/llmapi/llm_args.py;
+    # GuaranteedNoEvictScheduler, cpp/tensorrt_llm/batch_manager/capacityScheduler.cpp). llama-server's slots are divided up.
     "vllm": Rules(seats=0, budget=0),
-    "sglang": Rules(seats=0, budget=0, mixes=False),
+    "sglang": Rules(seats=0, budget=0, mixes=False, outlook=Outlook()),
     "tensorrt-llm": Rules(seats=0, budget=0, reserves=True),
     "llama.cpp": Rules(seats=0, budget=0),
 }
-# vLLM before its V1 engine fills prompts first and whole, while decoding waits (Scheduler._schedule_default in
-# vllm/core/scheduler.py of v0.7): the era of the constants that begins with V1.
-_CHUNKED = "from 0.8"
+# vLLM's V0 engine fills prompts first and whole, while decoding waits, and leaves a hundredth of the blocks free
+# (Scheduler._schedule_default in vllm/core/scheduler.py, SelfAttnBlockSpaceManager in core/block_manager.py, v0.6.5);
+# where it takes prompts in chunks, beside decoding.
+_V0_WATERMARK = 0.01
+# A whole prompt must fit before its first chunk starts: scheduler_reserve_full_isl, on from its merge
+# (https://github.com/vllm-project/vllm/pull/37307, March 2026) as of v0.19.1; 0.14.1 has it not.
+_WHOLE_FROM = (0, 19, 0)
 _BLOCKS = ("block_size", "tokens_per_block", "page_size")
 _POINTS_A_DOUBLING = 4
 _MOST_BLOCKS = 1 << 14
@@ -50,6 +57,10 @@ class ServedCosts:
     prompts alone  Σ compute + link of the chunks, memory and fixed costs of the largest once
     both           D(B, L) + m · (the same) / stages, m the constant `mixing`
     `slower` scales all of it: the far end of the band. `replicas` share the traffic; these are the costs of one.
+    `eager`: decoding runs without graphs; so it does at contexts beyond `graphs_to`, where that is not None.
+
+    A decode step adds B times what its context costs to what it costs at none, so the two are kept: D(B, 0) by B, and
+    D(1, L) − D(1, 0) by L in whole tokens.
     """
 
     work: Work
@@ -59,27 +70,46 @@ class ServedCosts:
     mixes: bool
     replicas: int = 1
     slower: float = 1.0
+    eager: bool = False
+    graphs_to: int | None = None
+    _by_batch: dict[float, Step] = field(default_factory=dict)
+    _by_context: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def step(self, batch: int, context: float, chunks: Sequence[tuple[int, int]]) -> Step:
         """Its parts in seconds."""
         stages = self.work.pp if self.load.pipelined else 1
-        parts = [0.0, 0.0, 0.0, 0.0]
+        memory = compute = fixed = link = 0.0
         if batch:
-            step = decode_step(
-                self.work, self.card, self.fitted, batch=max(1.0, batch / stages), context=context
-            )
-            parts = [*step]
-            parts[2] += max(1.0, batch / stages) * self.fitted.stream_s
+            memory, compute, fixed, link = self._decode(max(1.0, batch / stages), context)
         if chunks:
             share = self.fitted.mixing / stages if batch else 1.0
             steps = [
                 prefill_step(self.work, self.card, self.fitted, start=start, end=end) for start, end in chunks
             ]
-            parts[0] += share * max([step.memory_s for step in steps])
-            parts[1] += share * sum([step.compute_s for step in steps])
-            parts[2] += share * max([step.fixed_s for step in steps])
-            parts[3] += share * sum([step.link_s for step in steps])
-        return Step(*(part * self.slower for part in parts))
+            memory += share * max([step.memory_s for step in steps])
+            compute += share * sum([step.compute_s for step in steps])
+            fixed += share * max([step.fixed_s for step in steps])
+            link += share * sum([step.link_s for step in steps])
+        slower = self.slower
+        return Step(memory * slower, compute * slower, fixed * slower, link * slower)
+
+    def _decode(self, batch: float, context: float) -> tuple[float, float, float, float]:
+        streamed = batch * self.fitted.stream_s
+        if self.eager or (self.graphs_to is not None and context > self.graphs_to):
+            step = decode_step(self.work, self.card, self.fitted, batch=batch, context=context, eager=True)
+            return step.memory_s, step.compute_s, step.fixed_s + streamed, step.link_s
+        none = self._by_batch.get(batch)
+        if none is None:
+            none = decode_step(self.work, self.card, self.fitted, batch=batch, context=0)
+            self._by_batch[batch] = none
+        tokens = round(context)
+        more = self._by_context.get(tokens)
+        if more is None:
+            far = decode_step(self.work, self.card, self.fitted, batch=1, context=tokens)
+            near = decode_step(self.work, self.card, self.fitted, batch=1, context=0)
+            more = self._by_context[tokens] = (far.memory_s - near.memory_s, far.compute_s - near.compute_s)
+        memory, compute, fixed, link = none
+        return memory + batch * more[0], compute + batch * more[1], fixed + streamed, link
 
     def late_s(self, batch: int, context: float) -> float:
         """
@@ -112,14 +142,22 @@ def costs_of(served: Served, *, slower: float = 1.0, assumed: Assumptions | None
         mixes=_rules(served).mixes,
         replicas=served.ask.layout.dp,
         slower=slower,
+        eager=served.ask.options.enforce_eager,
+        graphs_to=graph_tokens(load(served.engine), served.ask.options.version),
     )
 
 
-def rules_of(served: Served, traffic: Load) -> Rules:
-    """How the engine batches; RequestError for one that does not take requests into a running batch."""
+def rules_of(served: Served, traffic: Load, limit: int = 0) -> Rules:
+    """
+    How the engine batches, where clients ask for `limit` tokens at most (0: just what comes out).
+
+    RequestError for an engine that does not take requests into a running batch.
+    """
     slots = served.memory.settings.get("slots")
     seats = slots if served.engine == "llama.cpp" and isinstance(slots, int) else int(traffic.most)
-    return _rules(served)._replace(seats=seats, budget=max(1, int(traffic.chunk)))
+    return _rules(served)._replace(
+        seats=seats, budget=max(1, int(traffic.chunk)), limit=limit, longest=served.ask.workload.context
+    )
 
 
 def _rules(served: Served) -> Rules:
@@ -128,10 +166,16 @@ def _rules(served: Served) -> Rules:
             f"{served.engine} does not take new requests into a running batch: there is nothing to simulate",
             hint=f"--engine is one of {', '.join(_BATCHING)}",
         )
+    rules = _BATCHING[served.engine]
+    if served.engine != "vllm":
+        return rules
+    profile = release_of(served.ask).profile
+    if profile.get("v0"):
+        tokens = served.memory.settings.get("max_num_batched_tokens")
+        chunks = isinstance(tokens, int) and tokens < served.ask.workload.context
+        return rules._replace(mixes=chunks, whole_prompt=not chunks, watermark=_V0_WATERMARK)
     version = served.ask.options.version
-    if served.engine == "vllm" and version is not None and era(load(served.engine), version) != _CHUNKED:
-        return _BATCHING["vllm"]._replace(mixes=False, whole_prompt=True)
-    return _BATCHING[served.engine]
+    return rules._replace(whole_prompt=version is None or parse_version(version) >= _WHOLE_FROM)
 
 
 def room_of(served: Served, name: str) -> Room:

@@ -44,12 +44,13 @@ def read_trace(path: str | Path) -> Lengths:
             raise RequestError(f"{file} is larger than {_MOST_BYTES >> 20} MiB", hint="take a part of it")
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = _jsonl(stream, file) if file.suffix in (".jsonl", ".ndjson") else _csv(stream, file)
-            pairs = tuple(islice(_pairs(rows, file), _MOST_ROWS + 1))
+            read = list(islice(_pairs(rows, file), _MOST_ROWS + 1))
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read the trace {file}: {error}", hint=_HINT) from error
+    pairs = tuple(pair for pair in read if all(pair))
     if not pairs:
         raise RequestError(f"{file} has no requests", hint=_HINT)
-    if len(pairs) > _MOST_ROWS:
+    if len(read) > _MOST_ROWS:
         raise RequestError(f"{file} has more than {_MOST_ROWS:,} rows", hint="take a part of it")
     return Lengths(
         name=file.name,
@@ -57,8 +58,12 @@ def read_trace(path: str | Path) -> Lengths:
         output=_table(sorted(output for _, output in pairs)),
         pairs=pairs,
         basis="measured",
-        source=f"{file.name}, {len(pairs):,} requests",
+        source=f"{file.name}, {len(pairs):,} requests{_left_out(len(read) - len(pairs))}",
     )
+
+
+def _left_out(rows: int) -> str:
+    return f"; {rows:,} more without a prompt or an output are left out" if rows else ""
 
 
 def _table(ordered: list[int]) -> Table:
@@ -99,8 +104,7 @@ def _pairs(rows: Iterator[dict[str, Any]], file: Path) -> Iterator[tuple[int, in
         if columns is None:
             columns = _column(row, _PROMPT, file), _column(row, _OUTPUT, file)
         prompt, output = (_tokens(row.get(name), f"{file}, row {number}, {name}") for name in columns)
-        if prompt and output:
-            yield prompt, output
+        yield prompt, output
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...], file: Path) -> str:

@@ -22,6 +22,7 @@ _PRESETS = Path(__file__).parent / "workloads" / "presets.json"
 _Z90 = NormalDist().inv_cdf(0.9)
 _LONGEST = 1 << 24
 _DRAWN = 20_000
+_LEAST_FIT = 0.01  # of the prompts, for a simulation of the others to mean something
 _BEYOND = 0.999  # where a lognormal is cut if no longest request is named
 _LENGTHS_HINT = (
     "as in 512, lognormal:median=500,p90=2000, lognormal:mean=800,p90=1500 or lognormal:median=500,sigma=1"
@@ -54,7 +55,7 @@ class Lognormal:
     Lengths whose logarithm is normal with mean μ = ln(median) and standard deviation σ.
 
     By mean m and 90th percentile q: m = exp(μ + σ²/2), q = exp(μ + zσ), hence σ = z − √(z² − 2 ln(q/m)), the smaller
-    root, with z = 1.2816.
+    root, with z = 1.2816. By median and mean: σ = √(2 ln(m / median)).
     """
 
     median: float
@@ -69,15 +70,22 @@ class Lognormal:
         p90: float | None = None,
         sigma: float | None = None,
     ) -> Lognormal:
-        """By a middle (median or mean) and a spread (p90 or σ); RequestError for what no lognormal has."""
-        if (median is None) == (mean is None) or (p90 is None) == (sigma is None):
-            raise RequestError("a lognormal needs median or mean, and p90 or sigma", hint=_LENGTHS_HINT)
+        """By two of median, mean and a spread (p90 or σ); RequestError for what no lognormal has."""
+        given = [value for value in (median, mean, p90, sigma) if value is not None]
+        if len(given) != 2 or (median is None and mean is None):  # noqa: PLR2004  two parameters
+            raise RequestError("a lognormal needs two of median, mean, and p90 or sigma", hint=_LENGTHS_HINT)
         middle = median if median is not None else mean
-        for value in (middle, p90):
+        for value in (median, mean, p90):
             if value is not None and not 1 <= value <= _LONGEST:
                 raise RequestError(
                     f"{value:g} tokens are out of range", hint=f"between 1 and {_LONGEST:,} tokens"
                 )
+        if median is not None and mean is not None:
+            if mean < median:
+                raise RequestError(
+                    f"a mean of {mean:g} below the median {median:g}", hint="mean is at least the median"
+                )
+            return cls(float(median), sqrt(2 * log(mean / median)))
         if sigma is None:
             sigma = _sigma(float(middle or 1), float(p90 or 1), by_mean=mean is not None)
         if not (isfinite(sigma) and 0 <= sigma <= 4):  # noqa: PLR2004  a spread of e⁴ either way
@@ -148,8 +156,8 @@ class Lengths:
     """
     Prompt and output lengths of requests; `pairs` (from a trace) go before the two spreads.
 
-    Prompt and output are drawn independently from spreads, together from pairs. `basis` is 'measured', 'assumed'
-    or 'asked'; `prefix_hit` the share of prompts that a prefix cache finds in this traffic.
+    Prompt and output are drawn independently from spreads, together from pairs. `basis` is 'measured',
+    'measured in part' (the source says what is assumed) or 'asked'; `prefix_hit` the share of prompts that a prefix cache finds in this traffic.
     """
 
     name: str
@@ -167,27 +175,41 @@ class Lengths:
             return max(prompt + output for prompt, output in self.pairs)
         return self.prompt.longest + self.output.longest
 
-    def draw(self, random: Random, ctx: int) -> tuple[int, int, bool]:
-        """
-        One request that fits into `ctx` tokens, and whether it had to be cut for that.
+    @property
+    def longest_output(self) -> int:
+        """Tokens of the longest output."""
+        return max(output for _, output in self.pairs) if self.pairs else self.output.longest
 
-        An output is cut first, as an engine stops at its longest sequence; a prompt that is too long by itself keeps
-        ctx − 1 tokens.
+    def draw(self, random: Random, ctx: int) -> tuple[int, int, bool] | None:
+        """
+        One request, and whether its output was cut to fit into `ctx` tokens; None where its prompt leaves no room for one.
+
+        Engines end an output at their longest sequence, and refuse a prompt that is as long (vLLM:
+        `InputProcessor._validate_prompt_len`; SGLang: `validate_input_length`).
         """
         if self.pairs:
             prompt, output = self.pairs[int(random.random() * len(self.pairs))]
         else:
             prompt = max(1, round(self.prompt.at(random.random())))
             output = max(1, round(self.output.at(random.random())))
-        if prompt + output <= ctx:
-            return prompt, output, False
-        prompt = min(prompt, ctx - 1)
-        return prompt, min(output, ctx - prompt), True
+        if prompt >= ctx:
+            return None
+        return prompt, min(output, ctx - prompt), prompt + output > ctx
+
+    def sample(self, ctx: int, seed: int = 0) -> list[tuple[int, int, bool]]:
+        """A fixed set of draws without those refused; RequestError where hardly any prompt fits."""
+        random = Random(seed)  # noqa: S311  no secret
+        drawn = [each for _ in range(_DRAWN) if (each := self.draw(random, ctx)) is not None]
+        if len(drawn) < _DRAWN * _LEAST_FIT:
+            raise RequestError(
+                f"{1 - len(drawn) / _DRAWN:.1%} of the prompts leave no room for an output in {ctx:,} tokens",
+                hint="a larger --ctx, or shorter prompts",
+            )
+        return drawn
 
     def means(self, ctx: int) -> tuple[int, int]:
         """Mean prompt and output of requests cut to `ctx` tokens, over a fixed set of draws."""
-        random = Random(0)  # noqa: S311  no secret
-        drawn = [self.draw(random, ctx) for _ in range(_DRAWN)]
+        drawn = self.sample(ctx)
         prompt, output = (round(fmean(each[part] for each in drawn)) for part in (0, 1))
         return max(1, prompt), max(1, output)
 
@@ -243,6 +265,7 @@ def presets() -> Mapping[str, Lengths]:
             basis=row["basis"],
             source=f"{row['about']}: {row['source']}",
             prefix_hit=row.get("prefix_hit", 0.0),
+            pairs=tuple((prompt, output) for prompt, output in row.get("pairs", ())),
         )
         for name, row in document["workloads"].items()
     }

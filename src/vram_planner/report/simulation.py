@@ -22,18 +22,35 @@ _NAMES = {
 }
 _LIMITS = {"ttft_s": "first token", "tpot_s": "each further token"}
 _MS = 1000.0
+_FEW = 5
 
 
 def simulation_table(found: Simulation) -> str:
     """The whole answer."""
     return "\n\n".join(
-        (_headline(found), _figures(found, "plain"), _kv(found), _verdict(found), _left_out(found))
+        (
+            _headline(found),
+            _figures(found, "plain"),
+            _kv(found),
+            _verdict(found),
+            _left_out(found),
+            _next(found),
+        )
     )
 
 
 def simulation_markdown(found: Simulation) -> str:
     """The percentiles as a Markdown table between what was asked and what binds."""
-    return "\n\n".join((_headline(found), _figures(found, "github"), _kv(found), _verdict(found)))
+    return "\n\n".join(
+        (
+            _headline(found),
+            _figures(found, "github"),
+            _kv(found),
+            _verdict(found),
+            _left_out(found),
+            _next(found),
+        )
+    )
 
 
 def _headline(found: Simulation) -> str:
@@ -41,8 +58,9 @@ def _headline(found: Simulation) -> str:
     lengths = request.lengths
     count = plan.gpu.count if plan.gpu else 1
     name = plan.gpu.name if plan.gpu else request.gpu
+    bunches = "" if request.burstiness == 1 else f" in bunches (burstiness {request.burstiness:g})"
     arrivals = (
-        f"{request.rate:g} requests a second at random"
+        f"{request.rate:g} requests a second at random{bunches}"
         if request.rate is not None
         else f"{request.users:,} users, {request.think_s:g} s on average between an answer and the next request"
     )
@@ -56,6 +74,10 @@ def _headline(found: Simulation) -> str:
             f" max_num_seqs {found.rules.seats:,}, {found.rules.budget:,} tokens a step"
         ),
     ]
+    if found.rules.outlook or found.rules.reserves:
+        lines.append(
+            f"room is kept for outputs of up to {request.limit:,} tokens, as clients ask for (--max-tokens)"
+        )
     if found.replicas > 1:
         lines.append(f"{found.replicas} replicas with an even share each; what follows is one of them")
     return "\n".join(_wrapped(line) for line in lines)
@@ -121,7 +143,9 @@ def _kv(found: Simulation) -> str:
 
 
 def _verdict(found: Simulation) -> str:
-    cut = f"; {found.cut:,} requests were longer than the context and were cut" if found.cut else ""
+    cut = f"; {found.cut:,} answers were cut at the context" if found.cut else ""
+    if found.refused:
+        cut += f"; {found.refused:,} more requests were refused, for their prompts leave no room in it for an answer"
     lines = [
         (
             f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} tokens/s; {found.in_flight:.1f} in"
@@ -129,6 +153,10 @@ def _verdict(found: Simulation) -> str:
         ),
         f"{found.bound_by} binds; {found.preemptions:,} preemptions in {found.requests:,} requests{cut}",
     ]
+    few = [share for share in found.figures["ttft_s"].quantiles if (1 - share) * found.requests < _FEW]
+    if few:
+        names = " and ".join(percent(share) for share in few)
+        lines.append(f"{names}: fewer than {_FEW} requests lie beyond; more --requests tell them better")
     if not found.keeps_up:
         lines.append("requests come faster than they are served: the waits grow for as long as this goes on")
     for name, (limit, best, slow) in found.limits().items():
@@ -148,6 +176,10 @@ def _time(seconds: float) -> str:
 
 def _left_out(found: Simulation) -> str:
     return _wrapped(f"not modelled: {'; '.join(found.not_modelled)}")
+
+
+def _next(found: Simulation) -> str:
+    return f"next: {found.plan.launch}"
 
 
 def _wrapped(words: str) -> str:
