@@ -49,3 +49,8 @@ def test_git_itself_is_still_read_as_git() -> None:
     git = {"model_type": "git", "architectures": ["GitForCausalLM"]}
 
     assert architecture_from_config(git).model_type == "git"
+
+
+def test_only_grok_2_has_a_table_of_angles_in_each_layer() -> None:
+    assert resolve("grok-2").architecture.own_angles
+    assert not architecture_from_config(GROK_1).own_angles

@@ -31,7 +31,7 @@ def build(config: Config) -> Architecture:
     With `residual_moe` (Grok 2) a gated block of `intermediate_size` runs beside the experts, which are then
     `moe_intermediate_size` wide; without it (Grok 1) the experts are as wide as either says. Four norms a layer,
     no bias, a head of its own. transformers has no class. Left out: the temperature of long contexts and the soft
-    caps, which are no tensors.
+    caps, which are no tensors. With a `rope_type` (Grok 2) no two layers share their rotary angles.
     """
     config = config.with_defaults(_DEFAULTS)
     block = attention(config)
@@ -44,5 +44,6 @@ def build(config: Config) -> Architecture:
         beside=dense is not None,
     )
     layers = stack(block, (None,) * n_layers(config), feed, norms(block.hidden, *SANDWICH_NORMS))
+    own_angles = config.raw("rope_type") is not None
     # Grok 2 calls itself "git", the name of another family.
-    return replace(decoder(config, layers), model_type="grok")
+    return replace(decoder(config, layers), model_type="grok", own_angles=own_angles)
