@@ -192,6 +192,17 @@ def test_a_record_that_lacks_much_is_replayed_for_its_weights(lacking: str, note
     assert note in row.notes[0]
 
 
+@pytest.mark.parametrize(("context", "kind"), [(8192, Replayed), (None, Skipped)])
+def test_a_pool_with_states_is_compared_only_with_a_known_context(context: int | None, kind: type) -> None:
+    """Of a format that is not told, nothing but the pool is left to compare."""
+    record = next(each for each in read_records() if each["id"] == "ixf-63037976143-d")
+    log = {name: value for name, value in record["measured"].items() if name != "max_concurrency_len"}
+    (row,) = replay_all([{**record, "max_model_len": context, "measured": log}])
+
+    assert isinstance(row, kind)
+    assert "group 32" in (row.reason if isinstance(row, Skipped) else row.notes[0])
+
+
 def test_the_share_that_a_log_adds_up_to_is_the_one_it_ran_with() -> None:
     """llmd-v0110-2 states 0.9, but its four figures are 0.95 of the card."""
     (row,) = (row for row in replay_all(read_records()) if row.id == "llmd-v0110-2")

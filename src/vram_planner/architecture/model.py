@@ -70,7 +70,8 @@ class Architecture:
     logits are squeezed through a tanh (Gemma 2), which costs a copy of them. `pixels_per_token` is how many
     numbers of an image stand behind one token of it, where there is a vision tower (else 0). `eye` is how the
     tower looks at a picture, where we know. `rope_stretch` times `max_context` positions are in a table of
-    linearly scaled rotary angles; `mrope` says that positions have three dimensions. `kv_dtype` is the type
+    linearly scaled rotary angles; `mrope` says that positions have three dimensions, `own_angles` that each layer
+    has a table of rotary angles of its own (Grok 2). `kv_dtype` is the type
     of cache that the checkpoint asks for ("fp8", "nvfp4"), None where it leaves that to the engine; `kv_dtype_by` is
     the tool that asks ("modelopt", "compressed-tensors"). `vision` is what the config says of the encoder, where
     there is one.
@@ -90,6 +91,7 @@ class Architecture:
     eye: Eye | None = None
     rope_stretch: int = 1
     mrope: bool = False
+    own_angles: bool = False
     final_norm: tuple[Weight, ...] = ()
     embedding_extras: tuple[Weight, ...] = ()
     draft_layers: tuple[Weight, ...] = ()

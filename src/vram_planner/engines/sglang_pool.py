@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vram_planner.architecture.parallel import rank_weight_bytes, stage_layers
 from vram_planner.engines.base import KvNeed
@@ -16,8 +16,10 @@ from vram_planner.engines.sglang_state import States, states_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vram_planner.architecture.model import Layer
+    from vram_planner.architecture.model import Architecture, Layer
     from vram_planner.engines.base import Ask
+
+_ANGLE_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +111,14 @@ def stage_ranks(ask: Ask) -> list[Rank]:
     # What waits in DeepSeek-V4's compressors is no slot of its own: its pools hold it.
     states = None if "compressed" in architecture.kinds else states_of(ask, profile, _drafted(ask))
     weights = rank_weight_bytes(architecture, ask.precision, replica(ask), vocabulary_multiple=64)
+    angles = _angle_bytes(architecture)
     ranks, start = [], 0
     for count, n_bytes in zip(stage_layers(len(architecture.layers), layout.pp), weights, strict=True):
         layers = list(architecture.groups)
         if layout.pp > 1:
             layers = [(layer, 1) for layer in architecture.layers[start : start + count]]
         pool = Pool(cells=_cells(layers, ask, profile), states=states, replicated=replicated)
-        ranks.append(Rank(weights_bytes=n_bytes, pool=pool, layers=count))
+        ranks.append(Rank(weights_bytes=n_bytes + angles * count, pool=pool, layers=count))
         start += count
     return ranks
 
@@ -126,6 +129,19 @@ def fullest(ask: Ask, ranks: Sequence[Rank] | None = None) -> Rank:
     if len(ranks) == 1:
         return ranks[0]
     return max(ranks, key=lambda rank: rank.weights_bytes + sum(_needed(rank.pool, ask)))
+
+
+def _angle_bytes(architecture: Architecture) -> int:
+    """
+    The table of rotary angles that a layer has of its own, on every rank: 4 B × positions × width of a head.
+
+    Other models share one table. Source: sglang v0.5.2 srt/models/grok.py, Grok1Attention (ScalingRotaryEmbedding)
+    and its _compute_cos_sin_cache; RotaryEmbedding keeps it in float32 on CUDA.
+    """
+    if not architecture.own_angles or architecture.max_context is None:
+        return 0
+    caches = (cache_of(layer.mixer) for layer, _ in architecture.groups)
+    return _ANGLE_BYTES * architecture.max_context * max(cache.key_dim for cache in caches if cache)
 
 
 def _needed(pool: Pool, ask: Ask) -> tuple[int, int]:

@@ -9,6 +9,7 @@ the log's layers lie as the plan puts them.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.gguf import by_whom, gguf_precision
@@ -107,7 +108,13 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
         device=Device(name="any", total_bytes=_ROOM_BYTES),
     )
     found = {"version": row.get("engine_version") or "?", "fitted": False}
-    return found | {"pairs": _pairs(row, architecture, settle(ask), mix)}
+    return found | {"pairs": _pairs(row, architecture, _sized(row, settle(ask)), mix)}
+
+
+def _sized(row: dict[str, Any], setting: Setting) -> Setting:
+    """The same with the one cache as large as logged: only its sum is rounded up to 256 cells, not a slot's share."""
+    fits = row["n_ctx"] % setting.slots == 0 and row["n_ctx"] % _CELLS == 0
+    return replace(setting, context=row["n_ctx"] // setting.slots) if setting.unified and fits else setting
 
 
 def _check(row: dict[str, Any]) -> None:

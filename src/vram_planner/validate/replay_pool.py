@@ -35,6 +35,10 @@ def _pool_told(row: dict[str, Any]) -> bool:
     return one_stage and told and (log.get("available_kv_cache_gib") or 0) >= _LEAST_GIB
 
 
+def _context_told(row: dict[str, Any]) -> bool:
+    return bool(row.get("max_model_len") or row["measured"].get("max_concurrency_len"))
+
+
 def _need(row: dict[str, Any]) -> tuple[int, float] | None:
     """The length and the GiB of "To serve at least one request with the model's max seq len …"."""
     need = row["measured"].get("kv_gib_needed_for_len")
@@ -49,13 +53,15 @@ def from_logged_pool(
     Blocks, tokens and concurrency of a pool of the logged size, and one request's need, each with what was logged.
 
     Without a release, windows and states are left out: how layers with them are grouped changed between releases.
+    Without a context too: what their pool holds in tokens depends on it.
     """
     if not logs_pool(row):
         return {}
     pool = int((row["measured"].get("available_kv_cache_gib") or 1) * GIB)
     plan = estimate(replace(request, kv_cache_memory=pool), card)
     grouped = any(kind != "FullAttention" for kind in _kinds(plan.model.architecture))
-    if plan.capacity is None or (grouped and request.engine_version is None):
+    told = request.engine_version is not None and _context_told(row)
+    if plan.capacity is None or (grouped and not told):
         return {}
     found = _of_pool(row, plan) if _pool_told(row) else {}
     need = _need(row)

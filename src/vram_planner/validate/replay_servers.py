@@ -68,10 +68,10 @@ def replay(row: dict[str, Any]) -> dict[str, Any]:
     alone = replay_sglang.with_logged_free(row) or replay_tensorrt_llm.with_logged_peak(row)
     if alone and not row.get("gpu_total_gib") and not is_product(row.get("gpu")):
         return {**alone, "version": version_of(row) or "newest", "fitted": bool(row.get("constants_read"))}
-    row, lacks = weights_alone(row, version_of(row))
+    written, (row, lacks) = row, weights_alone(row, version_of(row))
     plan = plan_of(row)
     request = request_of(row, plan.engine)
-    pool = from_logged_pool(row, request, card_of(row, request)) if plan.engine == "vllm" else {}
+    pool = from_logged_pool(written, request, card_of(row, request)) if plan.engine == "vllm" else {}
     if remark := _format_unknown(row, plan, lacks):
         if not pool:
             raise RecordError(remark, hint="name the checkpoint, or give its config.json")
@@ -98,6 +98,8 @@ def _format_unknown(row: dict[str, Any], plan: MemoryPlan, lacks: str | None) ->
     word, precision = str(row.get("quantization") or ""), plan.model.precision
     if "fbgemm" in word:
         return f"its format {word!r} leaves tensors in 16 bits that it does not name"
+    if "group 32" in word:
+        return f"its format {word!r} has smaller groups than the planned one"
     if lacks is not None and version_of(row) is None and "mxfp4" in word:
         return "no engine_version, which decides how MXFP4 is padded"
     if word and precision.name in DTYPES:

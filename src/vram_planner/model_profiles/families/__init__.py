@@ -109,6 +109,7 @@ FAMILIES: Final[dict[str, str]] = {
     "granitemoe_swa": "granitemoe_swa",
     "granitemoehybrid": "granitemoehybrid",
     "granitemoeshared": "granitemoeshared",
+    "grok": "grok",
     "helium": "helium",
     "hrm_text": "hrm_text",
     "hunyuan_v1_dense": "hunyuan_v1_dense",
@@ -235,6 +236,9 @@ FAMILIES: Final[dict[str, str]] = {
     "zaya": "zaya",
 }
 
+# Whose model_type is that of another family.
+_GROK = frozenset({"Grok1ForCausalLM", "Grok1ModelForCausalLM"})
+
 
 def build(config: Config) -> Architecture:
     """
@@ -286,10 +290,10 @@ def _unsupported(model_type: str) -> UnsupportedArchitectureError:
 
 
 def model_type_of(config: Config) -> str:
-    """`model_type`, or what the class in `architectures` stands for."""
-    if config.raw("model_type") is not None:
-        return config.text("model_type")
+    """`model_type`, or what the class in `architectures` stands for: Grok 2 has "git" as its model_type."""
     classes = config.texts("architectures", default=())
+    if config.raw("model_type") is not None and not (classes and classes[0] in _GROK):
+        return config.text("model_type")
     if not classes:
         raise ConfigError(
             "the config has neither model_type nor architectures",

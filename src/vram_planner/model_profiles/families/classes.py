@@ -97,6 +97,8 @@ CLASSES: Final[dict[str, str]] = {
     "GraniteMoeSWAForCausalLM": "granitemoe_swa",
     "GraniteMoeSharedForCausalLM": "granitemoeshared",
     "GraniteSWAForCausalLM": "granite_swa",
+    "Grok1ForCausalLM": "grok",
+    "Grok1ModelForCausalLM": "grok",
     "HYV3ForCausalLM": "hy_v3",
     "HYV4ForCausalLM": "hy_v4",
     "HeliumForCausalLM": "helium",
