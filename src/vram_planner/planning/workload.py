@@ -219,8 +219,7 @@ class Lengths:
 
         Long outputs are met more often, and are half done when met. Over the draws of `means`.
         """
-        random = Random(0)  # noqa: S311  no secret
-        drawn = [self.draw(random, ctx) for _ in range(_DRAWN)]
+        drawn = self.sample(ctx)
         tokens = sum(output * (prompt + output / 2) for prompt, output, _cut in drawn)
         return tokens / sum(output for _prompt, output, _cut in drawn)
 
