@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import vram_planner as vp
 from vram_planner.report.text import plan_table
 from vram_planner.units import format_gib
@@ -22,13 +24,20 @@ def test_the_parts_add_up_to_what_the_last_row_of_the_table_says() -> None:
 def test_data_parallel_figures_are_said_to_be_those_of_a_replica() -> None:
     alone = plan_table(vp.plan("7b", ctx=8000, concurrency=10, gpu="RTX 4090"))
     four = vp.plan("7b", ctx=8000, concurrency=40, gpu="4x RTX 4090", tp=1, dp=4)
+    one = vp.plan("7b", ctx=8000, concurrency=10, gpu="RTX 4090")
     assert four.capacity is not None
+    assert four.performance is not None
+    assert one.performance is not None
 
     assert (
         f"{four.capacity.max_concurrency:.2f} requests of 8,000 tokens on each of 4 replicas"
         in plan_table(four)
     )
-    assert "a replica; first token" in plan_table(four)
+    # Speed is that of all together: the requests are dealt out over the four.
+    assert four.performance.output_tokens_per_s.best == pytest.approx(
+        4 * one.performance.output_tokens_per_s.best, rel=1e-6
+    )
+    assert "in all; first token" in plan_table(four)
     assert "in all; first token" in alone
     assert "replica" not in alone
 

@@ -279,7 +279,7 @@ def _note(row: dict[str, Any]) -> str:
 def _lengths(row: dict[str, Any]) -> tuple[float, float]:
     prompt, output = row.get("isl"), row.get("osl")
     note = _note(row)
-    suite = suite_of(note)
+    suite = suite_of(note, ENGINES[row["engine"]])
     if suite is not None:
         return suite.prompt, suite.output
     if prompt is None:
@@ -299,7 +299,7 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
     depth = re.search(r"@d(\d+)", note)
     concurrency, rate = row.get("concurrency"), row.get("request_rate")
     saturated = False
-    suite = suite_of(note)
+    suite = suite_of(note, ENGINES[row["engine"]])
     if suite is not None and "offline" in note:
         concurrency, saturated = suite.batch, True
     elif concurrency is None and rate in ("inf", None):
