@@ -30,6 +30,8 @@ _CARD = (
     "step_s",
     "sequence_s",
     "eager_layer_s",
+    "score_s",
+    "score_bytes",
 )
 _ERA = (
     "bandwidth_share",
@@ -179,6 +181,8 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
 
 
 def start_of(engine: str) -> Constants:
+    if engine == "llama.cpp":
+        return replace(STARTS, score_s=2e-10, score_bytes=28.0)
     if engine != "transformers":
         return STARTS
     # Modules run one by one from Python; its experts in a loop.

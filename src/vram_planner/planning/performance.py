@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.architecture.precision import Place
 from vram_planner.hardware_profiles.links import link_of
+from vram_planner.planning import performance_builds as builds
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
 from vram_planner.planning.performance_work import work_of
@@ -166,8 +167,7 @@ class Served:
         if made is None:
             return None
         card, kernels, link = made
-        span = fitted.era(fitted.load(self.engine), self.ask.options.version)
-        return card, fitted.constants(self.engine, span, fitted.generation(self.gpu), kernels, link)
+        return card, fitted.constants(self.engine, str(self._span["name"]), fitted.generation(self.gpu), kernels, link)
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -176,7 +176,17 @@ class Served:
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
         work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
+        if self.engine == _LLAMA_CPP:
+            work = builds.of_the_build(work, ask, self.gpu, self._span, quantised=self._quantised)
         return self._on_the_host(work)
+
+    @property
+    def _span(self) -> dict[str, Any]:
+        return fitted.span(fitted.load(self.engine), self.ask.options.version)
+
+    @property
+    def _quantised(self) -> bool:
+        return kernel_class(self.ask.precision.name, self.engine) == "gguf"
 
     def _on_the_host(self, work: Work) -> Work:
         """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
@@ -220,7 +230,7 @@ class Served:
             most=self._most(),
             chunk=_chunk(settings, self.engine, self.gpu),
             pipelined=self.engine in _PIPELINED,
-            in_flight=4 if self.engine == _LLAMA_CPP else 1,
+            queued=self._queued(),
             prefix_hit=assumed.prefix_hit,
             draft=assumed.draft,
             acceptance=assumed.acceptance,
@@ -229,6 +239,12 @@ class Served:
             eager=self._eager(assumed, output),
             requests=assumed.requests,
         )
+
+    def _queued(self) -> float:
+        if self.engine != _LLAMA_CPP:
+            return 0.0
+        layers, stages = len(self.ask.architecture.layers), self.ask.layout.pp
+        return builds.queued(layers, stages, self._span, quantised=self._quantised)
 
     def _eager(self, assumed: Assumptions, output: float) -> bool:
         """

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_planner.planning.performance_pipeline import in_sequence
+
 if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
 
@@ -29,7 +31,8 @@ class Constants:
     the same for sending its token to a client, `hop_s` an all-reduce, `first_s` a request until its first
     token beside the prefill, `first_steps` steps of the others that pass until then. `queue` weighs the wait
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
-    cache's room is in use on average when requests queue for it.
+    cache's room is in use on average when requests queue for it. Where scores are written out: `score_s` seconds for
+    one of a decoded token, `score_bytes` moved for one of a prompt.
     """
 
     bandwidth_share: float = 0.8
@@ -52,6 +55,8 @@ class Constants:
     queue: float = 0.7
     mixing: float = 1.0
     room_share: float = 0.9
+    score_s: float = 0.0
+    score_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -77,8 +82,8 @@ class Load:
     Requests of `prompt` + `output` tokens: so many at once, or (`rate`) so many a second.
 
     `room` is how many of them the cache holds at once, `most` the engine's own bound. `chunk` is the most
-    prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `in_flight` how
-    many chunks of one prompt may. `prefix_hit` is the share of a prompt that lies in the cache already.
+    prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `queued` how
+    many chunks of one prompt a stage's queue of launches takes (performance_pipeline.py). `prefix_hit` is the share of a prompt that lies in the cache already.
     Speculation: `draft` tokens guessed a step, each accepted with `acceptance`, at `draft_cost` of a step.
     `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together; `eager`
     that decoding runs without graphs. `requests` is how many arrive in all: where an arrival rate outruns the
@@ -93,7 +98,7 @@ class Load:
     chunk: float = 2048
     rate: float | None = None
     pipelined: bool = True
-    in_flight: int = 1
+    queued: float = 0.0
     prefix_hit: float = 0.0
     draft: int = 0
     acceptance: float = 0.0
@@ -176,6 +181,7 @@ def decode_step(
     tokens = batch * (draft + 1)
     memory = _weights_s(work, card, fitted, tokens)
     memory += batch * work.cache_bytes(context) / (card.bandwidth * fitted.cache_share)
+    memory += batch * work.score_heads * context * fitted.score_s
     peak = card.flops * fitted.compute_share * fitted.decode_share
     compute = tokens * (_flops(work, fitted) + work.head_flops) / peak
     compute += tokens * work.score_flops(context) / (card.flops_16 * fitted.attention_share)
@@ -205,7 +211,8 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
 
     As `decode_step`, with compute n · 2N / (peak · mfu) + Σ A(i) / (peak_16 · mfu_a), n = end − start. Large
     products read their weights behind the arithmetic, so of memory only what sticks out of it counts:
-    (memory⁴ + compute⁴)^¼ − compute. Prompts run without graphs, so the host's launches bound them from below.
+    (memory⁴ + compute⁴)^¼ − compute. Kernels that only move bytes (scores written out, weights unpacked) come on top:
+    (U + n · end · heads · b) / (BW · e). Prompts run without graphs, so the host's launches bound them from below.
     """
     tokens = end - start
     memory = _weights_s(work, card, fitted, tokens)
@@ -213,6 +220,8 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
     compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
     compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
     beyond = (memory**_OVERLAP + compute**_OVERLAP) ** (1 / _OVERLAP) - compute
+    moved = work.unpacked_bytes + tokens * end * work.score_heads * fitted.score_bytes
+    beyond += moved / (card.bandwidth * fitted.bandwidth_share)
     link = _link_s(work, card, fitted, tokens)
     fixed = max(_fixed_s(work, fitted), _launches_s(work, fitted) - beyond - compute - link)
     return Step(beyond, compute, fixed, link)
@@ -262,17 +271,13 @@ def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
 
 def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:
     """
-    The forward passes over what is new of a prompt, chunk by chunk.
-
-    Over p stages with m chunks in flight, a chain of chunks takes (m + p − 1)/(m · p) of its time in sequence.
-    """
+    The forward passes over what is new of a prompt, chunk by chunk, with pipeline stages as far at once as launches reach."""
     start = load.prompt * load.prefix_hit
     chunks = max(1, ceil((load.prompt - start) / load.chunk))
     width = (load.prompt - start) / chunks
     # The cost is close to a parabola over the chunks: first, middle and last tell the mean (Simpson).
     picks = [(0.0, 1.0)] if chunks == 1 else [(0.0, 1 / 6), ((chunks - 1) / 2, 4 / 6), (chunks - 1.0, 1 / 6)]
-    overlap = min(load.in_flight, chunks)
-    scale = chunks * (overlap + work.pp - 1) / (overlap * work.pp)
+    scale = chunks * in_sequence(chunks, work.pp, load.queued)
     sums = [0.0, 0.0, 0.0, 0.0]
     for at, share in picks:
         step = prefill_step(work, card, fitted, start=start + at * width, end=start + (at + 1) * width)

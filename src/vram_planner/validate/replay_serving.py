@@ -92,6 +92,8 @@ _RANDOM_RANGE = 0.9
 _SHARE_GPT = (280, 310)
 _WITHOUT_END = 1e6
 _MS = 1000.0
+# b2775 came out on 1 May 2024, b3050 on 31 May.
+_BUILDS = {"May 2024": "b2824"}
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _RECORDS = Path(__file__).parent / "records"
 
@@ -223,7 +225,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         prompt_tokens=max(1, round(prompt)),
         concurrency=concurrency if engine == "llama.cpp" else 1,
         engine=engine,
-        engine_version=_version(row) if engine in ("vllm", "sglang") else None,
+        engine_version=_build(row) if engine == "llama.cpp" else _version(row) if engine in ("vllm", "sglang") else None,
         gpu=row.get("gpu_norm") or row["gpu"],
         gpu_count=count,
         tp=tp,
@@ -327,6 +329,13 @@ def _measured(row: dict[str, Any]) -> dict[str, float]:
     if not found:
         raise RecordError("it measures nothing that a plan predicts", hint="a TTFT, a TPOT or tokens/s")
     return found
+
+
+def _build(row: dict[str, Any]) -> str | None:
+    """A build of llama.cpp where a record says its number, or a month in which builds of an age came out."""
+    version = str(row.get("engine_version") or "")
+    match = re.fullmatch(r"b?(\d{3,6})", version)
+    return f"b{match[1]}" if match else _BUILDS.get(version)
 
 
 def _version(row: dict[str, Any]) -> str | None:

@@ -1,0 +1,52 @@
+"""What llama.cpp's builds do otherwise, as far as speed goes: which kernels run, and how far ahead they are launched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vram_planner.engines.base import Ask
+    from vram_planner.hardware_profiles import Gpu
+    from vram_planner.planning.performance_work import Work
+
+# Kernels that a stream takes before a launch waits, as measured: https://forums.developer.nvidia.com/t/68937.
+_LAUNCHES = 1000
+# Inputs of a graph exist so often: ggml-backend.cpp, GGML_SCHED_MAX_COPIES.
+_COPIES = 4.0
+
+
+def of_the_build(work: Work, ask: Ask, gpu: Gpu, span: Mapping[str, Any], *, quantised: bool) -> Work:
+    """
+    The work with what a build does beside it.
+
+    Without flash attention (off by default before https://github.com/ggml-org/llama.cpp/pull/15434, or --no-flash-attn)
+    each query head's scores are written out and read again: as halves by cuBLAS, as floats for the softmax and back
+    (ggml_cuda_mul_mat_batched_cublas). Before https://github.com/ggml-org/llama.cpp/pull/8075 a quantised matrix is
+    unpacked to halves for more than 32 tokens (ggml_cuda_op_mul_mat_cublas); Metal unpacks inside its kernels.
+    """
+    fused = bool(span.get("flash", True)) if ask.options.flash_attn is None else ask.options.flash_attn
+    heads = sum(
+        layer.mixer.n_heads * count
+        for layer, count in ask.architecture.groups
+        if layer.mixer.cache is not None
+    )
+    unpacked = 0.0
+    if quantised and span.get("unpacks") and gpu.vendor.lower() != "apple":
+        routed = sum(each.n_bytes for each in work.experts)
+        share = max((each.of / each.used for each in work.experts), default=1.0)
+        # Two operations an element, two bytes a half.
+        unpacked = work.dense_bytes + routed + work.matrix_flops + work.expert_flops * (share - 1)
+    return replace(work, score_heads=0.0 if fused else float(heads), unpacked_bytes=unpacked)
+
+
+def queued(layers: int, stages: int, span: Mapping[str, Any], *, quantised: bool) -> float:
+    """
+    Micro-batches whose launches a stage's queue takes: launches / (kernels a layer · layers of a stage), 4 at most.
+
+    The kernels of a layer are counted in the source, see `kernels` in the file of constants.
+    """
+    kernels = span["kernels"]["quantised" if quantised else "16bit"]
+    return min(_COPIES, _LAUNCHES / (kernels * layers / stages))
