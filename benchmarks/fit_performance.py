@@ -67,6 +67,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "room_share": (0.5, 1.0),
     "score_s": (0.0, 5e-9),
     "score_bytes": (0.0, 80.0),
+    "expert_spread": (0.5, 1.0),
 }
 _SIGMA = 0.10  # log error that a good model makes
 _TAIL = 2.0  # beyond so many of it a row pulls no harder

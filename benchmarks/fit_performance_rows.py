@@ -182,7 +182,7 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
 
 def start_of(engine: str) -> Constants:
     if engine == "llama.cpp":
-        return replace(STARTS, score_s=2e-10, score_bytes=28.0)
+        return replace(STARTS, score_s=2e-10, score_bytes=28.0, expert_spread=0.9)
     if engine != "transformers":
         return STARTS
     # Modules run one by one from Python; its experts in a loop.

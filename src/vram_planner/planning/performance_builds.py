@@ -39,7 +39,7 @@ def of_the_build(work: Work, ask: Ask, gpu: Gpu, span: Mapping[str, Any], *, qua
         share = max((each.of / each.used for each in work.experts), default=1.0)
         # Two operations an element, two bytes a half.
         unpacked = work.dense_bytes + routed + work.matrix_flops + work.expert_flops * (share - 1)
-    return replace(work, score_heads=0.0 if fused else float(heads), unpacked_bytes=unpacked)
+    return replace(work, score_heads=0.0 if fused else float(heads), unpacked_bytes=unpacked, expert_tile=float(span.get("expert_tile", 0)))
 
 
 def queued(layers: int, stages: int, span: Mapping[str, Any], *, quantised: bool) -> float:

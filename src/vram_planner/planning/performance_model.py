@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_planner.planning.performance_experts import expert_products
 from vram_planner.planning.performance_pipeline import in_sequence
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Constants:
     token beside the prefill, `first_steps` steps of the others that pass until then. `queue` weighs the wait
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
     cache's room is in use on average when requests queue for it. Where scores are written out: `score_s` seconds for
-    one of a decoded token, `score_bytes` moved for one of a prompt.
+    one of a decoded token, `score_bytes` moved for one of a prompt. Routers favour some experts: n tokens touch as many
+    as n^`expert_spread` that choose evenly.
     """
 
     bandwidth_share: float = 0.8
@@ -57,6 +59,7 @@ class Constants:
     room_share: float = 0.9
     score_s: float = 0.0
     score_bytes: float = 0.0
+    expert_spread: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -219,12 +222,20 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
     memory += work.cache_bytes(start) / (card.bandwidth * fitted.cache_share)
     compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
     compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
-    beyond = (memory**_OVERLAP + compute**_OVERLAP) ** (1 / _OVERLAP) - compute
+    beyond = _sticks_out(memory, compute)
+    if work.expert_tile:
+        own, alone, padding = expert_products(work, card, fitted, tokens)
+        beyond = _sticks_out(memory - own, compute - alone) + _sticks_out(own, alone + padding)
+        compute += padding
     moved = work.unpacked_bytes + tokens * end * work.score_heads * fitted.score_bytes
     beyond += moved / (card.bandwidth * fitted.bandwidth_share)
     link = _link_s(work, card, fitted, tokens)
     fixed = max(_fixed_s(work, fitted), _launches_s(work, fitted) - beyond - compute - link)
     return Step(beyond, compute, fixed, link)
+
+
+def _sticks_out(memory_s: float, compute_s: float) -> float:
+    return float((memory_s**_OVERLAP + compute_s**_OVERLAP) ** (1 / _OVERLAP) - compute_s)
 
 
 def _flops(work: Work, fitted: Constants) -> float:
@@ -233,7 +244,7 @@ def _flops(work: Work, fitted: Constants) -> float:
 
 def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
     spread = card.bandwidth * fitted.bandwidth_share
-    experts = work.expert_bytes(tokens)
+    experts = work.expert_bytes(tokens**fitted.expert_spread)
     here = experts * (1 - work.host_experts)
     return (work.dense_bytes + here / fitted.expert_share) / spread + _host_s(work, card, experts, tokens)
 

@@ -67,6 +67,7 @@ class Work:
     ranks, and `exchange` all ranks, between which the tokens of all groups go to the experts and back.
     `score_heads` are the query heads of all layers whose scores are written out (attention without flash kernels),
     `unpacked_bytes` what a step over a prompt reads and writes to unpack weights before it multiplies them.
+    `expert_tile` are the tokens of a tile to which each expert's tokens of a prompt are padded, 0 where they are not.
     """
 
     layers: int
@@ -89,6 +90,7 @@ class Work:
     host_experts: float = 0.0
     score_heads: float = 0.0
     unpacked_bytes: float = 0.0
+    expert_tile: float = 0.0
 
     def weight_bytes(self, tokens: float) -> float:
         """Weights that a step of so many tokens reads."""

@@ -93,6 +93,8 @@ _SHARE_GPT = (280, 310)
 _WITHOUT_END = 1e6
 _MS = 1000.0
 # b2775 came out on 1 May 2024, b3050 on 31 May.
+# Where a page says it of all its rows.
+_UBATCHES = {"benches/dgx-spark": 2048}
 _BUILDS = {"May 2024": "b2824"}
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _RECORDS = Path(__file__).parent / "records"
@@ -152,9 +154,13 @@ def outruns(case: Case, found: Times) -> bool:
 
 def family(row: dict[str, Any]) -> str:
     """Who published a record: owner/repository, or host/path. Records of the package name a line of a list."""
-    source = _sources().get(str(row.get("source")), str(row.get("source")))
+    source = _page(row)
     match = re.match(r"(?:https?://)?(?:github\.com/)?([^/]+/[^/]+)", source)
     return match[1] if match else source
+
+
+def _page(row: dict[str, Any]) -> str:
+    return _sources().get(str(row.get("source")), str(row.get("source")))
 
 
 @lru_cache(maxsize=1)
@@ -233,6 +239,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         quant=quant,
         dtype="float16" if row.get("quant") == "FP16" and engine != "llama.cpp" else None,
         kv_dtype=kv_dtype,
+        ubatch=next((size for page, size in _UBATCHES.items() if page in _page(row)), None),
         enforce_eager=engine == "vllm" and "enforce-eager" in _note(row),
     )
 
@@ -249,6 +256,9 @@ def _format(row: dict[str, Any], engine: str) -> tuple[str | None, str | None]:
     word = str(row.get("quant") or "").lower()
     name = str(row["model"]).lower()
     if engine == "llama.cpp":
+        dynamic = re.search(r"-(ud-i?q\d\w+)", name)
+        if dynamic:
+            return dynamic[1], None
         for text in (name, word):
             for pattern, to in _GGUF:
                 if re.search(pattern, text):
