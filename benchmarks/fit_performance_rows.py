@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import PlannerError
 from vram_planner.planning import performance_constants as stored
-from vram_planner.planning.performance import card_of, kernel_class
+from vram_planner.planning.performance import card_of
 from vram_planner.planning.performance_model import Card, Constants, Load
 from vram_planner.planning.performance_work import Work
 from vram_planner.validate.evidence import RECORDS, read_records
@@ -106,6 +106,7 @@ class Row:
     engine: str
     kind: str
     source: str
+    model: str
     setting: tuple[str, ...]
     case: Case
     work: Work
@@ -141,7 +142,7 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
     quick = served.times(case.assumed)
     if quick is None or outruns(case, quick):
         return None
-    kernels = case.assumed.kernels or kernel_class(served.ask.precision.name, served.engine)
+    kernels = case.assumed.kernels or served.kernels
     made = card_of(served.gpu, kernels, served.ask.layout, served.engine)
     if made is None:
         return None
@@ -154,6 +155,7 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
         engine=served.engine,
         kind=served.kind,
         source=family(record),
+        model=record["model"],
         setting=(span, generation, kernels, link),
         case=case,
         work=Remembered(**{field.name: getattr(work, field.name) for field in fields(Work)}),
@@ -173,7 +175,7 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
         yield ("generation", generation, name)
     if name in (*_CARD, "first_s", "first_steps"):
         yield ("engine generation", engine, generation, name)
-    if name in _KERNELS:
+    if name in _KERNELS or (name == "eager_layer_s" and engine == "transformers"):
         yield ("kernels", kernels, name)
         yield ("engine kernels", engine, kernels, name)
     if name in ("hop_s", "link_share"):
@@ -185,5 +187,5 @@ def start_of(engine: str) -> Constants:
         return replace(STARTS, score_s=2e-10, score_bytes=28.0, expert_spread=0.9)
     if engine != "transformers":
         return STARTS
-    # Modules run one by one from Python; its experts in a loop.
-    return replace(STARTS, layer_s=500e-6, expert_layer_s=4e-3)
+    # Modules run one by one from Python; its experts in a loop. The cache is copied to grow and to be repeated.
+    return replace(STARTS, eager_layer_s=500e-6, expert_layer_s=4e-3, cache_share=0.3)

@@ -28,8 +28,10 @@ _KERNELS = {
     "int8": ("int8", "w8a16"),
     "w8a16": ("bf16", "w8a16"),
     "w4a16": ("bf16", "w4a16"),
+    "awq": ("bf16", "awq"),
     "fp4": ("fp4", "w4a16"),
     "gguf": ("bf16", "gguf"),
+    "unpacked": ("bf16", "unpacked"),
 }
 _BY_FORMAT = {
     "fp8": "fp8",
@@ -44,7 +46,7 @@ _BY_FORMAT = {
     "mxfp4": "fp4",
 }
 _KV_BYTES = {"fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
-_LLAMA_CPP = "llama.cpp"
+_LLAMA_CPP, _TRANSFORMERS = "llama.cpp", "transformers"
 _PIPELINED = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _LARGE_GPU_BYTES = 70 << 30
 # The catalogue's measured products over nameplates, by 16-bit TFLOP/s that the nameplate asks of a watt: a card that
@@ -162,12 +164,17 @@ class Served:
 
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
-        kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
-        made = card_of(self.gpu, kernels, self.ask.layout, self.engine)
+        made = card_of(self.gpu, kernels or self.kernels, self.ask.layout, self.engine)
         if made is None:
             return None
         card, kernels, link = made
         return card, fitted.constants(self.engine, str(self._span["name"]), fitted.generation(self.gpu), kernels, link)
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels multiply the weights; builds of llama.cpp that unpack them have those of 16 bits for it."""
+        kernels = kernel_class(self.ask.precision.name, self.engine)
+        return "unpacked" if kernels == "gguf" and builds.unpacks(self._span, self.gpu) else kernels
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -178,6 +185,8 @@ class Served:
         work = work_of(ask.architecture, ask.precision, _shared(ask.layout, self.engine), kv_bytes)
         if self.engine == _LLAMA_CPP:
             work = builds.of_the_build(work, ask, self.gpu, self._span, quantised=self._quantised)
+        elif self.engine == _TRANSFORMERS:
+            work = builds.of_the_modules(work, ask, self._span)
         return self._on_the_host(work)
 
     @property
@@ -235,7 +244,7 @@ class Served:
             draft=assumed.draft,
             acceptance=assumed.acceptance,
             streamed=assumed.streamed,
-            static=self.engine == "transformers",
+            static=self.engine == _TRANSFORMERS,
             eager=self._eager(assumed, output),
             requests=assumed.requests,
         )
@@ -255,6 +264,8 @@ class Served:
         """
         if assumed.graphs is not None:
             return not assumed.graphs
+        if self.engine == _TRANSFORMERS:
+            return True  # generate() runs module by module
         bound = fitted.graph_tokens(fitted.load(self.engine), self.ask.options.version)
         prompt = assumed.prompt if assumed.prompt is not None else self.ask.workload.prompt_tokens
         return self.ask.options.enforce_eager or (bound is not None and prompt + output > bound)
@@ -285,6 +296,8 @@ def kernel_class(precision: str, engine: str) -> str:
     name = precision.lower()
     if engine == _LLAMA_CPP:
         return "16bit" if name in ("f16", "bf16", "float16", "bfloat16", "f32") else "gguf"
+    if engine == _TRANSFORMERS and name.startswith("awq"):
+        return "awq"  # AutoAWQ's modules launch more than those of GPTQ
     for start, found in _BY_FORMAT.items():
         if name.startswith(start):
             return found
@@ -348,7 +361,7 @@ def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
             return float(value)
     if engine == _LLAMA_CPP:
         return 512.0
-    return 1e9 if engine == "transformers" else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
+    return 1e9 if engine == _TRANSFORMERS else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
 
 
 def _bound_by(found: Times, most: float, room: float) -> str:

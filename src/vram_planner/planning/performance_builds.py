@@ -1,4 +1,4 @@
-"""What llama.cpp's builds do otherwise, as far as speed goes: which kernels run, and how far ahead they are launched."""
+"""What builds of llama.cpp and releases of transformers do otherwise, as far as speed goes: which kernels run, and how."""
 
 from __future__ import annotations
 
@@ -34,12 +34,35 @@ def of_the_build(work: Work, ask: Ask, gpu: Gpu, span: Mapping[str, Any], *, qua
         if layer.mixer.cache is not None
     )
     unpacked = 0.0
-    if quantised and span.get("unpacks") and gpu.vendor.lower() != "apple":
+    if quantised and unpacks(span, gpu):
         routed = sum(each.n_bytes for each in work.experts)
         share = max((each.of / each.used for each in work.experts), default=1.0)
         # Two operations an element, two bytes a half.
         unpacked = work.dense_bytes + routed + work.matrix_flops + work.expert_flops * (share - 1)
     return replace(work, score_heads=0.0 if fused else float(heads), unpacked_bytes=unpacked, expert_tile=float(span.get("expert_tile", 0)))
+
+
+def unpacks(span: Mapping[str, Any], gpu: Gpu) -> bool:
+    """Whether prompts multiply halves that quantised weights are unpacked to."""
+    return bool(span.get("unpacks")) and gpu.vendor.lower() != "apple"
+
+
+def of_the_modules(work: Work, ask: Ask, span: Mapping[str, Any]) -> Work:
+    """
+    The work with the cache that transformers reads: before 4.54 each query head's own copy of keys and values.
+
+    `repeat_kv` wrote the copies out at each step until scaled_dot_product_attention was told to share them:
+    https://github.com/huggingface/transformers/pull/39412.
+    """
+    if not span.get("repeats"):
+        return work
+    heads = [
+        (layer.mixer.n_heads * count, layer.mixer.cache.n_heads * count)
+        for layer, count in ask.architecture.groups
+        if layer.mixer.cache is not None and not layer.mixer.cache.latent
+    ]
+    times = sum(queries for queries, _ in heads) / (sum(kept for _, kept in heads) or 1) or 1.0
+    return replace(work, kept=tuple(kept._replace(n_bytes=kept.n_bytes * times) for kept in work.kept))
 
 
 def queued(layers: int, stages: int, span: Mapping[str, Any], *, quantised: bool) -> float:
