@@ -69,6 +69,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "score_s": (0.0, 5e-9),
     "score_bytes": (0.0, 80.0),
     "expert_spread": (0.5, 1.0),
+    "end_bytes": (0.0, 30.0),
 }
 _SIGMA = 0.10  # log error that a good model makes
 _TAIL = 2.0  # beyond so many of it a row pulls no harder
@@ -268,8 +269,15 @@ def main() -> None:
     """Fit, score, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write planning/constants/*.json")
-    parser.add_argument("--by", choices=("source", "card", "model"), default="source", help="what a fold leaves out")
-    parser.add_argument("--engines", nargs="+", choices=[name for group in GROUPS for name in group], help="their groups alone")
+    parser.add_argument(
+        "--by", choices=("source", "card", "model"), default="source", help="what a fold leaves out"
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        choices=[name for group in GROUPS for name in group],
+        help="their groups alone",
+    )
     asked = parser.parse_args()
     groups = [group for group in GROUPS if not asked.engines or set(group) & set(asked.engines)]
     every = rows()

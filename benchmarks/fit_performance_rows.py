@@ -32,6 +32,7 @@ _CARD = (
     "eager_layer_s",
     "score_s",
     "score_bytes",
+    "end_bytes",
 )
 _ERA = (
     "bandwidth_share",
@@ -184,7 +185,7 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
 
 def start_of(engine: str) -> Constants:
     if engine == "llama.cpp":
-        return replace(STARTS, score_s=2e-10, score_bytes=28.0, expert_spread=0.9)
+        return replace(STARTS, score_s=2e-10, score_bytes=28.0, expert_spread=0.9, end_bytes=8.0)
     if engine != "transformers":
         return STARTS
     # Modules run one by one from Python; its experts in a loop. The cache is copied to grow and to be repeated.

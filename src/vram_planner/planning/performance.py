@@ -168,7 +168,9 @@ class Served:
         if made is None:
             return None
         card, kernels, link = made
-        return card, fitted.constants(self.engine, str(self._span["name"]), fitted.generation(self.gpu), kernels, link)
+        return card, fitted.constants(
+            self.engine, str(self._span["name"]), fitted.generation(self.gpu), kernels, link
+        )
 
     @property
     def kernels(self) -> str:

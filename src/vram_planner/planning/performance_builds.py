@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vram_planner.architecture.weight import Weight
     from vram_planner.engines.base import Ask
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.performance_work import Work
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LAUNCHES = 1000
 # Inputs of a graph exist so often: ggml-backend.cpp, GGML_SCHED_MAX_COPIES.
 _COPIES = 4.0
+_STACK = 3  # dimensions of the experts of a layer
 
 
 def of_the_build(work: Work, ask: Ask, gpu: Gpu, span: Mapping[str, Any], *, quantised: bool) -> Work:
@@ -39,7 +41,23 @@ def of_the_build(work: Work, ask: Ask, gpu: Gpu, span: Mapping[str, Any], *, qua
         share = max((each.of / each.used for each in work.experts), default=1.0)
         # Two operations an element, two bytes a half.
         unpacked = work.dense_bytes + routed + work.matrix_flops + work.expert_flops * (share - 1)
-    return replace(work, score_heads=0.0 if fused else float(heads), unpacked_bytes=unpacked, expert_tile=float(span.get("expert_tile", 0)))
+    ends = sum(
+        (weight.rows + weight.columns) * _used(weight, layer.feed_forward.active_share[0]) * count
+        for layer, count in ask.architecture.groups
+        for weight in layer.weights
+        if weight.rows > 1
+    )
+    return replace(
+        work,
+        ends=ends,
+        score_heads=0.0 if fused else float(heads),
+        unpacked_bytes=unpacked,
+        expert_tile=float(span.get("expert_tile", 0)),
+    )
+
+
+def _used(weight: Weight, experts: int) -> int:
+    return experts if len(weight.shape) == _STACK else 1
 
 
 def unpacks(span: Mapping[str, Any], gpu: Gpu) -> bool:
@@ -72,4 +90,4 @@ def queued(layers: int, stages: int, span: Mapping[str, Any], *, quantised: bool
     The kernels of a layer are counted in the source, see `kernels` in the file of constants.
     """
     kernels = span["kernels"]["quantised" if quantised else "16bit"]
-    return min(_COPIES, _LAUNCHES / (kernels * layers / stages))
+    return float(min(_COPIES, _LAUNCHES / (kernels * layers / stages)))

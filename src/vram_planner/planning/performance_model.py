@@ -6,14 +6,20 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from vram_planner.planning.performance_experts import expert_products
+from vram_planner.planning.performance_parts import (
+    expert_products,
+    fixed_s,
+    flops_of,
+    launches_s,
+    link_s,
+    sticks_out,
+    weights_s,
+)
 from vram_planner.planning.performance_pipeline import in_sequence
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
 
-_OVERLAP = 4  # how sharply the larger of memory and compute hides the other in a prefill
-_FETCHED_FROM = 32  # tokens of a step
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
 
@@ -34,7 +40,7 @@ class Constants:
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
     cache's room is in use on average when requests queue for it. Where scores are written out: `score_s` seconds for
     one of a decoded token, `score_bytes` moved for one of a prompt. Routers favour some experts: n tokens touch as many
-    as n^`expert_spread` that choose evenly.
+    as n^`expert_spread` that choose evenly. `end_bytes` are moved to convert an element on its way in or out of a matrix.
     """
 
     bandwidth_share: float = 0.8
@@ -60,6 +66,7 @@ class Constants:
     score_s: float = 0.0
     score_bytes: float = 0.0
     expert_spread: float = 1.0
+    end_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -182,16 +189,16 @@ def decode_step(
     KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights on the host, of experts those touched
     """
     tokens = batch * (draft + 1)
-    memory = _weights_s(work, card, fitted, tokens)
+    memory = weights_s(work, card, fitted, tokens)
     memory += batch * work.cache_bytes(context) / (card.bandwidth * fitted.cache_share)
     memory += batch * work.score_heads * context * fitted.score_s
     peak = card.flops * fitted.compute_share * fitted.decode_share
-    compute = tokens * (_flops(work, fitted) + work.head_flops) / peak
+    compute = tokens * (flops_of(work, fitted) + work.head_flops) / peak
     compute += tokens * work.score_flops(context) / (card.flops_16 * fitted.attention_share)
-    fixed = _fixed_s(work, fitted) + batch * fitted.sequence_s
-    link = _link_s(work, card, fitted, tokens)
+    fixed = fixed_s(work, fitted) + batch * fitted.sequence_s
+    link = link_s(work, card, fitted, tokens)
     if eager:
-        fixed = max(fixed, _launches_s(work, fitted) - memory - compute - link)
+        fixed = max(fixed, launches_s(work, fitted) - memory - compute - link)
     return Step(memory, compute, fixed, link)
 
 
@@ -218,71 +225,25 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
     (U + n · end · heads · b) / (BW · e). Prompts run without graphs, so the host's launches bound them from below.
     """
     tokens = end - start
-    memory = _weights_s(work, card, fitted, tokens)
+    memory = weights_s(work, card, fitted, tokens)
     memory += work.cache_bytes(start) / (card.bandwidth * fitted.cache_share)
-    compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
+    compute = (tokens * flops_of(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
     compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
-    beyond = _sticks_out(memory, compute)
+    beyond = sticks_out(memory, compute)
     if work.expert_tile:
         own, alone, padding = expert_products(work, card, fitted, tokens)
-        beyond = _sticks_out(memory - own, compute - alone) + _sticks_out(own, alone + padding)
+        beyond = sticks_out(memory - own, compute - alone) + sticks_out(own, alone + padding)
         compute += padding
     moved = work.unpacked_bytes + tokens * end * work.score_heads * fitted.score_bytes
+    moved += tokens * work.ends * fitted.end_bytes
     beyond += moved / (card.bandwidth * fitted.bandwidth_share)
-    link = _link_s(work, card, fitted, tokens)
-    fixed = max(_fixed_s(work, fitted), _launches_s(work, fitted) - beyond - compute - link)
+    link = link_s(work, card, fitted, tokens)
+    fixed = max(fixed_s(work, fitted), launches_s(work, fitted) - beyond - compute - link)
     return Step(beyond, compute, fixed, link)
 
 
-def _sticks_out(memory_s: float, compute_s: float) -> float:
-    return float((memory_s**_OVERLAP + compute_s**_OVERLAP) ** (1 / _OVERLAP) - compute_s)
-
-
-def _flops(work: Work, fitted: Constants) -> float:
-    return work.matrix_flops + work.expert_flops * (1 / fitted.expert_compute - 1)
-
-
-def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
-    spread = card.bandwidth * fitted.bandwidth_share
-    experts = work.expert_bytes(tokens**fitted.expert_spread)
-    here = experts * (1 - work.host_experts)
-    return (work.dense_bytes + here / fitted.expert_share) / spread + _host_s(work, card, experts, tokens)
-
-
-def _host_s(work: Work, card: Card, experts: float, tokens: float) -> float:
-    """
-    Weights on the host: its cores work on them where they lie, or, from 32 tokens a step on, the GPU fetches them.
-
-    Source: ggml-cuda.cu, ggml_backend_cuda_device_offload_op (min_batch_size 32).
-    """
-    there = work.host_bytes + experts * work.host_experts
-    if not there:
-        return 0.0
-    fetched = tokens >= _FETCHED_FROM or not card.host_read_bytes_per_s
-    return there / (card.host_bytes_per_s if fetched else card.host_read_bytes_per_s)
-
-
-def _fixed_s(work: Work, fitted: Constants) -> float:
-    return fitted.step_s + work.layers * fitted.layer_s + work.expert_layers * fitted.expert_layer_s
-
-
-def _launches_s(work: Work, fitted: Constants) -> float:
-    return fitted.step_s + work.layers * fitted.eager_layer_s
-
-
-def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
-    """All-reduces over the ranks of a group; between groups a gather and a scatter of the tokens of all: as much, in two hops."""
-    if not card.link_bytes_per_s:
-        return 0.0
-    rate, bytes_ = card.link_bytes_per_s * fitted.link_share, 2 * tokens * work.activation_bytes
-    reduced = work.all_reduces * (fitted.hop_s + (work.tp - 1) / work.tp * bytes_ / rate)
-    share = work.groups * (work.exchange - 1) / work.exchange
-    return reduced + work.exchanges * (2 * fitted.hop_s + share * bytes_ / rate)
-
-
 def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:
-    """
-    The forward passes over what is new of a prompt, chunk by chunk, with pipeline stages as far at once as launches reach."""
+    """The forward passes over what is new of a prompt, chunk by chunk, with pipeline stages as far at once as launches reach."""
     start = load.prompt * load.prefix_hit
     chunks = max(1, ceil((load.prompt - start) / load.chunk))
     width = (load.prompt - start) / chunks

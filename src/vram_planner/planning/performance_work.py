@@ -68,6 +68,7 @@ class Work:
     `score_heads` are the query heads of all layers whose scores are written out (attention without flash kernels),
     `unpacked_bytes` what a step over a prompt reads and writes to unpack weights before it multiplies them.
     `expert_tile` are the tokens of a tile to which each expert's tokens of a prompt are padded, 0 where they are not.
+    `ends` are the elements that go into matrices and come out of them for a token, where they are converted for it.
     """
 
     layers: int
@@ -91,6 +92,7 @@ class Work:
     score_heads: float = 0.0
     unpacked_bytes: float = 0.0
     expert_tile: float = 0.0
+    ends: float = 0.0
 
     def weight_bytes(self, tokens: float) -> float:
         """Weights that a step of so many tokens reads."""

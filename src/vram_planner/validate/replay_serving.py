@@ -231,7 +231,11 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         prompt_tokens=max(1, round(prompt)),
         concurrency=concurrency if engine == "llama.cpp" else 1,
         engine=engine,
-        engine_version=_build(row) if engine == "llama.cpp" else _version(row) if engine != "tensorrt-llm" else None,
+        engine_version=_build(row)
+        if engine == "llama.cpp"
+        else _version(row)
+        if engine != "tensorrt-llm"
+        else None,
         gpu=row.get("gpu_norm") or row["gpu"],
         gpu_count=count,
         tp=tp,
