@@ -50,6 +50,8 @@ _ERA = (
     "mixing",
 )
 _KERNELS = ("bandwidth_share", "compute_share", "decode_share", "layer_s", "expert_share", "expert_compute")
+# Terms of llama.cpp alone: the others keep what they start with.
+_OF_LLAMA_CPP = frozenset({"score_s", "score_bytes", "end_bytes", "expert_spread"})
 ALL = tuple(field.name for field in fields(Constants))
 # What a current server reaches: decoding in graphs of about ten kernels a layer, all-reduces in one shot.
 STARTS = Constants(
@@ -168,6 +170,8 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
 
 def _terms(name: str, *setting: str) -> Iterable[Term]:
     engine, span, generation, kernels, link = setting
+    if name in _OF_LLAMA_CPP and engine != "llama.cpp":
+        return
     yield ("base", name)
     yield ("engine", engine, name)
     if name in _ERA:
