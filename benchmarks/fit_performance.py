@@ -3,6 +3,7 @@ Fit the constants of planning/performance_model.py to the records of measured sp
 
     python benchmarks/fit_performance.py             # both tables: fitted rows, and rows of sources left out of the fit
     python benchmarks/fit_performance.py --write     # and write planning/constants/*.json
+    python benchmarks/fit_performance.py --engines llama.cpp --by model    # one group; a fold leaves out a source's rows of a model
 
 A constant is default × exp(a sum of terms): one for all engines, one for the engine, and by era, generation of
 cards, kernels and link. Terms of vLLM, SGLang and TensorRT-LLM that describe cards and kernels are shared, with a smaller
@@ -68,6 +69,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "near_stream_s": (1e-6, 2e-3),
     "mixing": (0.1, 3),
     "room_share": (0.5, 1.0),
+    "score_s": (0.0, 5e-9),
+    "score_bytes": (0.0, 80.0),
+    "expert_spread": (0.5, 1.0),
+    "end_bytes": (0.0, 30.0),
 }
 _SIGMA = 0.10  # log error that a good model makes
 _TAIL = 2.0  # beyond so many of it a row pulls no harder
@@ -187,7 +192,8 @@ def _fold(group: int, unit: str, left_out: str) -> list[tuple[str, str, float]]:
 
 
 def _unit(row: Row, unit: str) -> str:
-    return row.source if unit == "source" else f"{row.source} {row.case.served.gpu.name}"
+    within = {"source": "", "card": row.case.served.gpu.name, "model": row.model}
+    return f"{row.source} {within[unit]}"
 
 
 _shared: list[list[Row]] = []
@@ -269,14 +275,23 @@ def main() -> None:
     """Fit, score, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write planning/constants/*.json")
-    parser.add_argument("--by", choices=("source", "card"), default="source", help="what a fold leaves out")
+    parser.add_argument(
+        "--by", choices=("source", "card", "model"), default="source", help="what a fold leaves out"
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        choices=[name for group in GROUPS for name in group],
+        help="their groups alone",
+    )
     asked = parser.parse_args()
+    groups = [group for group in GROUPS if not asked.engines or set(group) & set(asked.engines)]
     every = rows()
-    _shared[:] = [[row for row in every if row.engine in engines] for engines in GROUPS]
+    _shared[:] = [[row for row in every if row.engine in engines] for engines in groups]
     _starts[:] = [fit(chosen) for chosen in _shared]
     errors = errors_of(held_out(asked.by))
     sys.stdout.write(show(errors) + "\n")
-    for group, engines in enumerate(GROUPS):
+    for group, engines in enumerate(groups):
         for engine in engines if asked.write else ():
             found = document(engine, errors, *tables(engine, group))
             write({**found, "limits": {name: list(ends) for name, ends in LIMITS.items()}})

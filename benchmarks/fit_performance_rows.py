@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vram_planner.errors import PlannerError
 from vram_planner.planning import performance_constants as stored
-from vram_planner.planning.performance import card_of, kernel_class
 from vram_planner.planning.performance_model import Card, Constants, Load
+from vram_planner.planning.performance_rates import card_of
 from vram_planner.planning.performance_work import Work
 from vram_planner.validate.evidence import RECORDS, read_records
 from vram_planner.validate.replay_serving import Case, case_of, family, outruns
@@ -30,6 +30,9 @@ _CARD = (
     "step_s",
     "sequence_s",
     "eager_layer_s",
+    "score_s",
+    "score_bytes",
+    "end_bytes",
 )
 _ERA = (
     "bandwidth_share",
@@ -48,6 +51,8 @@ _ERA = (
     "mixing",
 )
 _KERNELS = ("bandwidth_share", "compute_share", "decode_share", "layer_s", "expert_share", "expert_compute")
+# Terms of llama.cpp alone: the others keep what they start with.
+_OF_LLAMA_CPP = frozenset({"score_s", "score_bytes", "end_bytes", "expert_spread"})
 ALL = tuple(field.name for field in fields(Constants))
 # What a current server reaches: decoding in graphs of about ten kernels a layer, all-reduces in one shot.
 STARTS = Constants(
@@ -107,6 +112,7 @@ class Row:
     engine: str
     kind: str
     source: str
+    model: str
     setting: tuple[str, ...]
     case: Case
     work: Work
@@ -142,7 +148,7 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
     quick = served.times(case.assumed)
     if quick is None or outruns(case, quick):
         return None
-    kernels = case.assumed.kernels or kernel_class(served.ask.precision.name, served.engine)
+    kernels = case.assumed.kernels or served.kernels
     made = card_of(served.gpu, kernels, served.ask.layout, served.engine)
     if made is None:
         return None
@@ -155,6 +161,7 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
         engine=served.engine,
         kind=served.kind,
         source=family(record),
+        model=record["model"],
         setting=(span, generation, kernels, link),
         case=case,
         work=Remembered(**{field.name: getattr(work, field.name) for field in fields(Work)}),
@@ -166,6 +173,8 @@ def _row(record: dict[str, Any], case: Case) -> Row | None:
 
 def _terms(name: str, *setting: str) -> Iterable[Term]:
     engine, span, generation, kernels, link = setting
+    if name in _OF_LLAMA_CPP and engine != "llama.cpp":
+        return
     yield ("base", name)
     yield ("engine", engine, name)
     if name in _ERA:
@@ -174,7 +183,7 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
         yield ("generation", generation, name)
     if name in (*_CARD, "first_s", "first_steps"):
         yield ("engine generation", engine, generation, name)
-    if name in _KERNELS:
+    if name in _KERNELS or (name == "eager_layer_s" and engine == "transformers"):
         yield ("kernels", kernels, name)
         yield ("engine kernels", engine, kernels, name)
     if name in ("hop_s", "link_share"):
@@ -182,7 +191,9 @@ def _terms(name: str, *setting: str) -> Iterable[Term]:
 
 
 def start_of(engine: str) -> Constants:
+    if engine == "llama.cpp":
+        return replace(STARTS, score_s=2e-10, score_bytes=28.0, expert_spread=0.9, end_bytes=8.0)
     if engine != "transformers":
         return STARTS
-    # Modules run one by one from Python; its experts in a loop.
-    return replace(STARTS, layer_s=500e-6, expert_layer_s=4e-3)
+    # Modules run one by one from Python; its experts in a loop. The cache is copied to grow and to be repeated.
+    return replace(STARTS, eager_layer_s=500e-6, expert_layer_s=4e-3, cache_share=0.3)

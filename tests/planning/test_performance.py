@@ -11,7 +11,8 @@ import pytest
 import vram_planner as vp
 from vram_planner.hardware_profiles import find_gpu
 from vram_planner.planning import performance_constants
-from vram_planner.planning.performance import Assumptions, kernel_class
+from vram_planner.planning.performance import Assumptions
+from vram_planner.planning.performance_rates import kernel_class
 from vram_planner.planning.performance_work import work_of
 
 ENGINES = ("vllm", "sglang", "llama.cpp", "tensorrt-llm", "transformers")

@@ -238,3 +238,50 @@ def test_layers_on_the_host_cost_what_the_host_reads() -> None:
     some, none = tpot(15), tpot(0)
     assert tpot(29) < some < none
     assert none > 4.0e9 / 80e9  # 4.1 GB of weights beside the input embedding, at 80 GB/s
+
+
+def test_scores_that_are_written_out_by_hand() -> None:
+    """A decoded token: 1024 heads · 1000 · 200 ps. A prompt of 512 from 512 on: 1024 · 512 · 1024 · 28 B at 1.5 TB/s more."""
+    work, fitted = replace(WORK, score_heads=1024.0), replace(EVEN, score_s=2e-10, score_bytes=28.0)
+
+    decoded = [decode_step(each, CARD, fitted, batch=3, context=1000).memory_s for each in (WORK, work)]
+    filled = [prefill_step(each, CARD, fitted, start=512, end=1024).memory_s for each in (WORK, work)]
+    assert decoded[1] - decoded[0] == pytest.approx(3 * 1024 * 1000 * 2e-10)
+    assert filled[1] - filled[0] == pytest.approx(1024 * 512 * 1024 * 28 / 1.5e12)
+
+
+def test_what_a_prompt_moves_beside_its_products_by_hand() -> None:
+    """20 GB to unpack weights a step, and for 512 tokens 2.5 million elements of 8 B each, all at 1.5 TB/s."""
+    work, fitted = replace(WORK, unpacked_bytes=20e9, ends=2.5e6), replace(EVEN, end_bytes=8.0)
+
+    steps = [prefill_step(each, CARD, fitted, start=0, end=512) for each in (WORK, work)]
+    assert steps[1].memory_s - steps[0].memory_s == pytest.approx((20e9 + 512 * 2.5e6 * 8) / 1.5e12)
+    assert steps[1].compute_s == steps[0].compute_s
+    assert decode_step(work, CARD, fitted, batch=1, context=9) == decode_step(
+        WORK, CARD, fitted, batch=1, context=9
+    )
+
+
+def test_the_padding_of_experts_by_hand() -> None:
+    """512 tokens, 4 of 128 experts each: 16 tokens an expert in tiles of 64 are four times the arithmetic."""
+    work = replace(WORK, experts=(Experts(60e9, 4, 128),), expert_flops=5e9)
+    fitted = replace(EVEN, expert_compute=0.5, expert_share=0.8)
+
+    plain = prefill_step(work, CARD, fitted, start=0, end=512)
+    padded = prefill_step(replace(work, expert_tile=64.0), CARD, fitted, start=0, end=512)
+    products = 512 * 5e9 / (150e12 * 0.5)
+    assert padded.compute_s - plain.compute_s == pytest.approx(3 * products, rel=1e-4)
+    read = 60e9 / (1.5e12 * 0.8)
+    assert padded.memory_s > (read**4 + (4 * products) ** 4) ** 0.25 - 4 * products
+
+
+def test_routers_that_favour_experts_touch_fewer() -> None:
+    work = replace(WORK, experts=(Experts(60e9, 4, 128),))
+    even, favouring = EVEN, replace(EVEN, expert_spread=0.75)
+
+    alone = [decode_step(work, CARD, each, batch=1, context=1) for each in (even, favouring)]
+    many = [decode_step(work, CARD, each, batch=16, context=1).memory_s for each in (even, favouring)]
+    assert alone[0] == alone[1]
+    assert many[1] == pytest.approx(
+        many[0] - (Experts(60e9, 4, 128).touched(16) - Experts(60e9, 4, 128).touched(8)) / 1.5e12 / 0.8
+    )

@@ -94,6 +94,50 @@ def test_random_lengths_average_less_than_their_name() -> None:
     assert case.assumed.prompt == 900
 
 
+BENCH: dict[str, Any] = {
+    "id": "two",
+    "source": "https://github.com/someone/somewhere/blob/main/results.md",
+    "engine": "llama.cpp",
+    "model": "Meta-Llama-3-8B",
+    "quant": "Q4_K_M",
+    "gpu": "GeForce RTX 4080",
+    "isl": 4096,
+    "osl": 0,
+    "concurrency": 1,
+    "prefill_tok_s": 3791.0,
+    "note": "llama-bench, pp4096",
+    "quality": "A",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "build"), [("May 2024", "b2824"), ("3622", "b3622"), ("b6918", "b6918"), ("2f68ce7c", None)]
+)
+def test_a_month_or_a_number_tells_the_build_of_llama_cpp(said: str, build: str | None) -> None:
+    assert case_of({**BENCH, "engine_version": said}).served.ask.options.version == build
+
+
+def test_what_a_page_says_of_all_its_rows() -> None:
+    """`n_ubatch = 2048` stands over every table of llama.cpp's benches/dgx-spark.md."""
+    page = "https://github.com/ggml-org/llama.cpp/blob/4c7e9893/benches/dgx-spark.md"
+
+    assert case_of({**BENCH, "source": page, "gpu": "DGX Spark GB10"}).served.ask.options.ubatch == 2048
+    assert case_of(BENCH).served.ask.options.ubatch is None
+
+
+def test_dynamic_mixes_are_planned_as_such() -> None:
+    """Unsloth's UD-Q4_K_XL keeps attention in 8 bits; llama.cpp's word for the file is Q4_K - Medium all the same."""
+    plain, dynamic = (
+        case_of(
+            {**BENCH, "model": f"Qwen3.6-35B-A3B-{name}Q4_K_XL", "quant": "qwen35moe 35B.A3B Q4_K - Medium"}
+        )
+        for name in ("", "UD-")
+    )
+
+    assert dynamic.served.ask.precision.name == "ud-q4_k_xl"
+    assert dynamic.served.work().dense_bytes > 1.3 * plain.served.work().dense_bytes
+
+
 def test_the_package_carries_a_score_of_rows(found: list[Any]) -> None:
     replayed = [row for row in found if isinstance(row, Replayed)]
 

@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vram_planner.architecture.precision import Place
-from vram_planner.engines.memo import once
-from vram_planner.hardware_profiles.links import AS_BUILT, Servers, link_of
+from vram_planner.hardware_profiles.links import AS_BUILT, Servers
+from vram_planner.planning import performance_builds as builds
 from vram_planner.planning import performance_constants as fitted
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
-from vram_planner.planning.performance_work import work_of
-from vram_planner.units import ceil_div
+from vram_planner.planning.performance_rates import kernel_class, rates_of, shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vram_planner.architecture.model import Architecture
-    from vram_planner.architecture.parallel import Layout
-    from vram_planner.architecture.precision import Precision
     from vram_planner.engines.base import Ask, Memory
     from vram_planner.hardware_profiles import Gpu
     from vram_planner.planning.performance_work import Work
 
-# Class of kernels -> dtype that they multiply in, and the class that serves where a card cannot.
-_KERNELS = {
-    "16bit": ("bf16", "16bit"),
-    "fp8": ("fp8", "w8a16"),
-    "int8": ("int8", "w8a16"),
-    "w8a16": ("bf16", "w8a16"),
-    "w4a16": ("bf16", "w4a16"),
-    "fp4": ("fp4", "w4a16"),
-    "gguf": ("bf16", "gguf"),
-}
-_BY_FORMAT = {
-    "fp8": "fp8",
-    "int8": "int8",
-    "w8a8": "int8",
-    "awq": "w4a16",
-    "gptq": "w4a16",
-    "int4": "w4a16",
-    "w4a16": "w4a16",
-    "nf4": "w4a16",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-}
 _KV_BYTES = {"fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
-_LLAMA_CPP = "llama.cpp"
+_LLAMA_CPP, _TRANSFORMERS = "llama.cpp", "transformers"
 _PIPELINED = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _LARGE_GPU_BYTES = 70 << 30
-# The catalogue's measured products over nameplates, by 16-bit TFLOP/s that the nameplate asks of a watt: a card that
-# is cut down keeps its clock (H20), a large one does not. RTX 3080 to 5090, H20; A100 and A800; H100; B200.
-_REACHED = ((0.35, 1.0), (0.78, 0.84), (1.41, 0.79), (2.25, 0.74))
-# Two channels of DDR5-5600, where the host's memory is slower than the link to it.
-_HOST_BYTES_PER_S = 80_000_000_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,9 +150,14 @@ class Served:
 
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
-        kernels = kernels or kernel_class(self.ask.precision.name, self.engine)
         on = self.gpu, self.ask.layout, self.servers
-        return _rates(self.engine, self.ask.options.version, kernels, on)
+        return rates_of(self.engine, self.ask.options.version, kernels or self.kernels, on)
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels multiply the weights; builds of llama.cpp that unpack them have those of 16 bits for it."""
+        kernels = kernel_class(self.ask.precision.name, self.engine)
+        return "unpacked" if kernels == "gguf" and builds.unpacks(self._span, self.gpu) else kernels
 
     def work(self) -> Work:
         """What a step moves on one rank."""
@@ -195,10 +166,25 @@ class Served:
             ask.options.kv_dtype.split("/", maxsplit=1)[0], float(ask.precision.element_bytes)
         )
         there = self.memory.settings.get("host_weights_bytes")
-        host = there if isinstance(there, int) else 0
-        by_layers = ask.options.ngl is not None
-        asked = _shared(ask.layout, self.engine), kv_bytes, host, by_layers
-        return _work(ask.architecture, ask.precision, asked)
+        asked = builds.Asked(
+            layout=shared(ask.layout, self.engine),
+            kv_bytes=kv_bytes,
+            host_bytes=there if isinstance(there, int) else 0,
+            by_layers=ask.options.ngl is not None,
+            engine=self.engine,
+            version=ask.options.version,
+            flash=ask.options.flash_attn,
+            unpacks=self._quantised and builds.unpacks(self._span, self.gpu),
+        )
+        return builds.work_on(ask.architecture, ask.precision, asked)
+
+    @property
+    def _span(self) -> dict[str, Any]:
+        return fitted.span_of(self.engine, self.ask.options.version)
+
+    @property
+    def _quantised(self) -> bool:
+        return kernel_class(self.ask.precision.name, self.engine) == "gguf"
 
     def load(self, assumed: Assumptions) -> Load:
         """The traffic on one replica, or group of attention, of all: requests are dealt out evenly over them."""
@@ -214,18 +200,24 @@ class Served:
             most=self._most(),
             chunk=_chunk(settings, self.engine, self.gpu),
             pipelined=self.engine in _PIPELINED,
-            in_flight=4 if self.engine == _LLAMA_CPP else 1,
+            queued=self._queued(),
             prefix_hit=assumed.prefix_hit,
             draft=assumed.draft,
             acceptance=assumed.acceptance,
             streamed=assumed.streamed,
-            static=self.engine == "transformers",
+            static=self.engine == _TRANSFORMERS,
             eager=self._eager(assumed, output),
             embedded=assumed.embedded,
             held=assumed.held,
             groups=self.groups if assumed.rate else min(self.groups, asked),
             requests=assumed.requests / self.groups if assumed.requests else None,
         )
+
+    def _queued(self) -> float:
+        if self.engine != _LLAMA_CPP:
+            return 0.0
+        layers, stages = len(self.ask.architecture.layers), self.ask.layout.pp
+        return builds.queued(layers, stages, self._span, quantised=self._quantised)
 
     def _eager(self, assumed: Assumptions, output: float) -> bool:
         """
@@ -236,6 +228,8 @@ class Served:
         """
         if assumed.graphs is not None:
             return not assumed.graphs
+        if self.engine == _TRANSFORMERS:
+            return True  # generate() runs module by module
         bound = fitted.graph_tokens(fitted.load(self.engine), self.ask.options.version)
         prompt = assumed.prompt if assumed.prompt is not None else self.ask.workload.prompt_tokens
         return self.ask.options.enforce_eager or (bound is not None and prompt + output > bound)
@@ -261,126 +255,6 @@ class Served:
         return float(fitted.load(self.engine).get("most_sequences", 4096))
 
 
-@once
-def _work(architecture: Architecture, precision: Precision, asked: tuple[Layout, float, int, bool]) -> Work:
-    """The work in a layout, with so many bytes a cached number, so much on the host, and whether that is whole layers."""
-    layout, kv_bytes, host_bytes, by_layers = asked
-    work = work_of(architecture, precision, layout, kv_bytes)
-    there = _beside_embedding(architecture, precision, host_bytes) if host_bytes else 0.0
-    return _on_the_host(work, there, by_layers=by_layers) if there else work
-
-
-def _on_the_host(work: Work, there: float, *, by_layers: bool) -> Work:
-    """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
-    experts = sum(each.n_bytes for each in work.experts)
-    layers = by_layers or not experts
-    share = there / (work.dense_bytes + experts) if layers else there / experts
-    share = min(1.0, share)
-    beside = work.dense_bytes * share if layers else max(0.0, there - experts)
-    return replace(
-        work,
-        host_bytes=beside,
-        host_experts=share if experts else 0.0,
-        dense_bytes=work.dense_bytes - beside,
-    )
-
-
-def _beside_embedding(architecture: Architecture, precision: Precision, host_bytes: int) -> float:
-    """Weights that llama.cpp left on the host, but for the input embedding, which is only looked up."""
-    place = Place(architecture, None)
-    table = sum(precision.weight_bytes(weight, place) for weight in architecture.embedding)
-    return float(max(0, host_bytes - table))
-
-
-@lru_cache(maxsize=512)
-def _rates(
-    engine: str, version: str | None, kernels: str, on: tuple[Gpu, Layout, Servers]
-) -> tuple[Card, Constants] | None:
-    gpu, layout, servers = on
-    made = card_of(gpu, kernels, layout, engine, servers)
-    if made is None:
-        return None
-    card, kernels, link = made
-    span = fitted.era(fitted.load(engine), version)
-    of_links = partial(fitted.constants, engine, span, fitted.generation(gpu), kernels)
-    return _crossing(card, of_links("network"), on), of_links(link)
-
-
-def _crossing(card: Card, network: Constants, on: tuple[Gpu, Layout, Servers]) -> Card:
-    """The same with what its pipeline stages wait for where they begin on another server."""
-    gpu, layout, servers = on
-    crossings = ceil_div(layout.pp, max(1, servers.size_of(gpu) // layout.tp)) - 1
-    if not crossings:
-        return card
-    rate = servers.network_of(gpu).bytes_per_s * network.link_share
-    return replace(card, crossings=crossings, crossing_hop_s=network.hop_s, crossing_bytes_per_s=rate)
-
-
-@lru_cache(maxsize=256)
-def kernel_class(precision: str, engine: str) -> str:
-    """Which kernels multiply a format of weights."""
-    name = precision.lower()
-    if engine == _LLAMA_CPP:
-        return "16bit" if name in ("f16", "bf16", "float16", "bfloat16", "f32") else "gguf"
-    for start, found in _BY_FORMAT.items():
-        if name.startswith(start):
-            return found
-    return "16bit"
-
-
-def card_of(
-    gpu: Gpu, kernels: str, layout: Layout, engine: str, servers: Servers = AS_BUILT
-) -> tuple[Card, str, str] | None:
-    """The numbers of a card for a class of kernels, the class that really runs there, and the kind of link."""
-    flops_16 = gpu.tflops("bf16") or gpu.tflops("fp16")
-    dtype, instead = _KERNELS[kernels]
-    flops = gpu.tflops(dtype)
-    if engine == _LLAMA_CPP and flops_16:
-        # It accumulates in float16 and multiplies quantised blocks in int8: half of the int8 rate is its 16-bit peak.
-        flops = flops_16 = max(flops_16, gpu.tflops("fp16") or 0.0, (gpu.tflops("int8") or 0.0) / 2)
-    elif flops is None or dtype == "bf16":
-        flops, kernels = flops_16, instead
-    elif dtype == "fp8" and gpu.architecture == "Ada" and "GeForce" in gpu.name:
-        flops /= 2  # the datasheet's figure is with float16 accumulation, twice that with float32
-    if not gpu.bandwidth_bytes_per_s or not flops or not flops_16:
-        return None
-    shared = _shared(layout, engine)
-    link = link_of(gpu, max(layout.tp, shared.expert_ranks), layout.gpus, servers)
-    reached = 1.0 if engine == _LLAMA_CPP else _reached(gpu)
-    host = min((gpu.pcie_bytes_per_s or 0) / 2 or _HOST_BYTES_PER_S, _HOST_BYTES_PER_S)
-    if gpu.unified_memory:
-        host = gpu.bandwidth_bytes_per_s
-    card = Card(
-        bandwidth=float(gpu.bandwidth_bytes_per_s),
-        flops=flops * reached * 1e12,
-        flops_16=flops_16 * reached * 1e12,
-        link_bytes_per_s=link.bytes_per_s,
-        host_bytes_per_s=host,
-        host_read_bytes_per_s=host if gpu.unified_memory else _HOST_BYTES_PER_S,
-    )
-    return card, kernels, link.kind
-
-
-@lru_cache(maxsize=256)
-def _shared(layout: Layout, engine: str) -> Layout:
-    """Replicas of vLLM share their experts; those of other engines are servers of their own."""
-    return replace(layout, shared_experts=True) if engine == "vllm" else replace(layout, dp=1)
-
-
-def _reached(gpu: Gpu) -> float:
-    """Share of the nameplate's peak that large products reach, where somebody measured it; else 1."""
-    for dtype, measured in gpu.measured_gemm_tflops:
-        nameplate = gpu.tflops(dtype)
-        if nameplate:
-            return min(1.0, measured / nameplate)
-    flops, watts = gpu.tflops("bf16") or gpu.tflops("fp16"), gpu.tdp_w
-    asked = flops / watts if flops and watts else 0.0
-    for (low, at_low), (high, at_high) in pairwise(_REACHED):
-        if asked <= high:
-            return at_low + (at_high - at_low) * max(0.0, asked - low) / (high - low)
-    return _REACHED[-1][1]
-
-
 def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
     for name in ("max_num_batched_tokens", "chunked_prefill_size", "max_num_tokens", "n_ubatch"):
         value = settings.get(name)
@@ -388,7 +262,7 @@ def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:
             return float(value)
     if engine == _LLAMA_CPP:
         return 512.0
-    return 1e9 if engine == "transformers" else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
+    return 1e9 if engine == _TRANSFORMERS else 8192.0 if gpu.total_bytes > _LARGE_GPU_BYTES else 2048.0
 
 
 def _bound_by(found: Times, most: float, room: float) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.engines.llama_cpp_builds import before
 from vram_planner.engines.versions import parse_version
 from vram_planner.errors import RequestError
 from vram_planner.planning.performance_model import Constants
@@ -58,27 +59,34 @@ def load(engine: str) -> dict[str, Any]:
 
 def era(document: dict[str, Any], version: str | None) -> str:
     """The span of versions that a version falls in; the newest where none is known."""
-    return str(_span(document, version)["name"])
+    return str(span(document, version)["name"])
 
 
 def graph_tokens(document: dict[str, Any], version: str | None) -> int | None:
     """The longest sequence that a version decodes in graphs; None where it has no bound."""
-    bound = _span(document, version).get("graph_tokens")
+    bound = span(document, version).get("graph_tokens")
     return None if bound is None else int(bound)
 
 
-def _span(document: dict[str, Any], version: str | None) -> dict[str, Any]:
+def span(document: dict[str, Any], version: str | None) -> dict[str, Any]:
+    """The entry of `eras` that a version or build falls in, with what it says of the engine then; the newest if not known."""
     spans: list[dict[str, Any]] = document["eras"]
-    if version is None:
-        return spans[-1]
+    return next((each for each in spans[:-1] if version and _is_older(version, each["below"])), spans[-1])
+
+
+@lru_cache(maxsize=256)
+def span_of(engine: str, version: str | None) -> dict[str, Any]:
+    """The same of an engine by its name."""
+    return span(load(engine), version)
+
+
+def _is_older(version: str, below: str) -> bool:
+    if below.startswith("b"):
+        return before(version, int(below[1:]))
     try:
-        wanted = parse_version(version.removesuffix("+v0"))
+        return parse_version(version.removesuffix("+v0")) < parse_version(below)
     except RequestError:
-        return spans[-1]
-    for span in spans[:-1]:
-        if wanted < parse_version(span["below"]):
-            return span
-    return spans[-1]
+        return False
 
 
 @lru_cache(maxsize=256)

@@ -7,13 +7,21 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from vram_planner.engines.memo import once
+from vram_planner.planning.performance_parts import (
+    expert_products,
+    fixed_s,
+    flops_of,
+    launches_s,
+    link_s,
+    sticks_out,
+    weights_s,
+)
+from vram_planner.planning.performance_pipeline import in_sequence
 from vram_planner.planning.performance_queues import in_flight, outrun, tokens_per_step, waiting_s
 
 if TYPE_CHECKING:
     from vram_planner.planning.performance_work import Work
 
-_OVERLAP = 4  # how sharply the larger of memory and compute hides the other in a prefill
-_FETCHED_FROM = 32  # tokens of a step
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _ROUNDS = 40  # of the search for the batch that an arrival rate keeps in flight
 
@@ -34,7 +42,9 @@ class Constants:
     a client in the engine's own process, and `near_stream_s` what such a client takes for a sequence and step while the
     card works. `queue` weighs the wait
     behind other prefills, `mixing` what a prefill costs those that decode. `room_share` is how much of the
-    cache's room is in use on average when requests queue for it.
+    cache's room is in use on average when requests queue for it. Where scores are written out: `score_s` seconds for
+    one of a decoded token, `score_bytes` moved for one of a prompt. Routers favour some experts: n tokens touch as many
+    as n^`expert_spread` that choose evenly. `end_bytes` are moved to convert an element on its way in or out of a matrix.
     """
 
     bandwidth_share: float = 0.8
@@ -59,6 +69,10 @@ class Constants:
     queue: float = 0.7
     mixing: float = 1.0
     room_share: float = 0.9
+    score_s: float = 0.0
+    score_bytes: float = 0.0
+    expert_spread: float = 1.0
+    end_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -88,8 +102,8 @@ class Load:
     Requests of `prompt` + `output` tokens: so many at once, or (`rate`) so many a second.
 
     `room` is how many of them the cache holds at once, `most` the engine's own bound. `chunk` is the most
-    prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `in_flight` how
-    many chunks of one prompt may. `prefix_hit` is the share of a prompt that lies in the cache already.
+    prompt tokens of one step. `pipelined` says that pipeline stages work on different requests, `queued` how
+    many chunks of one prompt a stage's queue of launches takes (performance_pipeline.py). `prefix_hit` is the share of a prompt that lies in the cache already.
     Speculation: `draft` tokens guessed a step, each accepted with `acceptance`, at `draft_cost` of a step.
     `streamed` says that tokens go to clients one by one; `static` that a batch starts and ends together; `eager`
     that decoding runs without graphs, `embedded` that no server stands between client and engine. A new request is held for `held`
@@ -105,7 +119,7 @@ class Load:
     chunk: float = 2048
     rate: float | None = None
     pipelined: bool = True
-    in_flight: int = 1
+    queued: float = 0.0
     prefix_hit: float = 0.0
     draft: int = 0
     acceptance: float = 0.0
@@ -177,15 +191,16 @@ def decode_step(
     KV(L)  cache read by a sequence at context L    A(L)  attention    H  weights on the host, of experts those touched
     """
     tokens = batch * (draft + 1)
-    memory = _weights_s(work, card, fitted, tokens)
+    memory = weights_s(work, card, fitted, tokens)
     memory += batch * work.cache_bytes(context) / (card.bandwidth * fitted.cache_share)
+    memory += batch * work.score_heads * context * fitted.score_s
     peak = card.flops * fitted.compute_share * fitted.decode_share
-    compute = tokens * (_flops(work, fitted) + work.head_flops) / peak
+    compute = tokens * (flops_of(work, fitted) + work.head_flops) / peak
     compute += tokens * work.score_flops(context) / (card.flops_16 * fitted.attention_share)
-    fixed = _fixed_s(work, fitted) + batch * fitted.sequence_s
-    link = _link_s(work, card, fitted, tokens)
+    fixed = fixed_s(work, fitted) + batch * fitted.sequence_s
+    link = link_s(work, card, fitted, tokens)
     if eager:
-        fixed = max(fixed, _launches_s(work, fitted) - memory - compute - link)
+        fixed = max(fixed, launches_s(work, fitted) - memory - compute - link)
     return Step(memory, compute, fixed, link)
 
 
@@ -208,96 +223,42 @@ def prefill_step(work: Work, card: Card, fitted: Constants, *, start: float, end
 
     As `decode_step`, with compute n · 2N / (peak · mfu) + Σ A(i) / (peak_16 · mfu_a), n = end − start. Large
     products read their weights behind the arithmetic, so of memory only what sticks out of it counts:
-    (memory⁴ + compute⁴)^¼ − compute. Prompts run without graphs, so the host's launches bound them from below.
+    (memory⁴ + compute⁴)^¼ − compute. Kernels that only move bytes (scores written out, weights unpacked) come on top:
+    (U + n · end · heads · b) / (BW · e). Prompts run without graphs, so the host's launches bound them from below.
     """
     tokens = end - start
-    memory = _weights_s(work, card, fitted, tokens)
+    memory = weights_s(work, card, fitted, tokens)
     memory += work.cache_bytes(start) / (card.bandwidth * fitted.cache_share)
-    compute = (tokens * _flops(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
+    compute = (tokens * flops_of(work, fitted) + work.head_flops) / (card.flops * fitted.compute_share)
     compute += work.prompt_score_flops(start, end) / (card.flops_16 * fitted.attention_share)
-    beyond = (memory**_OVERLAP + compute**_OVERLAP) ** (1 / _OVERLAP) - compute
-    link = _link_s(work, card, fitted, tokens)
-    fixed = max(_fixed_s(work, fitted), _launches_s(work, fitted) - beyond - compute - link)
+    beyond = sticks_out(memory, compute)
+    if work.expert_tile:
+        own, alone, padding = expert_products(work, card, fitted, tokens)
+        beyond = sticks_out(memory - own, compute - alone) + sticks_out(own, alone + padding)
+        compute += padding
+    moved = work.unpacked_bytes + tokens * end * work.score_heads * fitted.score_bytes
+    moved += tokens * work.ends * fitted.end_bytes
+    beyond += moved / (card.bandwidth * fitted.bandwidth_share)
+    link = link_s(work, card, fitted, tokens)
+    fixed = max(fixed_s(work, fitted), launches_s(work, fitted) - beyond - compute - link)
     return Step(beyond, compute, fixed, link)
 
 
-def _flops(work: Work, fitted: Constants) -> float:
-    return work.matrix_flops + work.expert_flops * (1 / fitted.expert_compute - 1)
-
-
-def _weights_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
-    spread = card.bandwidth * fitted.bandwidth_share
-    experts = work.expert_bytes(tokens)
-    here = experts * (1 - work.host_experts)
-    return (work.dense_bytes + here / fitted.expert_share) / spread + _host_s(work, card, experts, tokens)
-
-
-def _host_s(work: Work, card: Card, experts: float, tokens: float) -> float:
-    """
-    Weights on the host: its cores work on them where they lie, or, from 32 tokens a step on, the GPU fetches them.
-
-    Source: ggml-cuda.cu, ggml_backend_cuda_device_offload_op (min_batch_size 32).
-    """
-    there = work.host_bytes + experts * work.host_experts
-    if not there:
-        return 0.0
-    fetched = tokens >= _FETCHED_FROM or not card.host_read_bytes_per_s
-    return there / (card.host_bytes_per_s if fetched else card.host_read_bytes_per_s)
-
-
-def _fixed_s(work: Work, fitted: Constants) -> float:
-    return fitted.step_s + work.layers * fitted.layer_s + work.expert_layers * fitted.expert_layer_s
-
-
-def _launches_s(work: Work, fitted: Constants) -> float:
-    return fitted.step_s + work.layers * fitted.eager_layer_s
-
-
-def _link_s(work: Work, card: Card, fitted: Constants, tokens: float) -> float:
-    """All-reduces over the ranks of a group; between groups a gather and a scatter of the tokens of all: as much, in two hops."""
-    stages = _stages_s(work, card, tokens)
-    if not card.link_bytes_per_s:
-        return stages
-    rate, bytes_ = card.link_bytes_per_s * fitted.link_share, 2 * tokens * work.activation_bytes
-    reduced = work.all_reduces * (fitted.hop_s + (work.tp - 1) / work.tp * bytes_ / rate)
-    share = work.groups * (work.exchange - 1) / work.exchange
-    return reduced + work.exchanges * (2 * fitted.hop_s + share * bytes_ / rate) + stages
-
-
-def _stages_s(work: Work, card: Card, tokens: float) -> float:
-    """
-    What a step sends from server to server: crossings · (hop + 2 · n · h · b / (tp · link)).
-
-    Hidden states and residual go over, each tensor parallel rank sends its slice and the receivers gather them:
-    vLLM 0.32, distributed/parallel_state.py, send_tensor_dict, and IntermediateTensors of model_executor/models/llama.py.
-    Stages within a server are not counted: the constants were fitted without them.
-    """
-    if not card.crossings:
-        return 0.0
-    each = 2 * tokens * work.activation_bytes / (work.tp * card.crossing_bytes_per_s)
-    return card.crossings * (card.crossing_hop_s + each)
-
-
 def prefill(work: Work, card: Card, fitted: Constants, load: Load) -> Step:
-    """
-    The forward passes over what is new of a prompt, chunk by chunk.
-
-    Over p stages with m chunks in flight, a chain of chunks takes (m + p − 1)/(m · p) of its time in sequence.
-    """
-    return _passes(work, card, fitted, (load.prompt, load.prefix_hit, load.chunk, load.in_flight))
+    """The forward passes over what is new of a prompt, chunk by chunk, with pipeline stages as far at once as launches reach."""
+    return _passes(work, card, fitted, (load.prompt, load.prefix_hit, load.chunk, load.queued))
 
 
 @once
-def _passes(work: Work, card: Card, fitted: Constants, prompts: tuple[float, float, float, int]) -> Step:
-    """What `prefill` says of prompts, the share of them that is found, their chunks, and how many are in flight."""
-    prompt, prefix_hit, chunk, in_flight = prompts
+def _passes(work: Work, card: Card, fitted: Constants, prompts: tuple[float, float, float, float]) -> Step:
+    """What `prefill` says of prompts, the share of them that is found, their chunks, and how many of them are queued."""
+    prompt, prefix_hit, chunk, queued = prompts
     start = prompt * prefix_hit
     chunks = max(1, ceil((prompt - start) / chunk))
     width = (prompt - start) / chunks
     # The cost is close to a parabola over the chunks: first, middle and last tell the mean (Simpson).
     picks = [(0.0, 1.0)] if chunks == 1 else [(0.0, 1 / 6), ((chunks - 1) / 2, 4 / 6), (chunks - 1.0, 1 / 6)]
-    overlap = min(in_flight, chunks)
-    scale = chunks * (overlap + work.pp - 1) / (overlap * work.pp)
+    scale = chunks * in_sequence(chunks, work.pp, queued)
     sums = [0.0, 0.0, 0.0, 0.0]
     for at, share in picks:
         step = prefill_step(work, card, fitted, start=start + at * width, end=start + (at + 1) * width)

@@ -90,6 +90,10 @@ class Work:
     `host_bytes` are weights beside experts that lie in the host's memory, `host_experts` the share of the experts there.
     `groups` are those that serve requests of their own and share the experts; a step's tokens are one group's, `tp` its
     ranks, and `exchange` all ranks, between which the tokens of all groups go to the experts and back.
+    `score_heads` are the query heads of all layers whose scores are written out (attention without flash kernels),
+    `unpacked_bytes` what a step over a prompt reads and writes to unpack weights before it multiplies them.
+    `expert_tile` are the tokens of a tile to which each expert's tokens of a prompt are padded, 0 where they are not.
+    `ends` are the elements that go into matrices and come out of them for a token, where they are converted for it.
     """
 
     layers: int
@@ -110,6 +114,10 @@ class Work:
     exchange: int = 1
     host_bytes: float = 0.0
     host_experts: float = 0.0
+    score_heads: float = 0.0
+    unpacked_bytes: float = 0.0
+    expert_tile: float = 0.0
+    ends: float = 0.0
 
     def weight_bytes(self, tokens: float) -> float:
         """Weights that a step of so many tokens reads."""

@@ -93,6 +93,10 @@ _SHARE_GPT = (280, 310)
 _CAPTURED = re.compile(r"^graphs|speed_benchmark script")
 _WITHOUT_END = 1e6
 _MS = 1000.0
+# Where a page says it of all its rows.
+_UBATCHES = {"benches/dgx-spark": 2048}
+# b2775 came out on 1 May 2024, b3050 on 31 May.
+_BUILDS = {"May 2024": "b2824"}
 _FULL = 0.95  # of the room: arrivals that fill it outrun the server
 _RECORDS = Path(__file__).parent / "records"
 
@@ -151,9 +155,13 @@ def outruns(case: Case, found: Times) -> bool:
 
 def family(row: dict[str, Any]) -> str:
     """Who published a record: owner/repository, or host/path. Records of the package name a line of a list."""
-    source = _sources().get(str(row.get("source")), str(row.get("source")))
+    source = _page(row)
     match = re.match(r"(?:https?://)?(?:github\.com/)?([^/]+/[^/]+)", source)
     return match[1] if match else source
+
+
+def _page(row: dict[str, Any]) -> str:
+    return _sources().get(str(row.get("source")), str(row.get("source")))
 
 
 @lru_cache(maxsize=1)
@@ -225,7 +233,11 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         prompt_tokens=max(1, round(prompt)),
         concurrency=concurrency if engine == "llama.cpp" else 1,
         engine=engine,
-        engine_version=_version(row) if engine in ("vllm", "sglang") else None,
+        engine_version=_build(row)
+        if engine == "llama.cpp"
+        else _version(row)
+        if engine != "tensorrt-llm"
+        else None,
         gpu=row.get("gpu_norm") or row["gpu"],
         gpu_count=count,
         tp=tp,
@@ -237,6 +249,7 @@ def _request(row: dict[str, Any]) -> PlanRequest:
         gpu_memory_utilization=recipe.share,
         ep=recipe.ep,
         dp_attention=recipe.dp_attention,
+        ubatch=next((size for page, size in _UBATCHES.items() if page in _page(row)), None),
         enforce_eager=engine == "vllm" and "enforce-eager" in _note(row),
     )
 
@@ -253,6 +266,9 @@ def _format(row: dict[str, Any], engine: str) -> tuple[str | None, str | None]:
     word = str(row.get("quant") or "").lower()
     name = str(row["model"]).lower()
     if engine == "llama.cpp":
+        dynamic = re.search(r"-(ud-i?q\d\w+)", name)
+        if dynamic:
+            return dynamic[1], None
         for text in (name, word):
             for pattern, to in _GGUF:
                 if re.search(pattern, text):
@@ -314,7 +330,7 @@ def _traffic(row: dict[str, Any], request: PlanRequest) -> tuple[Assumptions, bo
         prefix_hit=int(depth[1]) / prompt if depth else 0.0,
         streamed=not saturated,
         requests=suite.arrivals if suite is not None else row.get("requests"),
-        graphs=bool(_CAPTURED.search(note)) or None,
+        graphs=True if request.engine == "vllm" and _CAPTURED.search(note) else None,
         embedded=suite is not None,
         held=(recipe_of(row, request.engine) or Recipe()).held,
     )
@@ -339,6 +355,13 @@ def _measured(row: dict[str, Any]) -> dict[str, float]:
     if not found:
         raise RecordError("it measures nothing that a plan predicts", hint="a TTFT, a TPOT or tokens/s")
     return found
+
+
+def _build(row: dict[str, Any]) -> str | None:
+    """A build of llama.cpp where a record says its number, or a month in which builds of an age came out."""
+    version = str(row.get("engine_version") or "")
+    match = re.fullmatch(r"b?(\d{3,6})", version)
+    return f"b{match[1]}" if match else _BUILDS.get(version[:8])
 
 
 def _version(row: dict[str, Any]) -> str | None:
