@@ -111,7 +111,16 @@ BENCH: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("said", "build"), [("May 2024", "b2824"), ("3622", "b3622"), ("b6918", "b6918"), ("2f68ce7c", None)]
+    ("said", "build"),
+    [
+        ("May 2024", "b2824"),
+        ("May 2024 (llama-bench; CUDA 12.1.1 / Metal)", "b2824"),
+        ("3622", "b3622"),
+        ("b9010 d05fe1d7d", "b9010"),
+        ("2f68ce7cf (6918)", "b6918"),
+        ("2f68ce7c", None),
+        ("02531234", None),
+    ],
 )
 def test_a_month_or_a_number_tells_the_build_of_llama_cpp(said: str, build: str | None) -> None:
     assert case_of({**BENCH, "engine_version": said}).served.ask.options.version == build

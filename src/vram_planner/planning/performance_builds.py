@@ -127,7 +127,7 @@ def of_the_modules(work: Work, architecture: Architecture, asked: Asked) -> Work
     The work with the cache that transformers reads: before 4.54 each query head's own copy of keys and values.
 
     `repeat_kv` wrote the copies out at each step until scaled_dot_product_attention was told to share them:
-    https://github.com/huggingface/transformers/pull/39412.
+    https://github.com/huggingface/transformers/pull/39412. So did the flash attention of Qwen2 and Mistral before 4.48, that of Llama did not.
     """
     if not span_of(asked.engine, asked.version).get("repeats"):
         return work

@@ -360,8 +360,10 @@ def _measured(row: dict[str, Any]) -> dict[str, float]:
 def _build(row: dict[str, Any]) -> str | None:
     """A build of llama.cpp where a record says its number, or a month in which builds of an age came out."""
     version = str(row.get("engine_version") or "")
-    match = re.fullmatch(r"b?(\d{3,6})", version)
-    return f"b{match[1]}" if match else _BUILDS.get(version[:8])
+    match = re.match(r"b?(\d{3,6})(?:\s|$)", version) or re.search(r"\((\d{3,6})\)", version)
+    if match:
+        return f"b{match[1]}"
+    return next((build for month, build in _BUILDS.items() if version.startswith(month)), None)
 
 
 def _version(row: dict[str, Any]) -> str | None:
