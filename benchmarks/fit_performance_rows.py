@@ -52,7 +52,7 @@ _ERA = (
 )
 _KERNELS = ("bandwidth_share", "compute_share", "decode_share", "layer_s", "expert_share", "expert_compute")
 # Terms of llama.cpp alone: the others keep what they start with.
-_OF_LLAMA_CPP = frozenset({"score_s", "score_bytes", "end_bytes", "expert_spread"})
+_OF_LLAMA_CPP = frozenset({"score_s", "score_bytes", "end_bytes"})
 ALL = tuple(field.name for field in fields(Constants))
 # What a current server reaches: decoding in graphs of about ten kernels a layer, all-reduces in one shot.
 STARTS = Constants(
