@@ -58,22 +58,29 @@ def score(values: Iterable[float]) -> dict[str, float]:
 
 
 def show(errors: list[Error]) -> str:
-    """Both tables side by side, and how many left-out rows the bands hold."""
+    """Both tables side by side, of each engine and of all, and how many left-out rows the bands hold."""
     groups: dict[tuple[str, str, str], list[Error]] = {}
     for error in errors:
         groups.setdefault((error.engine, error.figure, error.kind), []).append(error)
+        groups.setdefault(("~ all engines", *_pooled(error)), []).append(error)
     lines = [f"{'class':38}{'n':>5}{'sources':>9}{'fitted':>17}{'left out':>19}{'in band':>9}"]
     bands = {engine: bands_of(engine, errors) for engine in {error.engine for error in errors}}
     for key, found in sorted(groups.items()):
         inside, outside = score(e.fitted for e in found), score(e.left_out for e in found)
         held = statistics.mean(_holds(bands[e.engine], e) for e in found)
         lines.append(
-            f"{' '.join(key):38}{len(found):5}{len({e.source for e in found}):9}"
+            f"{' '.join(key).removeprefix('~ '):38}{len(found):5}{len({e.source for e in found}):9}"
             f"{inside['median']:9.1%}{inside['p90']:8.0%}{outside['median']:11.1%}{outside['p90']:8.0%}{held:9.0%}"
         )
     total = statistics.mean(_holds(bands[error.engine], error) for error in errors)
     lines.append(f"left-out rows inside their bands: {total:.1%} of {len(errors)}")
     return "\n".join(lines)
+
+
+def _pooled(error: Error) -> tuple[str, str]:
+    """A bare prompt is a first token; one card with a dense model, or more of either."""
+    figure = "TTFT" if error.figure == "prefill" else error.figure
+    return figure, "dense" if error.kind == "dense" else "several or experts"
 
 
 def _holds(bands: Mapping[str, list[float]], error: Error) -> bool:

@@ -107,7 +107,7 @@ def test_both_rooms_stand_in_the_table_and_the_expected_one_warns(capsys: pytest
 
     assert code == 0
     assert "of 15,050 tokens have room" in out
-    assert "of the 1,312 to expect" in out
+    assert "of the 1,322 to expect" in out
     assert "preempted" in err
 
 
