@@ -43,4 +43,3 @@ def table() -> str:
 
 def _errors(of: dict[str, Any]) -> str:
     return f"{of['median']:.0%} ({of['p90']:.0%})".replace("%", " %")
-

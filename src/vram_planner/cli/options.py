@@ -73,6 +73,32 @@ workload_options = grouped(
         "--prompt-tokens", type=TOKENS, help="Of --ctx; the rest is generated. [default: half of --ctx]"
     ),
 )
+PREFIX_HIT = click.option(
+    "--prefix-hit",
+    type=float,
+    metavar="SHARE",
+    help="Of each prompt, found in a prefix cache, for the speed: 0.5. [default: 0]",
+)
+DRAFTING = (
+    click.option(
+        "--speculative",
+        metavar="METHOD[:MODEL]",
+        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. "
+        "[default: none]",
+    ),
+    click.option(
+        "--speculative-tokens",
+        type=WHOLE,
+        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own; llama.cpp: 3]",
+    ),
+    click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
+    click.option(
+        "--acceptance",
+        type=float,
+        metavar="SHARE",
+        help="Of the guesses, for the speed: 0.7. [default: not known; the speed is that without drafting]",
+    ),
+)
 engine_options = grouped(
     click.option(
         "--engine", help="vllm, sglang, llama.cpp, ollama, tensorrt-llm or transformers. [default: vllm]"
@@ -168,18 +194,8 @@ tuning_options = grouped(
     click.option("--max-loras", type=WHOLE, help="vLLM, SGLang: slots for LoRA adapters. [default: none]"),
     click.option("--max-lora-rank", type=WHOLE, help="Rank of those slots. [vLLM: 16]"),
     click.option("--fully-sharded-loras", is_flag=True, default=None, help="vLLM: cut both halves over tp."),
-    click.option(
-        "--speculative",
-        metavar="METHOD[:MODEL]",
-        help="vLLM, SGLang, TensorRT-LLM: mtp, ngram, eagle:MODEL, eagle3:MODEL or draft:MODEL; llama.cpp: draft:MODEL. "
-        "[default: none]",
-    ),
-    click.option(
-        "--speculative-tokens",
-        type=WHOLE,
-        help="Tokens drafted at once. [mtp: the model's layers; SGLang's own; llama.cpp: 3]",
-    ),
-    click.option("--draft-model", metavar="MODEL", help="The same as --speculative draft:MODEL."),
+    *DRAFTING,
+    PREFIX_HIT,
     click.option("--cpu-offload", type=SIZE, help="vLLM: weights in host memory, a GPU: 8GiB."),
     click.option("--kv-cache-memory", type=SIZE, help="vLLM: a pool of just that, whatever the utilization."),
     click.option(

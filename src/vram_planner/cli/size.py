@@ -88,6 +88,8 @@ _engine_settings = opt.grouped(
     click.option("--max-num-seqs", type=opt.WHOLE, help="Of each replica. [default: the engine's, by card]"),
     click.option("--max-num-batched-tokens", type=opt.TOKENS, help="[default: the engine's, by card]"),
     click.option("--ep", is_flag=True, default=None, help="Deal out whole experts (expert parallel)."),
+    *opt.DRAFTING,
+    opt.PREFIX_HIT,
 )
 
 
@@ -138,7 +140,9 @@ def _request(options: dict[str, Any]) -> Any:
     asked = {name: options.pop(name) for name in own}
     workload = options.pop("workload")
     if workload is not None:
-        asked = of_workload(workload, asked)
+        told = {name: options.pop(name) for name in ("engine", "prefix_hit")}
+        asked = of_workload(workload, {**asked, **told})
+        options.update({name: asked.pop(name) for name in told})
     quants = options.pop("quants") or ("stored",)
     if money["price"] is not None and (not money["buy"] or len(asked["gpus"]) != 1):
         raise RequestError("--price is that of one card", hint="--buy --gpu NAME --price P, or --prices FILE")

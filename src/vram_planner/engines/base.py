@@ -74,6 +74,8 @@ class Options:
     fully_sharded_loras: bool = False
     speculative: str | None = None  # mtp, ngram, eagle, eagle3 or draft; the model apart, as Ask.draft
     speculative_tokens: int | None = None
+    acceptance: float | None = None  # share of guessed tokens that are accepted, for the speed
+    prefix_hit: float | None = None  # share of each prompt that a prefix cache has, for the speed
     cpu_offload: int | None = None  # bytes of a rank's weights that stay in host memory
     kv_cache_memory: int | None = None  # bytes of the pool, whatever the utilization
     decode_context_parallel_size: int | None = None
@@ -94,6 +96,8 @@ ENGINES_WITH = {
     "fully_sharded_loras": ("vllm",),
     "speculative": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
     "speculative_tokens": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
+    "acceptance": ("vllm", "sglang", "tensorrt-llm", "llama.cpp"),
+    "prefix_hit": ("vllm", "sglang", "tensorrt-llm", "llama.cpp", "ollama"),
     "cpu_offload": ("vllm",),
     "kv_cache_memory": ("vllm",),
     "decode_context_parallel_size": ("vllm",),

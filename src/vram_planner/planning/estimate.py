@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,15 +19,13 @@ from vram_planner.engines.loads import family_of, loading_notes
 from vram_planner.engines.register import engine
 from vram_planner.engines.served import how_served
 from vram_planner.errors import (
-    NoGpuError,
     PrecisionError,
-    RequestError,
     UnsupportedArchitectureError,
 )
-from vram_planner.hardware_profiles import GpuChoice, driver_present, find_gpu
 from vram_planner.model_profiles.resolve import ModelProfile, resolve
 from vram_planner.planning.calibration_path import calibration_path
 from vram_planner.planning.candidates import device_of, find_candidates
+from vram_planner.planning.chosen_gpu import choose_gpu, detected_warnings
 from vram_planner.planning.drafting import check_own_options, find_draft
 from vram_planner.planning.layouts import fixed_gpus, layout_of
 from vram_planner.planning.plan import GpuFacts, MemoryPlan, ModelFacts
@@ -36,13 +33,12 @@ from vram_planner.planning.projecting import find_projector
 
 if TYPE_CHECKING:
     from vram_planner.engines.base import Capacity, Engine, Memory
+    from vram_planner.hardware_profiles import GpuChoice
     from vram_planner.planning.layout_facts import LayoutFacts
     from vram_planner.planning.performance import Served
     from vram_planner.planning.request import PlanRequest
 
-_GPU_VARIABLE = "VRAM_PLANNER_GPU"
 AS_PUBLISHED = "the command below starts the checkpoint as published"
-_NO_GPU = "none"
 # Rows that say what we remember or take to be alike.
 _UNREAD: Final = {"recalled, no source read": "recalled", "copy of a sibling": "the copy of a sibling's"}
 _ENGINE_OPTIONS = tuple(each.name for each in fields(Options) if each.name != "version")
@@ -66,7 +62,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
     """
     prepared = prepare(request)
     profile, chosen, precision = prepared.profile, prepared.engine, prepared.ask.precision
-    choice = card or _choose_gpu(request)
+    choice = card or choose_gpu(request)
     layout = layout_of(request, profile, chosen, choice)
     device = device_of(choice.gpu) if choice else None
     ask = replace(prepared.ask, layout=layout, device=device)
@@ -92,7 +88,7 @@ def estimate(request: PlanRequest, card: GpuChoice | None = None) -> MemoryPlan:
             *prepared.notes,
             *(memory.warnings + memory.find_hints()),
             *_crossing(chosen, ask, choice),
-            *_detected_warnings(choice),
+            *detected_warnings(choice),
         ),
         find_candidates=(lambda: ()) if choice else (lambda: find_candidates(chosen, ask, fixed_count)),
         find_layout=lambda: _layout_facts(chosen, ask, choice, memory),
@@ -160,6 +156,8 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
 
 def _unmeasured(ask: Ask) -> tuple[str, ...]:
     layout, options = ask.layout, ask.options
+    if options.speculative is not None and options.acceptance is None:
+        return ("what accepted guesses do to the speed (--acceptance SHARE): it is that without drafting",)
     if options.ngl is not None or options.n_cpu_moe or options.cpu_moe or options.override_tensor:
         return ("the host's cores: weights left there are read at 80 GB/s (two channels of DDR5)",)
     if layout.attention_dp == 1 and (layout.dp == 1 or not layout.expert_parallel):
@@ -322,45 +320,6 @@ def _format_notes(
         f"{AS_PUBLISHED} ({stored.name}): name one in {named.name}",
         *notes,
     )
-
-
-def _choose_gpu(request: PlanRequest) -> GpuChoice | None:
-    wanted = request.gpu or os.environ.get(_GPU_VARIABLE)
-    if (wanted or "").strip().lower() == _NO_GPU or (wanted is None and not driver_present()):
-        return None
-    if wanted is None or wanted.strip().lower() == "auto":
-        return _detected(request, asked=wanted is not None)
-    choice = find_gpu(wanted)
-    if request.gpu_count is None:
-        return choice
-    if choice.count not in (1, request.gpu_count):
-        raise RequestError(
-            f"--gpu says {choice.count} cards and --gpu-count {request.gpu_count}", hint="say it once"
-        )
-    return replace(choice, count=request.gpu_count)
-
-
-def _detected(request: PlanRequest, *, asked: bool) -> GpuChoice | None:
-    from vram_planner.hardware_profiles import choices_on, detect  # noqa: PLC0415  only where there is a driver
-
-    try:
-        choices = choices_on(detect())
-    except NoGpuError:
-        if not asked:
-            return None
-        raise
-    if not choices:
-        if not asked:
-            return None
-        raise NoGpuError("no usable GPU was found on this machine", hint="name the card instead: --gpu h100")
-    best = max(choices, key=lambda choice: choice.gpu.total_bytes * choice.count)
-    return GpuChoice(best.gpu, request.gpu_count or best.count, "auto")
-
-
-def _detected_warnings(choice: GpuChoice | None) -> tuple[str, ...]:
-    if choice is None or choice.asked != "auto":
-        return ()
-    return (f"--gpu auto: planned for {choice.count} × {choice.gpu.name}, as if nothing else used the card",)
 
 
 def _gpu_facts(choice: GpuChoice, layout: Layout, usable_bytes: int) -> GpuFacts:

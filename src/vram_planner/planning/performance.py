@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vram_planner.hardware_profiles.links import AS_BUILT, Servers
 from vram_planner.planning import performance_builds as builds
 from vram_planner.planning import performance_constants as fitted
+from vram_planner.planning.performance_guesses import guess_cost, guessed
 from vram_planner.planning.performance_model import Card, Constants, Load, Times, band_class, times
 from vram_planner.planning.performance_rates import kernel_class, rates_of, shared
 
@@ -70,9 +71,9 @@ class Assumptions:
     rate: float | None = None
     prompt: float | None = None
     output: float | None = None
-    prefix_hit: float = 0.0
-    draft: int = 0
-    acceptance: float = 0.0
+    prefix_hit: float | None = None
+    draft: int | None = None
+    acceptance: float | None = None
     kernels: str | None = None
     streamed: bool = True
     requests: float | None = None
@@ -201,9 +202,10 @@ class Served:
             chunk=_chunk(settings, self.engine, self.gpu),
             pipelined=self.engine in _PIPELINED,
             queued=self._queued(),
-            prefix_hit=assumed.prefix_hit,
-            draft=assumed.draft,
-            acceptance=assumed.acceptance,
+            prefix_hit=_first(assumed.prefix_hit, self.ask.options.prefix_hit),
+            draft=int(_first(assumed.draft, guessed(self.ask))),
+            acceptance=_first(assumed.acceptance, self.ask.options.acceptance),
+            draft_cost=guess_cost(self.ask),
             streamed=assumed.streamed,
             static=self.engine == _TRANSFORMERS,
             eager=self._eager(assumed, output),
@@ -253,6 +255,11 @@ class Served:
         if isinstance(asked, int):
             return float(asked)
         return float(fitted.load(self.engine).get("most_sequences", 4096))
+
+
+def _first(*values: float | None) -> float:
+    """The first that was said; 0 where none was."""
+    return next((float(value) for value in values if value is not None), 0.0)
 
 
 def _chunk(settings: Mapping[str, object], engine: str, gpu: Gpu) -> float:

@@ -125,6 +125,8 @@ class PlanRequest:
     prefix_caching: bool | None = None
     speculative: str | None = None
     speculative_tokens: int | None = None
+    acceptance: float | None = None
+    prefix_hit: float | None = None
     draft_model: str | None = None
     cpu_offload: int | None = None
     kv_cache_memory: int | None = None
@@ -154,6 +156,7 @@ class PlanRequest:
             raise RequestError(
                 f"--gpu-memory-utilization {share} is no share of a card", hint="between 0 and 1, as in 0.9"
             )
+        self._check_traffic()
         if self.attn is not None and self.attn not in _ATTENTION:
             raise RequestError(
                 f"no attention is called {self.attn!r}", hint=f"one of {', '.join(_ATTENTION)}"
@@ -162,6 +165,24 @@ class PlanRequest:
             raise RequestError(
                 f"a prompt of {self.prompt_tokens:,} tokens is longer than the context of {self.ctx:,}",
                 hint="--prompt-tokens counts as part of --ctx",
+            )
+
+    def _check_traffic(self) -> None:
+        """Shares of guesses accepted and of prompts found again."""
+        for name, most, words in (
+            ("acceptance", 1.0, "0.7: seven of ten guesses"),
+            ("prefix_hit", 0.99, "0.5: half of each prompt"),
+        ):
+            share = getattr(self, name)
+            if share is None:
+                continue
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= most:
+                raise RequestError(
+                    f"{_flag(name)} {str(share)[:40]} is no share", hint=f"0 to {most:g}, as in {words}"
+                )
+        if self.acceptance is not None and self.speculative is None and self.draft_model is None:
+            raise RequestError(
+                "--acceptance says nothing without drafting", hint="--speculative mtp, ngram, draft:MODEL"
             )
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from vram_planner.engines.base import ENGINES_WITH
 from vram_planner.engines.register import engine
 from vram_planner.errors import RequestError
 from vram_planner.hardware_profiles.links import Servers
@@ -245,13 +246,16 @@ def of_workload(workload: str | Lengths, asked: dict[str, Any]) -> dict[str, Any
     The fields of a SizeRequest with the lengths of a workload where none were asked for.
 
     The mean prompt and output give the times. The longest is the worst case for the cache, `held_tokens` what to expect.
+    Of an engine with a prefix cache the workload's hits are taken, unless `prefix_hit` is said.
     """
     lengths = lengths_of(workload)
     ctx = parse_tokens(asked["ctx"]) if asked.get("ctx") is not None else lengths.longest
     prompt, output = lengths.means(max(2, ctx))
-    found = {"ctx": ctx, "prompt_tokens": prompt, "output_tokens": output}
+    found: dict[str, float] = {"ctx": ctx, "prompt_tokens": prompt, "output_tokens": output}
     if asked.get("prompt_tokens") is None and asked.get("output_tokens") is None:
         found["held_tokens"] = max(1, min(ctx, round(lengths.held(max(2, ctx)))))
+    if lengths.prefix_hit and (asked.get("engine") or DEFAULT_ENGINE) in ENGINES_WITH["prefix_hit"]:
+        found["prefix_hit"] = lengths.prefix_hit
     return {**asked, **{name: value for name, value in found.items() if asked.get(name) is None}}
 
 

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from vram_planner.planning.sizing_request import SizeRequest
 
 SCHEMA_VERSION = 1
+_HITS = "prefix cache hits (--prefix-hit)"
+_GUESSES = "speculative decoding (--speculative, --acceptance)"
+_SHARED = "room that requests with one beginning share"
 NOT_MODELLED = (
     "bursts: what is in flight is a mean, arrivals bunch",
-    "prefix cache hits",
-    "speculative decoding",
     "sending activations between pipeline stages of one node",
     "how evenly tokens choose experts that groups share",
     "servers, network, storage and people in the costs",
@@ -49,6 +50,13 @@ class Sizing:
         """The cheapest option that carries it at the high end of the bands too, else the cheapest."""
         sure = (option for option in self.options if option.surely)
         return next(sure, self.options[0] if self.options else None)
+
+    @property
+    def not_modelled(self) -> tuple[str, ...]:
+        """What is left out, by what was asked."""
+        asked = self.request.options
+        hits = _SHARED if asked.get("prefix_hit") else _HITS
+        return (*NOT_MODELLED, hits, *(() if asked.get("acceptance") is not None else (_GUESSES,)))
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document: seconds, bytes, watts, and money in the currency named."""
@@ -87,7 +95,7 @@ class Sizing:
             "misses": [asdict(miss) for miss in self.misses],
             "nearest": [each.to_dict() for each in self.nearest],
             "refused": list(self.refused),
-            "not_modelled": list(NOT_MODELLED),
+            "not_modelled": list(self.not_modelled),
         }
 
     def to_rows(self) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from vram_planner.planning.sizing_request import EXPECTED
-from vram_planner.planning.sizing_result import NOT_MODELLED
 from vram_planner.units import format_gib
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def sizing_table(sizing: Sizing) -> str:
         blocks.append(_none(sizing))
     if sizing.refused:
         blocks.append("\n".join(_wrapped(f"left out: {line}") for line in sizing.refused))
-    blocks.append(_wrapped(f"not modelled: {'; '.join(NOT_MODELLED)}"))
+    blocks.append(_wrapped(f"not modelled: {'; '.join(sizing.not_modelled)}"))
     return "\n\n".join(blocks)
 
 
