@@ -37,6 +37,7 @@ from vram_planner.errors import PlannerError
 from vram_planner.planning.arrivals import Listed
 from vram_planner.planning.batching import Server
 from vram_planner.planning.estimate import estimate
+from vram_planner.planning.performance import Assumptions
 from vram_planner.planning.request import PlanRequest
 from vram_planner.planning.simulate import quantile, watch
 from vram_planner.planning.step_costs import costs_of, room_of, rules_of
@@ -147,7 +148,7 @@ def replay(row: dict[str, Any], prompts: list[int]) -> dict[str, list[float]]:
     served = plan.served
     if served is None:
         raise PlannerError("no card", hint="")
-    costs = costs_of(served)
+    costs = costs_of(served, assumed=Assumptions(embedded=True))
     limit = SGLANG_LIMIT if row["engine"] == "sglang" else suite.limit
     room, rules = room_of(served, plan.engine), rules_of(served, costs.load, limit)
     lengths = outputs(spread(), limit, row["output_mean"])

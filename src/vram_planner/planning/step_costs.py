@@ -94,10 +94,9 @@ class ServedCosts:
         return Step(memory * slower, compute * slower, fixed * slower, link * slower)
 
     def _decode(self, batch: float, context: float) -> tuple[float, float, float, float]:
-        streamed = batch * self.fitted.stream_s
         if self.eager or (self.graphs_to is not None and context > self.graphs_to):
             step = decode_step(self.work, self.card, self.fitted, batch=batch, context=context, eager=True)
-            return step.memory_s, step.compute_s, step.fixed_s + streamed, step.link_s
+            return self._sent(batch, *step)
         none = self._by_batch.get(batch)
         if none is None:
             none = decode_step(self.work, self.card, self.fitted, batch=batch, context=0)
@@ -109,7 +108,17 @@ class ServedCosts:
             near = decode_step(self.work, self.card, self.fitted, batch=1, context=0)
             more = self._by_context[tokens] = (far.memory_s - near.memory_s, far.compute_s - near.compute_s)
         memory, compute, fixed, link = none
-        return memory + batch * more[0], compute + batch * more[1], fixed + streamed, link
+        return self._sent(batch, memory + batch * more[0], compute + batch * more[1], fixed, link)
+
+    def _sent(
+        self, batch: float, memory: float, compute: float, fixed: float, link: float
+    ) -> tuple[float, float, float, float]:
+        """The same with its tokens sent: a client in the engine's own process hides behind the card."""
+        if self.load.embedded:
+            sent = max(0.0, batch * self.fitted.near_stream_s - memory - compute - link)
+        else:
+            sent = batch * self.fitted.stream_s
+        return memory, compute, fixed + sent, link
 
     def late_s(self, batch: int, context: float) -> float:
         """
@@ -119,7 +128,8 @@ class ServedCosts:
         events do not have.
         """
         late = self.fitted.first_s
-        more = max(0.0, self.fitted.first_steps - _WAITED[self.mixes])
+        waited = self.fitted.first_steps * (self.fitted.near_share if self.load.embedded else 1.0)
+        more = max(0.0, waited - _WAITED[self.mixes])
         if batch and more:
             late += more * self.step(batch, context, ()).total_s / self.slower
         return late * self.slower

@@ -49,6 +49,7 @@ class Job:
     fault: Fault | None = None
     over: bool = False
     deadline: float = 0.0
+    coming: Any = None  # what is announced and has not arrived
 
     def __post_init__(self) -> None:
         """From now on."""
@@ -125,9 +126,9 @@ def gather(ray: Any, jobs: Sequence[Job], look: Callable[[Sequence[Job]], None])
                 told = state
             ready, _ = ray.wait([job.stream for job in waiting], num_returns=1, timeout=_LOOK_S)
             for job in waiting:
-                if any(job.stream is stream for stream in ready):
+                if job.coming is not None or any(job.stream is stream for stream in ready):
                     _hear(ray, job)
-                elif time.monotonic() > job.deadline:
+                if not job.over and time.monotonic() > job.deadline:
                     _stop(ray, [job])
                     job.end(Fault(problem=_late(job)))
     finally:
@@ -135,11 +136,18 @@ def gather(ray: Any, jobs: Sequence[Job], look: Callable[[Sequence[Job]], None])
 
 
 def _hear(ray: Any, job: Job) -> None:
+    """Take what is there; what was announced and does not arrive must not keep the other jobs and the limits waiting."""
     errors: Any = import_module("ray.exceptions")
     try:
-        job.heard(ray.get(next(job.stream)))
+        if job.coming is None:
+            job.coming = next(job.stream)
+        said = ray.get(job.coming, timeout=_LOOK_S)
+        job.coming = None
+        job.heard(said)
     except StopIteration:
         job.end()
+    except errors.GetTimeoutError:
+        return
     except errors.RayError as error:
         job.end(fault_of(errors, error))
 
@@ -168,7 +176,9 @@ def _ended(ray: Any, job: Job) -> bool:
     """Whether nothing more comes; what still comes is dropped."""
     errors: Any = import_module("ray.exceptions")
     try:
-        ray.get(next(job.stream))
+        ray.get(next(job.stream), timeout=_LOOK_S)
+    except errors.GetTimeoutError:
+        return False
     except (StopIteration, errors.RayError):
         return True
     return False
