@@ -205,3 +205,19 @@ def test_no_numpy_is_needed() -> None:
     rooms = Path(performance_constants.__file__).parent.glob("performance*.py")
 
     assert not any("numpy" in path.read_text(encoding="utf-8") for path in rooms)
+
+
+def test_weights_that_vllm_leaves_in_host_memory_come_over_the_bus_at_each_step() -> None:
+    asked: dict[str, Any] = {"ctx": 4096, "concurrency": 1, "gpu": "RTX 4090"}
+    here, there = (vp.plan("8b", **asked, cpu_offload=size).served for size in (None, "8GiB"))
+    assert here is not None
+    assert there is not None
+    alone, fetched = here.times(), there.times()
+    assert alone is not None
+    assert fetched is not None
+    gone = there.memory.settings["host_weights_bytes"]
+    assert isinstance(gone, int)
+    assert gone >= 8 << 30
+
+    # PCIe 4.0 x16 in place of the card's own 1,008 GB/s.
+    assert fetched.tpot_s - alone.tpot_s == pytest.approx(gone / 31.5e9 - gone / 1008e9, rel=0.05)

@@ -13,7 +13,7 @@ from vram_planner.engines.vllm_encoder import TOWER, WITHOUT_PICTURES
 from vram_planner.engines.vllm_features import feature_parts, launch_words, not_modelled, settled
 from vram_planner.engines.vllm_held import VOCABULARY_MULTIPLE
 from vram_planner.engines.vllm_log import Pool, log_lines
-from vram_planner.engines.vllm_offload import offloaded_bytes, on_card
+from vram_planner.engines.vllm_offload import in_host_memory, offloaded_bytes, on_card
 from vram_planner.engines.vllm_rules import caches_prefixes, card_defaults, release_of, states_left_out
 from vram_planner.engines.vllm_setting import (
     Setting,
@@ -101,6 +101,7 @@ class Vllm:
                 "block_size": stage.groups.block,
                 "kv_dtype": setting.kv_dtype,
                 "prefix_caching": caches_prefixes(ask, setting.profile),
+                **in_host_memory(ask),
             },
             launch=_launch(ask, setting),
             not_modelled=(*not_modelled(ask), *states_left_out(ask, setting.profile), *_not_modelled(ask)),

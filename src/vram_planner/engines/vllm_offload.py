@@ -45,6 +45,13 @@ def offloaded_bytes(ask: Ask, stage: int = 0) -> int:
     return gone
 
 
+def in_host_memory(ask: Ask) -> dict[str, int]:
+    """The setting that speed goes by: bytes of all stages of a tensor parallel rank, which each step reads over PCIe."""
+    if not ask.options.cpu_offload:
+        return {}
+    return {"host_weights_bytes": sum(offloaded_bytes(ask, stage) for stage in range(ask.layout.pp))}
+
+
 def _tensors(layer: Layer, ask: Ask) -> Iterator[int]:
     model, precision = as_held(replace(ask.architecture, layers=(layer,)), ask.precision, ask.layout)
     place = Place(ask.architecture, None)

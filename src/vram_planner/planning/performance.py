@@ -171,7 +171,7 @@ class Served:
             layout=shared(ask.layout, self.engine),
             kv_bytes=kv_bytes,
             host_bytes=there if isinstance(there, int) else 0,
-            by_layers=ask.options.ngl is not None,
+            by_layers=ask.options.ngl is not None or self.engine != _LLAMA_CPP,
             engine=self.engine,
             version=ask.options.version,
             flash=ask.options.flash_attn,

@@ -52,12 +52,14 @@ def work_on(architecture: Architecture, precision: Precision, asked: Asked) -> W
         work = of_the_build(work, architecture, asked)
     elif asked.engine == "transformers":
         work = of_the_modules(work, architecture, asked)
-    there = _beside_embedding(architecture, precision, asked.host_bytes) if asked.host_bytes else 0.0
+    there = float(asked.host_bytes)
+    if there and asked.engine == "llama.cpp":
+        there = _beside_embedding(architecture, precision, asked.host_bytes)
     return _on_the_host(work, there, by_layers=asked.by_layers) if there else work
 
 
 def _on_the_host(work: Work, there: float, *, by_layers: bool) -> Work:
-    """The same with what llama.cpp left on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl)."""
+    """The same with weights on the host: experts alone (--n-cpu-moe and kin) or whole layers (--ngl, --cpu-offload)."""
     experts = sum(each.n_bytes for each in work.experts)
     layers = by_layers or not experts
     share = there / (work.dense_bytes + experts) if layers else there / experts

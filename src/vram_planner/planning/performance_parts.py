@@ -34,7 +34,9 @@ def _host_s(work: Work, card: Card, experts: float, tokens: float) -> float:
     """
     Weights on the host: its cores work on them where they lie, or, from 32 tokens a step on, the GPU fetches them.
 
-    Source: ggml-cuda.cu, ggml_backend_cuda_device_offload_op (min_batch_size 32).
+    vLLM's card reads them over the bus at every step (zero copy).
+
+    Source: ggml-cuda.cu, ggml_backend_cuda_device_offload_op (min_batch_size 32); vLLM 0.32 model_executor/offloader/uva.py.
     """
     there = work.host_bytes + experts * work.host_experts
     if not there:

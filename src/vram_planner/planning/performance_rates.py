@@ -115,7 +115,12 @@ def card_of(
         flops_16=flops_16 * reached * 1e12,
         link_bytes_per_s=link.bytes_per_s,
         host_bytes_per_s=host,
-        host_read_bytes_per_s=host if gpu.unified_memory else _HOST_BYTES_PER_S,
+        # llama.cpp's host works on its weights where they lie; other engines' cards read them over the bus.
+        host_read_bytes_per_s=0.0
+        if engine != _LLAMA_CPP
+        else host
+        if gpu.unified_memory
+        else _HOST_BYTES_PER_S,
     )
     return card, kernels, link.kind
 
