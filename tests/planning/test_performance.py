@@ -221,3 +221,12 @@ def test_weights_that_vllm_leaves_in_host_memory_come_over_the_bus_at_each_step(
 
     # PCIe 4.0 x16 in place of the card's own 1,008 GB/s.
     assert fetched.tpot_s - alone.tpot_s == pytest.approx(gone / 31.5e9 - gone / 1008e9, rel=0.05)
+
+
+def test_with_the_cache_on_the_host_no_speed_is_named() -> None:
+    plan = vp.plan(
+        "8b", ctx=4096, concurrency=1, gpu="RTX 4090", engine="llama.cpp", quant="q4_k_m", kv_offload=False
+    )
+
+    assert plan.performance is None
+    assert any("attention on the host" in line for line in plan.not_modelled)

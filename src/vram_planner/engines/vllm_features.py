@@ -64,7 +64,7 @@ def not_modelled(ask: Ask) -> tuple[str, ...]:
     """What the asked features hold that is not in the plan, and those that were not asked for."""
     found = []
     if ask.options.max_loras:
-        found.append("what the kernels of LoRA hold during a step, and its CUDA graphs")
+        found.append("what the kernels of LoRA hold and take during a step, and its CUDA graphs")
     if ask.options.speculative is not None:
         found.append("what drafting and checking hold during a step, and the graphs of the draft")
     if ask.layout.dp > 1 and _routed(ask):

@@ -158,6 +158,8 @@ def _unmeasured(ask: Ask) -> tuple[str, ...]:
     layout, options = ask.layout, ask.options
     if options.speculative is not None and options.acceptance is None:
         return ("what accepted guesses do to the speed (--acceptance SHARE): it is that without drafting",)
+    if options.kv_offload is False:
+        return ("how fast it is with the cache and attention on the host",)
     if options.cpu_offload:
         return ("measured speeds with weights in host memory: each step reads them at the bus's nameplate",)
     if options.ngl is not None or options.n_cpu_moe or options.cpu_moe or options.override_tensor:

@@ -151,6 +151,8 @@ class Served:
 
     def rates(self, kernels: str | None = None) -> tuple[Card, Constants] | None:
         """The card's numbers and the engine's constants there; None where bandwidth or peak is not known."""
+        if self.ask.options.kv_offload is False:
+            return None  # attention runs on the host's cores, whose speed is not modelled
         on = self.gpu, self.ask.layout, self.servers
         return rates_of(self.engine, self.ask.options.version, kernels or self.kernels, on)
 
