@@ -6,7 +6,7 @@ import pytest
 
 import vram_planner as vp
 from vram_planner.hardware_profiles import find_gpu
-from vram_planner.planning import estimate as module
+from vram_planner.planning import chosen_gpu as module
 from vram_planner.units import GIB
 
 ENGINES = ["vllm", "sglang", "llama.cpp", "transformers"]
