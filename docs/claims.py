@@ -47,7 +47,7 @@ def pair_table() -> str:
             if speed is None:
                 continue
             total = speed.output_tokens_per_s
-            in_all = f"{total.best * copies:,.0f} ({total.low * copies:,.0f}–{total.high * copies:,.0f})"
+            in_all = f"{total.best:,.0f} ({total.low:,.0f}–{total.high:,.0f})"
             user, first = _band(speed.per_user_tokens_per_s), _band(speed.ttft_s, 2)
             lines.append(f"| {count} | {title} | {plan.verdict} | {user} | {in_all} | {first} |")
     return "\n".join(lines)

@@ -230,3 +230,17 @@ def test_with_the_cache_on_the_host_no_speed_is_named() -> None:
 
     assert plan.performance is None
     assert any("attention on the host" in line for line in plan.not_modelled)
+
+
+@pytest.mark.parametrize(("engine", "layout"), [
+    ("vllm", {"tp": 1, "dp": 4}), ("vllm", {"tp": 2, "dp": 2}), ("sglang", {"tp": 4, "dp": 2, "dp_attention": True}),
+    ("tensorrt-llm", {"tp": 4, "dp_attention": True}), ("vllm", {"tp": 4}),
+])  # fmt: skip
+def test_all_users_together_have_all_tokens(engine: str, layout: dict[str, Any]) -> None:
+    plan = vp.plan(
+        "deepseek-ai/DeepSeek-V2-Lite", ctx=4096, concurrency=32, engine=engine, gpu="4x H100", **layout
+    )
+    assert plan.performance is not None
+    total, each = plan.performance.output_tokens_per_s, plan.performance.per_user_tokens_per_s
+
+    assert total.best == pytest.approx(32 * each.best, rel=0.01)
