@@ -93,3 +93,17 @@ def test_sizing_takes_both_and_says_what_it_left_out() -> None:
     assert any("--prefix-hit" in line for line in plain.not_modelled)
     assert not any("--prefix-hit" in line for line in hits.not_modelled)
     assert vp.size("8b", users=2, gpus=["B200"], workload="agent").request.options["prefix_hit"] > 0.9
+
+
+def test_all_that_the_speed_leaves_out_is_said_not_the_first_alone() -> None:
+    plan = vp.plan(
+        "8b",
+        ctx=4096,
+        concurrency=1,
+        gpu="H100",
+        speculative="ngram",
+        speculative_tokens=2,
+        cpu_offload="1GiB",
+    )
+
+    assert sum("--acceptance" in line or "bus's nameplate" in line for line in plan.not_modelled) == 2

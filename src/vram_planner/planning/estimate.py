@@ -155,20 +155,19 @@ def _crossing(chosen: Engine, ask: Ask, choice: GpuChoice | None) -> tuple[str, 
 
 
 def _unmeasured(ask: Ask) -> tuple[str, ...]:
+    """What the speed of a plan leaves out, or rests on no measurement for."""
     layout, options = ask.layout, ask.options
-    if options.speculative is not None and options.acceptance is None:
-        return ("what accepted guesses do to the speed (--acceptance SHARE): it is that without drafting",)
-    if options.kv_offload is False:
-        return ("how fast it is with the cache and attention on the host",)
-    if options.cpu_offload:
-        return ("measured speeds with weights in host memory: each step reads them at the bus's nameplate",)
-    if options.ngl is not None or options.n_cpu_moe or options.cpu_moe or options.override_tensor:
-        return ("the host's cores: weights left there are read at 80 GB/s (two channels of DDR5)",)
-    if layout.attention_dp == 1 and (layout.dp == 1 or not layout.expert_parallel):
-        return ()
-    return (
-        "measured speeds of groups that share experts: theirs are those of plain ranks with the exchange",
-    )
+    on_host = options.ngl is not None or options.n_cpu_moe or options.cpu_moe or options.override_tensor
+    grouped = layout.attention_dp > 1 or (layout.dp > 1 and layout.expert_parallel)
+    told = (
+        (options.speculative is not None and options.acceptance is None,
+         "what accepted guesses do to the speed (--acceptance SHARE): it is that without drafting"),
+        (options.kv_offload is False, "how fast it is with the cache and attention on the host"),
+        (options.cpu_offload, "measured speeds with weights in host memory: each step reads them at the bus's nameplate"),
+        (on_host, "the host's cores: weights left there are read at 80 GB/s (two channels of DDR5)"),
+        (grouped, "measured speeds of groups that share experts: theirs are those of plain ranks with the exchange"),
+    )  # fmt: skip
+    return tuple(words for holds, words in told if holds)
 
 
 def _served(

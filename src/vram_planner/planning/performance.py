@@ -63,8 +63,8 @@ class Assumptions:
     speculative decoding, `rate` requests a second in place of a concurrency. `kernels` names the class of
     kernels where the format's name does not tell (8-bit weights under 16-bit products: 'w8a16'). `requests` is
     how many arrive in all at a rate. `graphs` says that decoding runs in graphs, whatever the version's rule, `embedded`
-    that the client runs in the engine's own process. `held` is how many steps a
-    new request waits before the engine looks at it: (n − 1)/2 for SGLang's --scheduler-recv-interval n.
+    that the client runs in the engine's own process. `held` is how many steps a new request waits before the engine
+    looks at it: (n − 1)/2 for SGLang's --scheduler-recv-interval n.
     """
 
     concurrency: float | None = None
